@@ -1,0 +1,47 @@
+# make install · train · test · test-all · bench · check     (each works on a fresh clone)
+PYTHON ?= python3
+# Another torch: make install TORCH_SPEC="torch==2.13.0"
+TORCH_SPEC ?= torch
+# Arguments of the main job: make train ARGS="--preset celeba-64 --data faces.zip"
+ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed-$(shell printf '%s' '$(TORCH_SPEC)' | cksum | cut -d' ' -f1)
+
+.PHONY: install train test test-all bench check format clean
+.DEFAULT_GOAL := install
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml setup.py
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("idgan-fast needs Python 3.10 or newer, got " + sys.version.split()[0] + ": make PYTHON=python3.11 install")'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet "setuptools>=77" wheel
+	$(PY) -m pip install --quiet $(TORCH_SPEC)
+	$(PY) -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	@rm -f $(VENV)/.installed-* && touch $@
+
+train: install
+	$(PY) -m idgan_fast.train $(ARGS)
+
+test: install
+	$(PY) -m pytest -m "not slow"
+
+test-all: install
+	$(PY) -m pytest
+
+bench: install
+	$(PY) -m pytest benchmarks --benchmark-only
+
+check: install
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+format: install
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks

@@ -1,0 +1,29 @@
+"""`idgan-fast COMMAND ...` and `python -m idgan_fast COMMAND ...`."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from idgan_fast.errors import nearest
+
+# Each names a module with main(argv, prog) -> exit status; imported only when asked for.
+COMMANDS = {"train": ("idgan_fast.train", "train both stages of ID-GAN")}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: idgan-fast COMMAND [options]\n")
+        for name, (_, text) in COMMANDS.items():
+            print(f"  {name:10} {text}")
+        print("\nidgan-fast COMMAND --help shows a command's options.")
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        print(f"error: no command named {name}; {nearest(name, COMMANDS)}", file=sys.stderr)
+        return 2
+    return import_module(COMMANDS[name][0]).main(arguments[1:], f"idgan-fast {name}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""The settings of a run: frozen dataclasses and their YAML record. Unknown keys are refused."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+import yaml
+
+from idgan_fast.errors import UserError, nearest
+
+Amp = Literal["auto", "bf16", "fp16", "off"]
+
+
+@dataclass(frozen=True)
+class ImagesConfig:
+    """How pictures are framed; the same for both stages. Stage 1 sees them at 64x64."""
+
+    size: int = 64
+    """Side of the generated images, in pixels: a power of two from 64 to 1024."""
+    channels: Literal[1, 3] = 3
+    framing: Literal["crop", "squash"] = "crop"
+    """A centred square, or the whole picture squashed to one."""
+    crop: int | None = None
+    """Side of the centre crop before resizing, in pixels; None takes the shorter side."""
+    min_side: int = 0
+    """Pictures whose shorter side is under this many pixels are skipped."""
+    flip: bool = True
+    """Mirror half of the pictures (stage 2 only)."""
+    dequantise: bool = True
+    """Add U[0, 1/128) noise (stage 2 only)."""
+    cache_gib: float = 2.0
+    """Decoded pictures are kept in memory if they fit in this many GiB."""
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Stage 1: a beta-VAE on 64x64 images."""
+
+    iters: int = 1_000_000
+    batch_size: int = 64
+    c_dim: int = 20
+    """Dimensions of the code c."""
+    beta: float = 6.4
+    """Weight of the KL term, at the end of its schedule."""
+    beta_start: float | None = None
+    """Weight of the KL term at first: held for `beta_hold` of the iterations, then falling geometrically to `beta`
+    at `beta_reach` of them. None keeps `beta` throughout."""
+    beta_hold: float = 0.22
+    beta_reach: float = 0.82
+    reconstruction: Literal["bernoulli", "gaussian"] = "gaussian"
+    width: int = 32
+    """Channels of the first convolution."""
+    init: Literal["normal", "kaiming"] = "normal"
+    lr: float = 1e-4
+    lr_decay: float = 0.0
+    """Share of the iterations at the end over which the learning rate falls linearly to 0."""
+
+
+@dataclass(frozen=True)
+class GANConfig:
+    """Stage 2: generator and discriminator, with the frozen encoder as teacher."""
+
+    iters: int = 300_000
+    batch_size: int = 64
+    model: Literal["resnet", "dsprites"] = "resnet"
+    bottleneck: bool = False
+    """The VGAN discriminator (resnet only)."""
+    s_dim: int = 256
+    """Dimensions of the nuisance variable s."""
+    width: int = 64
+    """Channels of G and D at full size."""
+    max_width: int = 512
+    lr_g: float = 1e-4
+    lr_d: float = 1e-4
+    r1_weight: float = 10.0
+    """Weight of E|grad D(x)|^2 (R1 without the 1/2)."""
+    r1_every: int = 1
+    """R1 in every k-th step, k times as strong."""
+    distill_weight: float = 1e-3
+    """Weight of the information distillation loss, lambda."""
+    ema: float = 0.999
+    """Decay of the moving average of G's weights, which all pictures are made with."""
+    sample_code: Literal["posterior", "prior"] = "posterior"
+    """Where c comes from in sample pictures: q(c|x) of real images, or N(0, I)."""
+    warm_start: bool = False
+    """Start G from the VAE's decoder (dsprites model with s_dim 0 only)."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train ID-GAN: a VAE that finds a disentangled code, then a GAN that draws from it."""
+
+    preset: str = "dsprites-quick"
+    """Settings to start from."""
+    data: Path | None = None
+    """A folder or zip of pictures, or the public dSprites .npz; None renders dSprites."""
+    out: Path | None = None
+    """The run's folder; None means runs/PRESET-seedSEED."""
+    batch_size: int | None = None
+    """Sets both stages' batch size."""
+    seed: int = 0
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+    amp: Amp = "off"
+    """Mixed precision; a bare --amp means auto."""
+    resume: str = "auto"
+    """auto: go on where the run's folder stopped; never: start anew; or the path of a checkpoint."""
+    config: Path | None = None
+    """A YAML file of settings, such as a run's config.yaml."""
+    workers: int = 2
+    """Processes that decode pictures which do not fit in memory."""
+    log_every: int = 50
+    """Iterations between two lines of stats.jsonl."""
+    picture_every: int = 5000
+    """Iterations between two sets of pictures."""
+    save_every: int = 5000
+    """Iterations between two checkpoints."""
+    dataset: tyro.conf.Suppress[Literal["dsprites", "images"]] = "images"
+    images: ImagesConfig = field(default_factory=ImagesConfig)
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    gan: GANConfig = field(default_factory=GANConfig)
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dataclasses -> {"vae.beta": 8.0, ...}, with paths as strings: what YAML and checkpoints hold."""
+    flat: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{item.name}.")
+        else:
+            flat[prefix + item.name] = str(value) if isinstance(value, Path) else value
+    return flat
+
+
+def to_yaml(config: Config) -> str:
+    """The record of a run, without what only says where and how it was started."""
+    nested: dict[str, Any] = {}
+    for key, value in flatten(config).items():
+        if key in ("out", "resume", "config", "batch_size"):
+            continue
+        *groups, name = key.split(".")
+        target = nested
+        for group in groups:
+            target = target.setdefault(group, {})
+        target[name] = value
+    return yaml.safe_dump(nested, sort_keys=False)
+
+
+def override(base: Any, values: Any, where: str = "") -> Any:
+    """A copy of the dataclass `base` with `values` (a nested mapping) put in; unknown keys and wrong types refused."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"config: {where.rstrip('.') or 'the file'} must be a mapping of settings, got {values!r}")
+    hints = typing.get_type_hints(type(base))
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise UserError(f"config: no setting named {where}{key}; {nearest(str(key), hints)}")
+        if dataclasses.is_dataclass(hints[key]):
+            changes[key] = override(getattr(base, key), value, f"{where}{key}.")
+        else:
+            changes[key] = _typed(hints[key], value, f"{where}{key}")
+    return replace(base, **changes)
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if typing.get_origin(option) is Literal:
+            if value in typing.get_args(option) and not isinstance(value, bool):
+                return value
+        elif (option is type(None) and value is None) or type(value) is option:
+            return value
+        elif option is float and type(value) is int:
+            return float(value)
+        elif option is Path and isinstance(value, str):
+            return Path(value)
+    wanted = " or ".join(
+        ", ".join(map(str, typing.get_args(o))) if typing.get_origin(o) is Literal else o.__name__ for o in options
+    )
+    raise UserError(f"config: {where} must be {wanted}, got {value!r}")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise UserError(f"--config: cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config: {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"--config: {path} must hold a mapping of settings, got {type(values).__name__}")
+    return values

@@ -1,0 +1,124 @@
+"""dSprites: binary 64x64 pictures on a full grid of factors, addressed by index.
+
+The grid is that of the public set (Matthey et al., 2017): shape (3) x scale (6) x orientation (40) x x (32) x y (32)
+= 737,280 pictures, y fastest. Our pictures are drawn by this module: the same factors and values, not the same pixels.
+Each of the 720 shapes is drawn once on a canvas; a position is a window on it, so the whole set is 6.5 MB of bytes.
+"""
+
+import math
+import zipfile
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from idgan_fast.errors import UserError
+
+SIZE = 64
+FACTORS = ("shape", "scale", "orientation", "x", "y")
+GRID = (3, 6, 40, 32, 32)
+SHAPES = ("square", "ellipse", "heart")
+SCALES = np.linspace(0.5, 1.0, 6)
+ORIENTATIONS = np.linspace(0.0, 2 * math.pi, 40)  # both ends, as in the public set
+
+_RADIUS = 15.5  # of the circle that every shape at scale 1 stays in, in pixels: 32 positions one pixel apart fit
+_CANVAS = SIZE + GRID[3] - 1
+
+
+def factor_indices(indices: Tensor, grid: tuple[int, ...] = GRID) -> Tensor:
+    """Positions in the set [N] -> the index of each factor [N, 5], in the order of FACTORS."""
+    return torch.stack(torch.unravel_index(indices, grid), dim=1)
+
+
+def flat_index(factors: Tensor, grid: tuple[int, ...] = GRID) -> Tensor:
+    """The inverse of `factor_indices`: [N, 5] -> [N]."""
+    strides = torch.tensor([math.prod(grid[i + 1 :]) for i in range(len(grid))])
+    return (factors * strides).sum(1)
+
+
+def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Whether points of the unit circle's plane (v upwards) lie in the shape, whose farthest point is at 1."""
+    if shape == "square":
+        return np.maximum(abs(u), abs(v)) <= math.sqrt(0.5)
+    if shape == "ellipse":
+        return u**2 + (v / 0.6) ** 2 <= 1
+    a, b = u * 1.2, v * 1.2 + 0.1  # heart: (a^2 + b^2 - 1)^3 <= a^2 b^3
+    return (a**2 + b**2 - 1) ** 3 <= a**2 * b**3
+
+
+def _draw_canvases() -> Tensor:
+    """Each shape, scale and orientation in the middle of a canvas: uint8 [720, 95, 95], 0 or 255."""
+    axis = np.arange(_CANVAS) - (_CANVAS - 1) / 2
+    right, up = np.meshgrid(axis, -axis)  # [95, 95]
+    angle = ORIENTATIONS[:, None, None]
+    turned_u = np.cos(angle) * right + np.sin(angle) * up  # [40, 95, 95]
+    turned_v = -np.sin(angle) * right + np.cos(angle) * up
+    canvases = np.empty((*GRID[:3], _CANVAS, _CANVAS), np.uint8)
+    for i, shape in enumerate(SHAPES):
+        for j, scale in enumerate(SCALES):
+            canvases[i, j] = 255 * _inside(shape, turned_u / (scale * _RADIUS), turned_v / (scale * _RADIUS))
+    return torch.from_numpy(canvases).flatten(0, 2)
+
+
+class DSprites:
+    """The rendered set. `self[indices]`: a list or int64 tensor [N] -> pictures uint8 [N, 1, 64, 64], 0 or 255."""
+
+    name = "dsprites (rendered)"
+    channels = 1
+    grid = GRID
+
+    def __init__(self) -> None:
+        self._windows = _draw_canvases().unfold(1, SIZE, 1).unfold(2, SIZE, 1)  # [720, 32, 32, 64, 64], a view
+
+    def __len__(self) -> int:
+        return math.prod(GRID)
+
+    def __getitem__(self, indices: list[int] | Tensor) -> Tensor:
+        shape, x, y = torch.unravel_index(torch.as_tensor(indices), (math.prod(GRID[:3]), *GRID[3:]))
+        top, left = GRID[4] - 1 - y, GRID[3] - 1 - x  # a window further left shows the shape further right
+        return self._windows[shape, top, left].unsqueeze(1)
+
+
+class DSpritesFile:
+    """The public `.npz` as it is distributed, kept as packed bits (377 MB in all, never unpacked at once)."""
+
+    channels = 1
+
+    def __init__(self, path: Path) -> None:
+        self.name = f"dsprites ({path.name})"
+        try:
+            with zipfile.ZipFile(path) as archive:
+                with archive.open("latents_classes.npy") as member:
+                    classes = np.lib.format.read_array(member, allow_pickle=False)
+                with archive.open("imgs.npy") as member:
+                    self._bits = _read_packed(member)
+        except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
+            raise UserError(f"data: {path} is not the public dSprites file ({error}); download it again") from error
+        classes = classes[:, -len(FACTORS) :]  # the public file has a constant colour in front
+        self.grid = tuple(int(n) for n in classes.max(0) + 1)
+        whole = np.stack(np.unravel_index(np.arange(len(classes)), self.grid), 1)
+        if len(classes) != len(self._bits) or not np.array_equal(whole, classes):
+            raise UserError(f"data: {path} does not hold a full grid of factors in order; download it again")
+
+    def __len__(self) -> int:
+        return len(self._bits)
+
+    def __getitem__(self, indices: list[int] | Tensor) -> Tensor:
+        bits = self._bits[np.asarray(indices)]
+        return torch.from_numpy(np.unpackbits(bits, axis=1) * np.uint8(255)).view(-1, 1, SIZE, SIZE)
+
+
+def _read_packed(member: IO[bytes], chunk: int = 4096) -> np.ndarray:
+    """An .npy stream of bytes [n, 64, 64] -> bits [n, 512], a chunk of pictures at a time."""
+    np.lib.format.read_magic(member)
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
+    if shape[1:] != (SIZE, SIZE) or dtype != np.uint8 or fortran:
+        raise ValueError(f"imgs must be uint8 [n, 64, 64], got {dtype} {shape}")
+    packed = np.empty((shape[0], SIZE * SIZE // 8), np.uint8)
+    for start in range(0, shape[0], chunk):
+        count = min(chunk, shape[0] - start)
+        raw = member.read(count * SIZE * SIZE)
+        packed[start : start + count] = np.packbits(np.frombuffer(raw, np.uint8).reshape(count, -1), axis=1)
+    return packed

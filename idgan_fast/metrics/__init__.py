@@ -1,0 +1,1 @@
+"""Measures of disentanglement and of images."""

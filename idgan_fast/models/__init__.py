@@ -1,0 +1,1 @@
+"""Networks: the VAE, the paper's ResNet generator and discriminator, the dSprites pair, the VGAN discriminator."""

@@ -1,0 +1,117 @@
+"""The paper's ResNet generator and discriminator for 64x64 to 1024x1024, and the VGAN discriminator.
+
+Source: ID-GAN (arXiv 2001.04296), appendix, after Mescheder et al. (arXiv 1801.04406); the VGAN form after
+Peng et al. (arXiv 1810.00821). Module names are those of the public checkpoints (`fc`, `resnet.<i>`, `conv_img`).
+No normalisation anywhere, so each network is piecewise linear in its input.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SLOPE = 0.2  # of every leaky ReLU
+RESIDUAL_GAIN = 0.1  # of every residual branch
+
+
+class ResnetBlock(nn.Module):
+    """x [N, I, H, W] -> shortcut(x) + 0.1 * conv3(lrelu(conv3(lrelu(x)))) [N, O, H, W], hidden width min(I, O)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        hidden = min(in_channels, out_channels)
+        self.conv_0 = nn.Conv2d(in_channels, hidden, 3, padding=1)
+        self.conv_1 = nn.Conv2d(hidden, out_channels, 3, padding=1)
+        self.conv_s = nn.Conv2d(in_channels, out_channels, 1, bias=False) if in_channels != out_channels else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv_0(F.leaky_relu(x, SLOPE))
+        h = self.conv_1(F.leaky_relu(h, SLOPE))
+        shortcut = x if self.conv_s is None else self.conv_s(x)
+        return torch.add(shortcut, h, alpha=RESIDUAL_GAIN)
+
+
+def _levels(size: int) -> int:
+    """The number of doublings from 4x4 to size x size."""
+    if size < 8 or size & (size - 1):
+        raise ValueError(f"size must be a power of two of at least 8, got {size}")
+    return size.bit_length() - 3
+
+
+class ResnetGenerator(nn.Module):
+    """G(s, c): s [N, s_dim] and c [N, c_dim] -> images [N, channels, size, size] in [-1, 1].
+
+    `width` is the number of channels at full size; it doubles at each halving up to `max_width`.
+    """
+
+    def __init__(
+        self,
+        size: int = 64,
+        s_dim: int = 256,
+        c_dim: int = 20,
+        width: int = 64,
+        max_width: int = 512,
+        channels: int = 3,
+    ) -> None:
+        super().__init__()
+        self.s_dim, self.c_dim = s_dim, c_dim
+        widths = [min(width << level, max_width) for level in range(_levels(size), -1, -1)]
+        self.fc = nn.Linear(s_dim + c_dim, widths[0] * 4 * 4)
+        blocks: list[nn.Module] = []
+        for wide, narrow in zip(widths, widths[1:], strict=False):
+            blocks += [ResnetBlock(wide, narrow), nn.Upsample(scale_factor=2)]
+        self.resnet = nn.Sequential(*blocks, ResnetBlock(width, width))
+        self.conv_img = nn.Conv2d(width, channels, 3, padding=1)
+
+    def forward(self, s: Tensor, c: Tensor) -> Tensor:
+        h = self.fc(torch.cat([s, c], dim=1)).unflatten(1, (-1, 4, 4))
+        h = self.resnet(h)
+        return torch.tanh(self.conv_img(F.leaky_relu(h, SLOPE)))
+
+
+class _Trunk(nn.Module):
+    """What both discriminators share: images [N, channels, size, size] -> features [N, `features`, 4, 4]."""
+
+    def __init__(self, size: int, width: int, max_width: int, channels: int) -> None:
+        super().__init__()
+        widths = [min(width << level, max_width) for level in range(_levels(size) + 1)]
+        self.features = widths[-1]
+        self.conv_img = nn.Conv2d(channels, width, 3, padding=1)
+        blocks: list[nn.Module] = [ResnetBlock(width, width)]
+        for narrow, wide in zip(widths, widths[1:], strict=False):
+            blocks += [nn.AvgPool2d(3, 2, 1), ResnetBlock(narrow, wide)]
+        self.resnet = nn.Sequential(*blocks)
+        self.fc = nn.Linear(self.features * 4 * 4, 1)
+
+    def trunk(self, x: Tensor) -> Tensor:
+        return self.resnet(self.conv_img(x))
+
+    def head(self, h: Tensor) -> Tensor:
+        return self.fc(F.leaky_relu(h, SLOPE).flatten(1)).squeeze(1)
+
+
+class ResnetDiscriminator(_Trunk):
+    """D(x): images [N, channels, size, size] in [-1, 1] -> logits [N]."""
+
+    def __init__(self, size: int = 64, width: int = 64, max_width: int = 512, channels: int = 3) -> None:
+        super().__init__(size, width, max_width, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.trunk(x))
+
+
+class VGANDiscriminator(_Trunk):
+    """D with a variational bottleneck: (x, eps) -> logits [N], mean and log-std, both [N, features, 4, 4].
+
+    eps ~ N(0, I): [N, *bottleneck_shape].
+    """
+
+    def __init__(self, size: int = 64, width: int = 64, max_width: int = 512, channels: int = 3) -> None:
+        super().__init__(size, width, max_width, channels)
+        self.bottleneck_shape = (self.features, 4, 4)
+        self.mean_fn = nn.Conv2d(self.features, self.features, 1)
+        self.logstd_fn = nn.Conv2d(self.features, self.features, 1)
+
+    def forward(self, x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h = self.trunk(x)
+        mean, logstd = self.mean_fn(h), self.logstd_fn(h)
+        return self.head(mean + eps * logstd.exp()), mean, logstd

@@ -1,0 +1,79 @@
+"""The presets: those of the named sets hold the public code's constants, untouched."""
+
+from dataclasses import replace
+from typing import Any
+
+from idgan_fast.config import Config, GANConfig, ImagesConfig, VAEConfig, flatten
+from idgan_fast.errors import UserError, nearest
+
+_DSPRITES = Config(
+    preset="dsprites",
+    dataset="dsprites",
+    images=ImagesConfig(channels=1, flip=False, dequantise=False),
+    vae=VAEConfig(iters=500_000, c_dim=10, beta=8.0, reconstruction="bernoulli"),
+    gan=GANConfig(model="dsprites", s_dim=0, width=32, lr_g=1e-3, distill_weight=1e-4),
+)
+_CELEBA_64 = Config(preset="celeba-64", images=ImagesConfig(crop=160))
+
+PRESETS: dict[str, Config] = {
+    "dsprites": _DSPRITES,
+    "dsprites-quick": replace(
+        _DSPRITES,
+        preset="dsprites-quick",
+        picture_every=500,
+        save_every=1000,
+        vae=replace(
+            _DSPRITES.vae,
+            iters=3200,
+            batch_size=32,
+            width=16,
+            init="kaiming",
+            beta_start=60.0,
+            lr=2e-3,
+            lr_decay=0.2,
+        ),
+        gan=replace(_DSPRITES.gan, iters=3000, batch_size=32, width=16, warm_start=True),
+    ),
+    "celeba-64": _CELEBA_64,
+    "celeba-256": replace(
+        _CELEBA_64,
+        preset="celeba-256",
+        images=ImagesConfig(crop=160, size=256),
+        gan=GANConfig(batch_size=24),
+    ),
+    "chairs-64": Config(
+        preset="chairs-64",
+        images=ImagesConfig(crop=450),
+        vae=VAEConfig(beta=10.0),
+        gan=GANConfig(r1_weight=1000.0, distill_weight=1e-4),
+    ),
+    "cars-64": Config(
+        preset="cars-64",
+        images=ImagesConfig(framing="squash", min_side=64),
+        vae=VAEConfig(beta=5.0),
+    ),
+    "celebahq-1024": Config(
+        preset="celebahq-1024",
+        images=ImagesConfig(size=1024),
+        gan=GANConfig(batch_size=1, width=16, distill_weight=1e-4),
+    ),
+}
+
+# What a short preset is held against in the report's list of departures from the paper.
+PAPER = {name: PRESETS["dsprites" if name == "dsprites-quick" else name] for name in PRESETS}
+
+
+def preset(name: str) -> Config:
+    if name not in PRESETS:
+        raise UserError(f"--preset: no preset named {name!r}; {nearest(name, PRESETS)}")
+    return PRESETS[name]
+
+
+def departures(config: Config) -> list[tuple[str, Any, Any]]:
+    """(setting, the paper's value, the run's value) where they differ; run-keeping settings left out."""
+    ours, paper = flatten(config), flatten(PAPER[config.preset])
+    science = ("images.", "vae.", "gan.", "amp", "dataset")
+    rows = [(key, paper[key], ours[key]) for key in ours if key.startswith(science) and ours[key] != paper[key]]
+    if config.dataset == "dsprites" and config.data is None:
+        rows.insert(0, ("data", "the public dSprites file", "the same factor grid, rendered by this project"))
+    return [row for row in rows if row[0] != "images.cache_gib"]

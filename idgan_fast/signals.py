@@ -1,0 +1,33 @@
+"""SIGINT and SIGTERM as a flag that the training loop reads between two iterations."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+
+class StopSignal:
+    """A context manager; true once a signal has come. A second signal ends the process at once."""
+
+    CAUGHT = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        self._before = {number: signal.signal(number, self._catch) for number in self.CAUGHT}
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._restore()
+
+    def _catch(self, number: int, _frame: FrameType | None) -> None:
+        self.received = signal.Signals(number)
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __bool__(self) -> bool:
+        return self.received is not None

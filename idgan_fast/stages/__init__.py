@@ -1,0 +1,1 @@
+"""The two stages: one file each, holding its networks, optimisers and one training step."""

@@ -1,0 +1,83 @@
+"""Stage 1: a beta-VAE learns the code c (Higgins et al., ICLR 2017), with a schedule for beta."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from idgan_fast import losses
+from idgan_fast.config import Config, VAEConfig
+from idgan_fast.data import to_unit
+from idgan_fast.models.vae import VAE
+from idgan_fast.precision import Precision
+
+
+def beta_at(config: VAEConfig, iteration: int) -> float:
+    """The KL weight: `beta_start` for `beta_hold` of the run, then geometrically down to `beta` at `beta_reach`."""
+    if config.beta_start is None:
+        return config.beta
+    first, last = config.beta_hold * config.iters, config.beta_reach * config.iters
+    progress = min(max((iteration - first) / max(last - first, 1e-9), 0.0), 1.0)
+    return config.beta_start * (config.beta / config.beta_start) ** progress
+
+
+def lr_at(config: VAEConfig, iteration: int) -> float:
+    """The learning rate: constant, then linearly to 0 over the last `lr_decay` of the run."""
+    left = (config.iters - iteration) / max(config.lr_decay * config.iters, 1e-9)
+    return config.lr * min(left, 1.0)
+
+
+class VAEStage:
+    """Networks, optimiser and random state of stage 1. `state_dict()` holds all of it."""
+
+    name = "vae"
+
+    def __init__(self, config: Config, channels: int, device: torch.device, precision: Precision) -> None:
+        self.config, self.device, self.precision = config.vae, device, precision
+        self.iters, self.batch_size = self.config.iters, self.config.batch_size
+        self.vae = VAE(self.config.c_dim, channels, self.config.width, self.config.init)
+        self.vae.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.Adam(self.vae.parameters(), self.config.lr, betas=(0.9, 0.999), fused=True)
+        self.scaler = precision.scaler()
+        self.rng = torch.Generator(device).manual_seed(2 * config.seed)
+
+    def step(self, batch: Tensor, iteration: int) -> dict[str, Tensor]:
+        """One update from uint8 images [N, C, 64, 64]; returns detached metrics, `kl_per_dim` [c_dim] among them."""
+        x = to_unit(batch, self.device).contiguous(memory_format=torch.channels_last)
+        eps = torch.randn(len(x), self.config.c_dim, generator=self.rng, device=self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr_at(self.config, iteration)
+        with self.precision.autocast():
+            logits, mean, logvar = self.vae(x, eps)
+        reconstruction = losses.reconstruction(logits.float(), x, self.config.reconstruction)
+        kl_per_dim = losses.kl_per_dim(mean.float(), logvar.float())
+        kl = kl_per_dim.sum()
+        loss = reconstruction + beta_at(self.config, iteration) * kl
+
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        metrics = {"loss": loss, "reconstruction": reconstruction, "kl": kl, "kl_per_dim": kl_per_dim}
+        return {name: value.detach() for name, value in metrics.items()}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Everything that training changes, by name."""
+        return dict(self.vae.named_parameters())
+
+    def schedule(self, iteration: int) -> dict[str, float]:
+        return {"beta": beta_at(self.config, iteration), "lr": lr_at(self.config, iteration)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "vae": self.vae.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "rng": self.rng.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.vae.load_state_dict(state["vae"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.rng.set_state(state["rng"])
