@@ -57,6 +57,8 @@ class VAEConfig:
     """Channels of the first convolution."""
     init: Literal["normal", "kaiming"] = "normal"
     lr: float = 1e-4
+    lr_warmup: float = 0.0
+    """Share of the iterations at the start over which the learning rate rises linearly from 0."""
     lr_decay: float = 0.0
     """Share of the iterations at the end over which the learning rate falls linearly to 0."""
 

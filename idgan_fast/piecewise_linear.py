@@ -2,7 +2,7 @@
 
 A network of convolutions, linear layers, pooling and (leaky) ReLU is linear in x once the signs of its activations
 are fixed. So f = D(x) and its input gradient g have
-    d/dW [ mean l(f) + r mean |g|^2 ] = d/dW sum_n F_n(s_n x_n + (2 r / N) g_n),   s_n = l'(f_n) / N,
+    d/dW [ mean l(f) + r mean |g|^2 ] = d/dW 1/N sum_n F_n(s_n x_n + 2 r g_n),   s_n = l'(f_n),
 where F_n is the network with the signs of x_n, its biases times s_n, and s, g held constant. Each layer's gradient
 by its output, delta_n, is that of sum f, which finding g gave already: one weight gradient a layer serves the loss
 and the penalty. Work, in convolution passes: forward, data gradient, replay, weight gradient = 4; autograd takes 6.
@@ -117,13 +117,15 @@ def backward_real(
     x = x.detach().requires_grad_()
     with _Record() as record:
         logits = discriminator(x)
-    gradient, *deltas = torch.autograd.grad((logits * loss_scale).sum(), [x, *record.outputs])
+    # Scaled like the gradient of an averaged loss, which is what a gradient scaler for fp16 expects.
+    delta_scale = loss_scale / len(x)
+    gradient, *deltas = torch.autograd.grad((logits * delta_scale).sum(), [x, *record.outputs])
     record.outputs.clear()
     with torch.no_grad():
-        logits = logits.detach().float() if logits.dtype.itemsize < 4 else logits.detach()
-        gradient = gradient / loss_scale
-        scale = -torch.sigmoid(-logits) / len(x)  # of softplus(-f), averaged
-        start = scale[:, None, None, None] * x + (2 * r1_weight / len(x)) * gradient
+        logits = logits.to(x.dtype)
+        gradient = gradient / delta_scale
+        scale = -torch.sigmoid(-logits)  # of softplus(-f)
+        start = scale[:, None, None, None] * x + 2 * r1_weight * gradient
         with _Replay(record.signs, deltas, scale):
             discriminator(start)
         return losses.d_real(logits), losses.gradient_penalty(gradient)

@@ -99,7 +99,7 @@ def _agreeing(resumed: Resumed, config: Config) -> Resumed:
 def _extendable(config: Config, resumed: Resumed) -> set[str]:
     """Iteration counts that may grow: nothing that is done already depends on them."""
     keys = {"gan.iters"}
-    scheduled = config.vae.beta_start is not None or config.vae.lr_decay > 0
+    scheduled = config.vae.beta_start is not None or config.vae.lr_decay + config.vae.lr_warmup > 0
     if resumed.stage == "vae" and not scheduled:
         keys.add("vae.iters")
     return keys

@@ -43,12 +43,13 @@ class RunFolder:
         return found[-1] if found else None
 
     def log(self, stage: str, iteration: int, values: dict[str, Any]) -> None:
-        """One line of stats.jsonl and, for the numbers in it, TensorBoard."""
+        """One line of stats.jsonl and, for the numbers in it, TensorBoard. What is not finite becomes null."""
+        values = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
         with open(self._stats, "a") as file:
             file.write(json.dumps({"stage": stage, "iteration": iteration, **values}) + "\n")
         writer = self._writer(stage)
         for name, value in values.items():
-            if isinstance(value, int | float) and math.isfinite(value):
+            if isinstance(value, int | float):
                 writer.add_scalar(f"{stage}/{name}", value, iteration)
 
     def _writer(self, stage: str, purge_step: int | None = None) -> SummaryWriter:
@@ -57,11 +58,11 @@ class RunFolder:
         return self._writers[stage]
 
     def rewind(self, stage: str, iteration: int) -> None:
-        """Forget statistics from `iteration` of `stage` on: a resumed run writes them again."""
+        """Forget statistics after `iteration` of `stage`: a resumed run writes them again."""
         here = (STAGES.index(stage), iteration)
-        kept = [row for row in self.stats() if (STAGES.index(row["stage"]), row["iteration"]) < here]
+        kept = [row for row in self.stats() if (STAGES.index(row["stage"]), row["iteration"]) <= here]
         write_atomically(self._stats, "".join(json.dumps(row) + "\n" for row in kept).encode())
-        self._writer(stage, purge_step=iteration)
+        self._writer(stage, purge_step=iteration + 1)
 
     def stats(self) -> list[dict[str, Any]]:
         """The lines so far; one cut short by a crash is left out."""

@@ -59,7 +59,7 @@ class Trainer:
             "device": str(self.device),
             "amp": self.precision.name,
             "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
         }
         self.finished: dict[str, Any] = {}  # the state of stages that are done, for the checkpoints of later ones
         self.last_good = self.resumed.path if self.resumed else None
@@ -126,7 +126,8 @@ class Trainer:
         config = self.config
         for done in range(start + 1, stage.iters + 1):
             metrics = stage.step(next(source), done - 1)
-            last = done == stage.iters or bool(self.stop)
+            stopping = bool(self.stop)  # read once: a signal may come at any time
+            last = done == stage.iters or stopping
             if last or done % config.log_every == 0:
                 self._log(stage, done, metrics, progress)
                 progress.update(done, self._shown)
@@ -136,7 +137,7 @@ class Trainer:
                 draw(stage, done)
             if last or done % config.save_every == 0:
                 self._save(stage, done, metrics)
-            if self.stop:
+            if stopping:
                 raise Stopped(f"stopped at {stage.name} iteration {done}, saved in {self.last_good}")
 
     def _log(self, stage: Stage, done: int, metrics: dict[str, Tensor], progress: StageProgress) -> None:
@@ -164,6 +165,8 @@ class Trainer:
         self.last_good = checkpoint.save(self.folder.checkpoints, state)
 
     def _require_finite(self, stage: Stage, done: int, values: dict[str, Tensor]) -> None:
+        if self.precision.name == "fp16":  # an overflow of the scaled gradient: the scaler skips the update
+            values = {name: value for name, value in values.items() if name != "r1"}
         finite = torch.stack([value.isfinite().all() for value in values.values()])
         if not finite.all():
             name = next(name for name, good in zip(values, finite.tolist(), strict=True) if not good)

@@ -85,14 +85,14 @@ class GANStage:
         """c ~ q(c|x) [N, c_dim] for images in [-1, 1]."""
         with self.precision.autocast():
             mean, logvar = self.teacher(teacher_view(x))
-        return reparameterise(mean.float(), logvar.float(), self._normal(len(x), self.c_dim))
+        return reparameterise(mean.float(), logvar.float(), self.normal(len(x), self.c_dim))
 
-    def _normal(self, *shape: int) -> Tensor:
+    def normal(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.rng, device=self.device)
 
     def _step_d(self, x: Tensor, c: Tensor, penalise: bool) -> dict[str, Tensor]:
         with torch.no_grad(), self.precision.autocast():
-            fake = self.generator(self._normal(len(c), self.config.s_dim), c)
+            fake = self.generator(self.normal(len(c), self.config.s_dim), c)
         self.optimizer_d.zero_grad()
         weight = self.config.r1_weight * self.config.r1_every if penalise else 0.0
         backward = self._backward_bottleneck if self.config.bottleneck else self._backward_plain
@@ -139,7 +139,7 @@ class GANStage:
         return {name: value.detach() for name, value in metrics.items()}
 
     def _discriminate_bottleneck(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        eps = self._normal(len(x), *self.discriminator.bottleneck_shape)  # type: ignore[misc]
+        eps = self.normal(len(x), *self.discriminator.bottleneck_shape)  # type: ignore[misc]
         return self.discriminator(x, eps)
 
     def _loss_scale(self) -> Tensor:
@@ -148,7 +148,7 @@ class GANStage:
     def _step_g(self, c: Tensor) -> dict[str, Tensor]:
         self.discriminator.requires_grad_(False)
         with self.precision.autocast():
-            fake = self.generator(self._normal(len(c), self.config.s_dim), c)
+            fake = self.generator(self.normal(len(c), self.config.s_dim), c)
             bottleneck = self.config.bottleneck
             logits = self._discriminate_bottleneck(fake)[0] if bottleneck else self.discriminator(fake)
             mean, logvar = self.teacher(teacher_view(fake))

@@ -22,9 +22,10 @@ def beta_at(config: VAEConfig, iteration: int) -> float:
 
 
 def lr_at(config: VAEConfig, iteration: int) -> float:
-    """The learning rate: constant, then linearly to 0 over the last `lr_decay` of the run."""
-    left = (config.iters - iteration) / max(config.lr_decay * config.iters, 1e-9)
-    return config.lr * min(left, 1.0)
+    """The learning rate: up linearly over `lr_warmup` of the run, constant, linearly to 0 over the last `lr_decay`."""
+    done = (iteration + 1) / max(config.lr_warmup * config.iters, 1)
+    left = (config.iters - iteration) / max(config.lr_decay * config.iters, 1)
+    return config.lr * min(done, left, 1.0)
 
 
 class VAEStage:

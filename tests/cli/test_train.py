@@ -1,0 +1,307 @@
+"""The main job from its command line: a whole small run, interruption and resumption, faults."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from idgan_fast import checkpoint, train
+from idgan_fast.stages.gan import GANStage
+from idgan_fast.stages.vae import VAEStage
+
+TINY = [
+    *("--vae.iters", "8", "--gan.iters", "6", "--batch-size", "4", "--vae.width", "4", "--gan.width", "4"),
+    *("--log-every", "1", "--picture-every", "5", "--save-every", "3"),
+]
+TINY_IMAGES = [*TINY, "--preset", "celeba-64", "--gan.max-width", "8", "--gan.s-dim", "3"]
+
+
+@pytest.fixture(autouse=True)
+def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure on little, so that a run takes seconds."""
+    monkeypatch.setattr(train, "ENCODED", 64)
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures" / "nested"
+    folder.mkdir(parents=True)
+    for i in range(9):
+        pixels = torch.randint(256, (70 + i, 80, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
+        Image.fromarray(pixels.numpy()).save(folder / f"{i}.png")
+    return folder.parent
+
+
+def stats(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+
+
+def comparable(run: Path) -> list[dict]:
+    """stats.jsonl without what depends on the clock."""
+    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in stats(run)]
+
+
+def run_train(arguments: Sequence[str]) -> int:
+    return train.main(list(arguments))
+
+
+def test_whole_run_leaves_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert run_train([*TINY, "--out", str(run), "--seed", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == f"report: {run / 'report.html'}"
+    assert any("collapse" in line and "--vae.beta" in line for line in lines)
+    for name in ("samples/gan-0000006.png", "traversals/gan-0000005.png", "reconstructions/vae-0000008.png"):
+        with Image.open(run / name) as image:
+            assert image.width > 64
+    with Image.open(run / "traversals/gan.gif") as gif:
+        assert gif.n_frames > 10
+    assert list((run / "tensorboard" / "vae").glob("events*"))
+    assert list((run / "tensorboard" / "gan").glob("events*"))
+
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    assert settings["seed"] == 3
+    assert settings["vae"]["batch_size"] == 4
+    rows = stats(run)
+    assert [row["iteration"] for row in rows if row["stage"] == "vae"] == list(range(1, 9))
+    assert {"d_real", "d_fake", "r1", "g", "distillation"} <= set(rows[-2])
+
+    page = (run / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/gif;base64,") == 1
+    assert "http" not in page
+    for text in ("vae.iters", "500000", "Factors and codes", "orientation", "MIG", "Departures"):
+        assert text in page
+
+
+def test_images_run(picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (picture_folder / "broken.jpg").write_bytes(b"not a picture")
+    run = tmp_path / "run"
+    assert run_train([*TINY_IMAGES, "--data", str(picture_folder), "--out", str(run)]) == 0
+    output = capsys.readouterr().out
+    assert "1 pictures were skipped (broken.jpg)" in output
+    page = (run / "report.html").read_text()
+    assert "broken.jpg" in page
+    assert "Factors and codes" not in page
+
+
+def test_vgan_run_with_lazy_r1(picture_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["--data", str(picture_folder), "--out", str(run), "--gan.bottleneck", "--gan.r1-every", "2"]
+    assert run_train([*TINY_IMAGES, *options]) == 0
+    rows = [row for row in stats(run) if row["stage"] == "gan" and "g" in row]
+    assert [("r1" in row) for row in rows] == [True, False] * 3
+    assert all(row["bottleneck_beta"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("stop_at", [5, 11])
+@pytest.mark.parametrize("kind", ["dsprites", "images"])
+def test_resumed_run_equals_the_straight_one(
+    kind: str, stop_at: int, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit: every logged number and every weight, whichever stage the interruption falls into."""
+    arguments = TINY if kind == "dsprites" else [*TINY_IMAGES, "--data", str(picture_folder)]
+    assert run_train([*arguments, "--out", str(tmp_path / "straight")]) == 0
+
+    steps = 0
+
+    def interrupting(step):
+        def wrapped(self, batch, iteration):
+            nonlocal steps
+            steps += 1
+            if steps == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(self, batch, iteration)
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VAEStage, "step", interrupting(VAEStage.step))
+        patch.setattr(GANStage, "step", interrupting(GANStage.step))
+        assert run_train([*arguments, "--out", str(tmp_path / "broken")]) == 128 + signal.SIGTERM
+    assert len(stats(tmp_path / "broken")) < len(stats(tmp_path / "straight"))
+    torch.manual_seed(99)  # what the process did in between must not matter
+    assert run_train([*arguments, "--out", str(tmp_path / "broken")]) == 0
+
+    assert comparable(tmp_path / "broken") == comparable(tmp_path / "straight")
+    ends = [checkpoint.load(checkpoint.newest_first(tmp_path / name / "checkpoints")[0]) for name in
+            ("straight", "broken")]  # fmt: skip
+    for stage in ("vae", "gan"):
+        assert_same_state(ends[0][stage], ends[1][stage])
+
+
+def assert_same_state(a, b) -> None:
+    assert type(a) is type(b)
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same_state(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        for x, y in zip(a, b, strict=True):
+            assert_same_state(x, y)
+    else:
+        assert a == b
+
+
+def test_finished_run_does_not_train_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert run_train([*TINY, "--out", str(run)]) == 0
+    before = comparable(run)
+    capsys.readouterr()
+    assert run_train([*TINY, "--out", str(run)]) == 0
+    assert "resuming" in capsys.readouterr().out
+    assert comparable(run) == before
+
+
+def test_resume_never_keeps_the_old_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert run_train([*TINY, "--out", str(run)]) == 0
+    assert run_train([*TINY, "--out", str(run), "--resume", "never", "--seed", "1"]) == 0
+    assert (tmp_path / "run-old1" / "report.html").exists()
+    assert yaml.safe_load((run / "config.yaml").read_text())["seed"] == 1
+
+
+def test_auto_precision_stays_after_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What --amp auto chose is part of the checkpoint."""
+    run = tmp_path / "run"
+    monkeypatch.setattr("idgan_fast.precision._cpu_has_bf16", lambda: True)
+    assert run_train([*TINY, "--out", str(run), "--amp"]) == 0
+    monkeypatch.setattr("idgan_fast.precision._cpu_has_bf16", lambda: False)
+    assert run_train([*TINY, "--out", str(run), "--amp", "--gan.iters", "7"]) == 0
+    newest = checkpoint.load(checkpoint.newest_first(run / "checkpoints")[0])
+    assert newest["choices"]["amp"] == "bf16"
+    assert newest["iteration"] == 7
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_low_precision_on_the_cpu(amp: str, tmp_path: Path) -> None:
+    assert run_train([*TINY, "--out", str(tmp_path / "run"), "--amp", amp]) == 0
+
+
+def test_damaged_checkpoint_costs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert run_train([*TINY, "--out", str(run)]) == 0
+    newest, before = checkpoint.newest_first(run / "checkpoints")
+    newest.write_bytes(newest.read_bytes()[:1000])
+    expected = comparable(run)
+    capsys.readouterr()
+    assert run_train([*TINY, "--out", str(run)]) == 0
+    output = capsys.readouterr().out
+    assert "damaged" in output
+    assert f"resuming from {before}" in output
+    assert comparable(run) == expected
+
+
+def test_nan_stops_with_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = GANStage.step
+
+    def poisoned(self, batch, iteration):
+        if iteration == 4:
+            next(self.generator.parameters()).data.fill_(float("nan"))
+        return step(self, batch, iteration)
+
+    monkeypatch.setattr(GANStage, "step", poisoned)
+    assert run_train([*TINY, "--out", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "gan iteration 5" in line
+    assert "not finite" in line
+    assert "gan-00000003.pt" in line
+
+
+def test_nan_weights_never_reach_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The losses of the step that broke the weights were still finite."""
+    step = VAEStage.step
+
+    def poisoned(self, batch, iteration):
+        metrics = step(self, batch, iteration)
+        if iteration == 5:
+            next(self.vae.parameters()).data.fill_(float("nan"))
+        return metrics
+
+    monkeypatch.setattr(VAEStage, "step", poisoned)
+    run = tmp_path / "run"
+    assert run_train([*TINY, "--out", str(run)]) == 2
+    assert "vae-00000003.pt" in capsys.readouterr().err
+    assert [path.name for path in checkpoint.newest_first(run / "checkpoints")] == ["vae-00000003.pt"]
+
+
+def test_full_disk_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    real, calls = os.fsync, 0
+
+    def full(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 6:
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert run_train([*TINY, "--out", str(run)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "disk full" in line
+    assert not list(run.rglob("*.part"))
+    monkeypatch.setattr(os, "fsync", real)
+    assert run_train([*TINY, "--out", str(run)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--preset", "celeba64"], "did you mean celeba-64?"),
+        (["--vae.bta", "3"], "did you mean --vae.beta?"),
+        (["--preset", "celeba-64"], "--data"),
+        (["--device", "cuda:77"], "--device cuda:77"),
+        (["--device", "gpu"], "--device gpu"),
+        (["--resume", "nowhere.pt"], "nowhere.pt"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_faults_are_one_line(
+    arguments: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_train([*arguments, "--out", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert expected in line
+
+
+def test_empty_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "none").mkdir()
+    assert run_train([*TINY_IMAGES, "--data", str(tmp_path / "none"), "--out", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no pictures in" in line
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_a_process_cleanly(sent: signal.Signals, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "idgan_fast", "train", *TINY, "--vae.iters", "100000", "--out", str(run)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not list(run.glob("checkpoints/*.pt")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(sent)
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + sent
+    assert f"{sent.name}: stopped at vae iteration" in output.splitlines()[-1]
+    assert "Traceback" not in errors
+    saved = checkpoint.load(checkpoint.newest_first(run / "checkpoints")[0])
+    assert f"iteration {saved['iteration']}," in output.splitlines()[-1]
