@@ -21,7 +21,8 @@ from idgan_fast import losses
 
 _WEIGHTED = {F.conv2d, F.linear}
 _ACTIVATIONS = {F.relu, F.leaky_relu}  # F.relu comes without a slope: 0
-_LINEAR = {F.avg_pool2d, torch.add, torch.flatten, Tensor.flatten, Tensor.squeeze, Tensor.unflatten}
+_LINEAR = {F.avg_pool2d, torch.flatten, Tensor.flatten, Tensor.squeeze, Tensor.unflatten}
+_NEUTRAL = {Tensor.dim, Tensor.size}  # and attributes, whose getters are named __get__
 
 
 class _Layers(TorchFunctionMode):
@@ -32,18 +33,25 @@ class _Layers(TorchFunctionMode):
         if func in _WEIGHTED:
             return self.weighted(func, *args, **kwargs)
         if func in _ACTIVATIONS:
-            return self.activation(func, *args, **kwargs)
-        if func in _LINEAR or getattr(func, "__name__", "") == "__get__":
+            return self.activation(*args, **kwargs)
+        sum_of_signals = func is torch.add and all(map(self.is_signal, args))
+        if sum_of_signals or func in _LINEAR or func in _NEUTRAL or getattr(func, "__name__", "") == "__get__":
             return func(*args, **kwargs)
         raise TypeError(
-            f"piecewise_linear: the network may call convolutions, linear layers, average pooling and (leaky) ReLU, "
-            f"got {resolve_name(func) or func}; use the penalty by autograd instead"
+            "piecewise_linear: the network may call convolutions, linear layers, average pooling, (leaky) ReLU and "
+            f"sums of their outputs, got {resolve_name(func) or func}; use the penalty by autograd instead"
         )
 
-    def weighted(self, func: Callable, x: Tensor, weight: Tensor, bias: Any = None, *args: Any) -> Tensor:
+    def is_signal(self, term: Any) -> bool:
+        """Whether an operand of a sum comes from x, rather than being an offset."""
+        return isinstance(term, Tensor) and not isinstance(term, nn.Parameter)
+
+    def weighted(
+        self, func: Callable, x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kw: Any
+    ) -> Tensor:
         raise NotImplementedError
 
-    def activation(self, func: Callable, x: Tensor, negative_slope: float = 0.0, **kwargs: Any) -> Tensor:
+    def activation(self, x: Tensor, negative_slope: float = 0.0, inplace: bool = False) -> Tensor:
         raise NotImplementedError
 
 
@@ -55,11 +63,16 @@ class _Record(_Layers):
         self.outputs: list[Tensor] = []
         self.signs: list[Tensor] = []
 
-    def weighted(self, func: Callable, x: Tensor, weight: Tensor, bias: Any = None, *args: Any) -> Tensor:
-        self.outputs.append(func(x, weight, bias, *args))
+    def is_signal(self, term: Any) -> bool:
+        return super().is_signal(term) and term.requires_grad
+
+    def weighted(
+        self, func: Callable, x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kw: Any
+    ) -> Tensor:
+        self.outputs.append(func(x, weight, bias, *args, **kw))
         return self.outputs[-1]
 
-    def activation(self, func: Callable, x: Tensor, negative_slope: float = 0.0, **kwargs: Any) -> Tensor:
+    def activation(self, x: Tensor, negative_slope: float = 0.0, inplace: bool = False) -> Tensor:
         self.signs.append(x.detach())
         return F.leaky_relu(x, negative_slope)
 
@@ -69,33 +82,30 @@ class _Replay(_Layers):
 
     def __init__(self, signs: list[Tensor], deltas: list[Tensor], scale: Tensor) -> None:
         super().__init__()
-        self.signs, self.deltas, self.scale = (
-            signs[::-1],
-            deltas[::-1],
-            scale,
-        )  # taken from the end, freed as used
+        self.signs, self.deltas = signs[::-1], deltas[::-1]  # taken from the end, freed as they are used
+        self.scale = scale
 
-    def weighted(self, func: Callable, x: Tensor, weight: Tensor, bias: Any = None, *args: Any) -> Tensor:
+    def weighted(
+        self, func: Callable, x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kw: Any
+    ) -> Tensor:
         delta = self.deltas.pop()  # [N, O, H, W] or [N, O]
         x = x.to(delta.dtype)  # autocast's, chosen in the recorded pass
         if func is F.linear:
             _accumulate(weight, delta.t() @ x)
         else:
-            stride, padding, dilation, groups = args
-            _accumulate(weight, conv2d_weight(x, weight.shape, delta, stride, padding, dilation, groups))
+            _accumulate(weight, conv2d_weight(x, weight.shape, delta, *args, **kw))
         if bias is not None:
             by_sample = delta if delta.ndim == 2 else delta.sum((2, 3), dtype=self.scale.dtype)
             _accumulate(bias, self.scale @ by_sample.to(self.scale.dtype))
         if not self.deltas:  # nobody reads the last output
             return delta
-        out = func(x, weight, None, *args)
+        out = func(x, weight, None, *args, **kw)
         if bias is not None:
             out += (self.scale[:, None] * bias).to(out.dtype).reshape(*out.shape[:2], *[1] * (out.ndim - 2))
         return out
 
-    def activation(self, func: Callable, x: Tensor, negative_slope: float = 0.0, **kwargs: Any) -> Tensor:
-        sign = self.signs.pop()
-        return torch.ops.aten.leaky_relu_backward(x, sign, negative_slope, False)
+    def activation(self, x: Tensor, negative_slope: float = 0.0, inplace: bool = False) -> Tensor:
+        return torch.ops.aten.leaky_relu_backward(x, self.signs.pop(), negative_slope, False)
 
 
 def _accumulate(parameter: Tensor, gradient: Tensor) -> None:

@@ -55,7 +55,7 @@ def test_gaussian_reconstruction_has_no_half_and_no_variance(batch):
 def test_reconstruction_gradient(distribution):
     x = uniform(2, 1, 3, 3, seed=5)
     logits = normal(2, 1, 3, 3, seed=6, scale=2).requires_grad_()
-    assert gradcheck(lambda l: losses.reconstruction(l, x, distribution), logits)
+    assert gradcheck(lambda value: losses.reconstruction(value, x, distribution), logits)
 
 
 @pytest.mark.parametrize("distribution", ["bernoulli", "gaussian"])

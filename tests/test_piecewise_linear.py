@@ -172,24 +172,29 @@ def test_inputs_and_weights_are_left_alone():
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["resnet 16", "dSprites"])
-def test_bfloat16_autocast_is_as_close_as_autocast_of_the_double_backward(name):
-    """Bounds, relative to the float32 gradient's norm: 5 % overall, and no more than twice autocast's own error."""
-    build, shape = NETWORKS[name]
+@pytest.mark.parametrize(
+    ("build", "shape", "bound"),
+    [(lambda: resnet(16, 8, 16), (3, 16, 16), 0.03), (lambda: dsprites(1, 8), (1, 64, 64), 0.2)],
+    ids=["resnet", "dSprites"],
+)
+@pytest.mark.parametrize(("dtype", "loss_scale"), [(torch.bfloat16, 1.0), (torch.float16, 64.0)])
+def test_autocast_is_as_close_as_a_double_backward_under_autocast(build, shape, bound, dtype, loss_scale):
+    """The error relative to the float32 gradient's norm: under 3 % (dSprites: 20 %, as rounding turns some signs), and
+    no more than 1.5 times that of the double backward under autocast, plus 0.5 %."""
     network, x = build().float(), pictures(4, shape, seed=10, dtype=torch.float32)
     loss, penalty, exact = by_double_backward(network, x, 10.0)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", dtype):
         _, _, rounded = by_double_backward(network, x, 10.0)
-        actual_loss, actual_penalty = backward_real(network, x, 10.0)
-    ours = gradients(network)
+        actual_loss, actual_penalty = backward_real(network, x, 10.0, loss_scale)
+    ours = {name: gradient / loss_scale for name, gradient in gradients(network).items()}
     assert all(gradient.dtype == torch.float32 for gradient in ours.values())
 
     def error(approximate):
+        norm = sum(value.pow(2).sum() for value in exact.values()).sqrt()
         return sum((approximate[key] - exact[key]).pow(2).sum() for key in exact).sqrt() / norm
 
-    norm = sum(value.pow(2).sum() for value in exact.values()).sqrt()
-    assert error(ours) < 0.05
-    assert error(ours) < 2 * error(rounded)
+    assert error(ours) < bound
+    assert error(ours) < 1.5 * error(rounded) + 0.005
     assert actual_loss.item() == pytest.approx(loss.item(), rel=0.05)
     assert actual_penalty.item() == pytest.approx(penalty.item(), rel=0.05)
 
@@ -204,6 +209,12 @@ class WithTanh(nn.Module):
 
 
 class WithBatchNorm(WithTanh):
+    def forward(self, x):
+        h = F.batch_norm(self.conv(x), None, None, training=True)
+        return self.fc(F.relu(h).flatten(1)).squeeze(1)
+
+
+class WithBatchNormLayer(WithTanh):
     def __init__(self):
         super().__init__()
         self.norm = nn.BatchNorm2d(2)
@@ -212,10 +223,46 @@ class WithBatchNorm(WithTanh):
         return self.fc(F.relu(self.norm(self.conv(x))).flatten(1)).squeeze(1)
 
 
-@pytest.mark.parametrize(("network", "function"), [(WithTanh, "tanh"), (WithBatchNorm, "batch_norm")])
-def test_other_networks_are_refused_by_name(network, function):
+class WithOffset(WithTanh):
+    """A sum with something that does not come from x is affine, which a replay would get wrong."""
+
+    def __init__(self, constant):
+        super().__init__()
+        self.offset = 1.0 if constant else nn.Parameter(torch.ones(2, 1, 1))
+
+    def forward(self, x):
+        return self.fc(F.relu(torch.add(self.conv(x), self.offset)).flatten(1)).squeeze(1)
+
+
+class WithFunctionalCalls(WithTanh):
+    def forward(self, x):
+        h = F.conv2d(x, self.conv.weight, self.conv.bias, padding=1)
+        h = torch.add(h, F.conv2d(F.leaky_relu(h), self.extra))
+        return self.fc(F.relu(h).flatten(1)).squeeze(1)
+
+    def __init__(self):
+        super().__init__()
+        self.extra = nn.Parameter(torch.randn(2, 2, 1, 1))
+
+
+def test_convolutions_called_as_functions():
+    torch.manual_seed(0)
+    check(WithFunctionalCalls().double(), pictures(3, (3, 8, 8)), 10.0)
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_offsets_are_refused(constant):
+    with pytest.raises(TypeError, match=r"^piecewise_linear: .*got torch\.add"):
+        backward_real(WithOffset(constant), pictures(2, (3, 8, 8), dtype=torch.float32), 10.0)
+
+
+@pytest.mark.parametrize(
+    ("network", "function"),
+    [(WithTanh, r"\btanh\b"), (WithBatchNorm, r"\bbatch_norm\b"), (WithBatchNormLayer, "")],
+)
+def test_other_networks_are_refused_in_one_line(network, function):
     module = network()
-    with pytest.raises(TypeError, match=rf"^piecewise_linear: .*\b{function}\b") as caught:
+    with pytest.raises(TypeError, match=rf"^piecewise_linear: .*got .*{function}") as caught:
         backward_real(module, pictures(2, (3, 8, 8), dtype=torch.float32), 10.0)
     assert "\n" not in str(caught.value)
     assert all(parameter.grad is None for parameter in module.parameters())

@@ -45,7 +45,7 @@ def test_constants_that_all_published_presets_share(name):
     config = preset(name)
     vae, gan = config.vae, config.gan
     assert (vae.lr, vae.batch_size, vae.width, vae.init) == (1e-4, 64, 32, "normal")
-    assert (vae.beta_start, vae.lr_decay) == (None, 0)
+    assert (vae.beta_start, vae.lr_warmup, vae.lr_decay) == (None, 0, 0)
     assert (gan.iters, gan.max_width, gan.ema, gan.r1_every) == (300_000, 512, 0.999, 1)
     assert gan.lr_d == 1e-4
     assert gan.lr_g == (1e-3 if name == "dsprites" else 1e-4)

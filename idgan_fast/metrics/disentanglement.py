@@ -28,7 +28,7 @@ def mutual_information(factors: np.ndarray, codes: np.ndarray, bins: int = 20) -
         edges = np.histogram_bin_edges(codes[:, j], bins)
         binned = np.digitize(codes[:, j], edges[1:-1])
         for i in range(factors.shape[1]):
-            joint = factors[:, i] * bins + binned
+            joint = factors[:, i].astype(np.int64) * bins + binned
             result[i, j] = entropy(factors[:, i]) + entropy(binned) - entropy(joint)
     return result
 

@@ -130,7 +130,7 @@ class GANStage:
             "bottleneck_beta": self.bottleneck_beta,
         }
         if r1_weight:
-            scale = self._loss_scale()
+            scale = self._loss_scale() / len(x)  # that of an averaged loss
             (gradient,) = torch.autograd.grad((logits * scale).sum(), x, create_graph=True)
             metrics["r1"] = losses.gradient_penalty(gradient.float() / scale)
             loss = loss + r1_weight * metrics["r1"]

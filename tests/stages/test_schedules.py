@@ -1,6 +1,7 @@
 """The schedules of stage 1."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -19,13 +20,13 @@ def test_beta_is_held_then_falls_then_stays():
     assert all(beta_at(CONFIG, i) == pytest.approx(60) for i in range(201))
     assert all(beta_at(CONFIG, i) == pytest.approx(8) for i in range(800, 1001))
     falling = [beta_at(CONFIG, i) for i in range(200, 801)]
-    assert all(later < earlier for earlier, later in zip(falling, falling[1:]))
+    assert all(later < earlier for earlier, later in pairwise(falling))
 
 
 def test_beta_falls_geometrically():
     falling = [beta_at(CONFIG, i) for i in range(200, 801)]
     ratio = (8 / 60) ** (1 / 600)
-    assert all(later / earlier == pytest.approx(ratio, rel=1e-9) for earlier, later in zip(falling, falling[1:]))
+    assert all(later / earlier == pytest.approx(ratio, rel=1e-9) for earlier, later in pairwise(falling))
     assert beta_at(CONFIG, 500) == pytest.approx((60 * 8) ** 0.5)
 
 
@@ -34,7 +35,7 @@ def test_beta_may_rise_too():
     rising = [beta_at(config, i) for i in range(200, 801)]
     assert rising[0] == pytest.approx(1)
     assert rising[-1] == pytest.approx(8)
-    assert all(later > earlier for earlier, later in zip(rising, rising[1:]))
+    assert all(later > earlier for earlier, later in pairwise(rising))
 
 
 def test_beta_goes_by_the_share_of_the_run():
@@ -66,3 +67,20 @@ def test_lr_is_constant_then_falls_linearly_to_zero():
 def test_lr_decay_over_the_whole_run():
     config = replace(CONFIG, lr_decay=1.0)
     assert all(lr_at(config, i) == pytest.approx(2e-3 * (1 - i / 1000)) for i in range(1001))
+
+
+def test_lr_rises_linearly_over_the_warm_up():
+    config = replace(CONFIG, lr_warmup=0.1)
+    assert all(lr_at(config, i) == pytest.approx(2e-3 * (i + 1) / 100) for i in range(100))
+    assert all(lr_at(config, i) == 2e-3 for i in range(100, 801))
+    assert lr_at(config, 900) == pytest.approx(1e-3)
+    assert lr_at(config, 0) > 0
+
+
+def test_lr_of_a_warm_up_that_meets_the_decay():
+    config = replace(CONFIG, lr_warmup=0.6, lr_decay=0.8)
+    values = [lr_at(config, i) for i in range(1001)]
+    peak = values.index(max(values))
+    assert all(later > earlier for earlier, later in pairwise(values[: peak + 1]))
+    assert all(later < earlier for earlier, later in pairwise(values[peak:]))
+    assert max(values) < 2e-3

@@ -382,11 +382,12 @@ def test_warm_start_copies_the_decoder_into_both_generators():
 def test_gan_steps_in_mixed_precision(name, changes, amp):
     stage, exact = gan_stage(name, amp, **changes), gan_stage(name, **changes)
     for i in range(2):
-        batch = uint8(stage.channels, seed=i)
+        batch, scale = uint8(stage.channels, seed=i), stage.scaler.get_scale()
         metrics, reference = stage.step(batch, i), exact.step(batch, i)
         assert metrics.keys() == reference.keys()
+        overflowed = stage.scaler.get_scale() < scale  # then the scaler has left the weights alone
         for key in metrics:
-            assert metrics[key].isfinite(), f"{key} in step {i}"
+            assert metrics[key].isfinite() or (key == "r1" and overflowed), f"{key} in step {i}"
         if i == 0:
             for key in ("d_real", "d_fake", "g", "distillation"):
                 assert metrics[key].item() == pytest.approx(reference[key].item(), rel=0.05), key
