@@ -1,7 +1,11 @@
 """The command line -> settings: the preset's, then those of `--config FILE`, then those of the flags."""
 
+import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from io import StringIO
+from itertools import takewhile
 from pathlib import Path
 
 import tyro
@@ -24,13 +28,14 @@ def normalise(argv: Sequence[str]) -> list[str]:
 
 
 def _given(argv: Sequence[str], flag: str) -> str | None:
-    """The value of `flag` in the arguments, before they are parsed."""
+    """The last value of `flag` in the arguments, before they are parsed."""
+    found = None
     for position, argument in enumerate(argv):
         if argument == flag and position + 1 < len(argv):
-            return argv[position + 1]
-        if argument.startswith(flag + "="):
-            return argument.split("=", 1)[1]
-    return None
+            found = argv[position + 1]
+        elif argument.startswith(flag + "="):
+            found = argument.split("=", 1)[1]
+    return found
 
 
 def parse(argv: Sequence[str], prog: str = "idgan-fast train") -> Config:
@@ -38,24 +43,64 @@ def parse(argv: Sequence[str], prog: str = "idgan-fast train") -> Config:
     argv = normalise(argv)
     file = _given(argv, "--config")
     values = read_yaml(Path(file)) if file is not None else {}
-    name = _given(argv, "--preset") or values.get("preset") or Config.preset
-    base = override(preset(str(name)), {**values, "preset": str(name)})
-    config, unknown = tyro.cli(Config, prog=prog, args=argv, default=base, return_unknown_args=True)
+    name = str(_given(argv, "--preset") or values.get("preset") or Config.preset)
+    base = _spread_batch_size(override(preset(name), {**values, "preset": name}))
+    config, unknown = _parse_flags(argv, base, prog)
     if unknown:
-        flags = ["--" + key.replace("_", "-") for key in flatten(base)]
+        flags = ["--" + key.replace("_", "-") for key in flatten(base) if key != "dataset"]
         raise UserError(f"{unknown[0]}: no such option; {nearest(unknown[0].split('=')[0], flags)}")
-    return check(config)
+    return check(_spread_batch_size(config))
+
+
+def _parse_flags(argv: Sequence[str], base: Config, prog: str) -> tuple[Config, list[str]]:
+    """tyro's parser; its boxed message about a wrong value becomes one line."""
+    errors = StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(Config, prog=prog, args=argv, default=base, return_unknown_args=True)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        lines = [line.strip(" │|─-╭╮╰╯") for line in errors.getvalue().splitlines()]
+        said = list(takewhile(bool, lines[2:]))  # a title and a rule come first, then the message, then a rule
+        raise UserError(f"{' '.join(said).rstrip('.')}; {prog} --help shows what there is") from None
+
+
+def _spread_batch_size(config: Config) -> Config:
+    """`batch_size` put into both stages."""
+    if config.batch_size is None:
+        return config
+    return replace(
+        config,
+        batch_size=None,
+        vae=replace(config.vae, batch_size=config.batch_size),
+        gan=replace(config.gan, batch_size=config.batch_size),
+    )
+
+
+# Least and greatest value of the numbers that have one, by the end of their names.
+BOUNDS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("iters", "workers", "s_dim", "min_side", "cache_gib"), (0, math.inf)),
+    **dict.fromkeys(("batch_size", "c_dim", "width", "crop", "_every"), (1, math.inf)),
+    **dict.fromkeys(("beta", "beta_start", "lr", "lr_g", "lr_d", "r1_weight", "distill_weight"), (0, math.inf)),
+    **dict.fromkeys(("beta_hold", "beta_reach", "lr_warmup", "lr_decay", "ema"), (0, 1)),
+    "seed": (0, 2**32),
+}
+
+
+def _check_bounds(config: Config) -> None:
+    for key, value in flatten(config).items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        low, high = next((bounds for end, bounds in BOUNDS.items() if key.endswith(end)), (-math.inf, math.inf))
+        if not (low <= value <= high and math.isfinite(value)):
+            wanted = f"from {low} to {high}" if high < math.inf else f"at least {low}"
+            raise UserError(f"--{key.replace('_', '-')}: must be {wanted}, got {value}")
 
 
 def check(config: Config) -> Config:
-    """The settings with `batch_size` and `out` put in place. Raises UserError where they contradict each other."""
-    if config.batch_size is not None:
-        config = replace(
-            config,
-            batch_size=None,
-            vae=replace(config.vae, batch_size=config.batch_size),
-            gan=replace(config.gan, batch_size=config.batch_size),
-        )
+    """The settings with `out` put in place. Raises UserError where they contradict each other."""
+    _check_bounds(config)
     if config.data is None and config.dataset == "images":
         raise UserError(f"--data: the preset {config.preset} trains on your pictures: give a folder or a zip of them")
     if config.data is not None and config.dataset == "dsprites" and config.data.suffix != ".npz":
@@ -63,21 +108,13 @@ def check(config: Config) -> Config:
             f"--data: the preset {config.preset} takes the public dSprites .npz or nothing, got {config.data}; "
             "for pictures choose another preset, such as celeba-64"
         )
-    size = config.images.size
+    size, gan = config.images.size, config.gan
     if size not in (64, 128, 256, 512, 1024):
         raise UserError(f"--images.size: must be 64, 128, 256, 512 or 1024, got {size}")
-    if config.gan.model == "dsprites" and (size != 64 or config.gan.bottleneck):
+    if gan.model == "dsprites" and (size != 64 or gan.bottleneck):
         raise UserError("--gan.model dsprites: works at --images.size 64 and without --gan.bottleneck; use resnet")
-    if config.gan.warm_start and (
-        config.gan.model != "dsprites" or config.gan.s_dim or config.gan.width != config.vae.width
-    ):
+    if gan.warm_start and (gan.model != "dsprites" or gan.s_dim or gan.width != config.vae.width):
         raise UserError(
             "--gan.warm-start: needs --gan.model dsprites, --gan.s-dim 0 and --gan.width equal to --vae.width"
         )
-    for key, value in flatten(config).items():
-        least = 0 if key.endswith("iters") else 1
-        whole = key.endswith(("iters", "batch_size", "_every", "c_dim", "width"))
-        if whole and value is not None and value < least:
-            raise UserError(f"--{key.replace('_', '-')}: must be at least {least}, got {value}")
-    out = config.out or Path("runs") / f"{config.preset}-seed{config.seed}"
-    return replace(config, out=out)
+    return replace(config, out=config.out or Path("runs") / f"{config.preset}-seed{config.seed}")

@@ -3,6 +3,8 @@
 import os
 import pickle
 import re
+import warnings
+import zipfile
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -42,13 +44,19 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
 
 
 def save(folder: Path, state: dict[str, Any]) -> Path:
-    """Write `state` (see train.Run.state) as STAGE-ITERATION.pt into `folder` and drop all but the newest."""
+    """Write `state` (see train.Run.state) as STAGE-ITERATION.pt into `folder`; drop all but the newest.
+
+    The last one of stage 1 stays: other generators can start from its encoder.
+    """
     buffer = BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     path = folder / f"{state['stage']}-{state['iteration']:08d}.pt"
     write_atomically(path, buffer.getbuffer())
-    for old in newest_first(folder)[KEEP:]:
-        old.unlink()
+    kept = newest_first(folder)
+    stage_1 = [old for old in kept if old.name.startswith("vae-")]
+    for old in kept[KEEP:]:
+        if old not in stage_1[:1]:
+            old.unlink()
     return path
 
 
@@ -73,13 +81,23 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Any:
+    """Tensors and plain values of a file that torch.save wrote."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()  # torch.load does not look at the checksums
+            if damaged is not None:
+                raise UserError(f"checkpoint: {path} is damaged (the checksum of {damaged})")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols, beside our one line
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"checkpoint: there is no file {path}") from error
     except pickle.UnpicklingError as error:
         raise UserError(f"checkpoint: {path} is damaged, or holds more than tensors and plain values") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file can make the unpickler raise anything
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise UserError(f"checkpoint: {path} is damaged or no checkpoint ({reason})") from error
 
@@ -104,8 +122,8 @@ def load_public(path: str | Path, c_dim: int | None = None) -> dict[str, nn.Modu
             "discriminator": _public_discriminator(weights["discriminator"]),
             "average": _public_generator(weights["generator_test"], c_dim),
         }
-    except (KeyError, TypeError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except (KeyError, TypeError, RuntimeError, ValueError, AttributeError, IndexError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"load_public: {path} is not a checkpoint of the public ID-GAN code ({reason})") from error
 
 

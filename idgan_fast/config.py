@@ -1,5 +1,6 @@
 """The settings of a run: frozen dataclasses and their YAML record. Unknown keys are refused."""
 
+import contextlib
 import dataclasses
 import types
 import typing
@@ -174,12 +175,15 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:
         if typing.get_origin(option) is Literal:
-            if value in typing.get_args(option) and not isinstance(value, bool):
+            allowed = typing.get_args(option)
+            value = "off" if value is False and "off" in allowed else value  # YAML reads a bare off as false
+            if any(type(value) is type(known) and value == known for known in allowed):
                 return value
         elif (option is type(None) and value is None) or type(value) is option:
             return value
-        elif option is float and type(value) is int:
-            return float(value)
+        elif option is float and type(value) in (int, str):
+            with contextlib.suppress(ValueError):  # YAML reads 1e-4 as a string
+                return float(value)
         elif option is Path and isinstance(value, str):
             return Path(value)
     wanted = " or ".join(

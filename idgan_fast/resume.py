@@ -53,13 +53,17 @@ def find(config: Config, say: Callable[[str], None]) -> tuple[RunFolder, Resumed
         if old is not None:
             say(f"the run that was in {config.out} is now in {old}")
         return folder, None
-    if config.resume != "auto":
-        resumed = _open(Path(config.resume), config)
-    else:
-        found = _newest_readable(checkpoint.newest_first(folder.checkpoints), config, say)
-        if found is None:
+    there = checkpoint.newest_first(folder.checkpoints)
+    if config.resume == "auto":
+        newest = _newest_readable(there, config, say)
+        if newest is None:
             return folder, None
-        resumed = found
+        resumed = newest
+    else:
+        path = Path(config.resume)
+        resumed = _agreeing(Resumed(path, checkpoint.load(path)), config)
+        if there and there[0].resolve() != path.resolve():
+            raise UserError(f"resume: {config.out} has gone further, to {there[0].name}; give another --out")
     say(f"resuming from {resumed.path} ({resumed.stage} iteration {resumed.iteration})")
     return folder, resumed
 
@@ -69,16 +73,13 @@ def _newest_readable(paths: list[Path], config: Config, say: Callable[[str], Non
         try:
             state = checkpoint.load(path)
         except UserError as error:
-            say(f"{error}; trying the one before")
+            aside = path.rename(path.with_suffix(".damaged"))
+            say(f"{error}; it is now {aside.name}, trying the one before")
             continue
         return _agreeing(Resumed(path, state), config)
     if paths:
         raise UserError(f"no checkpoint in {paths[0].parent} can be read; --resume never starts anew")
     return None
-
-
-def _open(path: Path, config: Config) -> Resumed:
-    return _agreeing(Resumed(path, checkpoint.load(path)), config)
 
 
 def _agreeing(resumed: Resumed, config: Config) -> Resumed:
@@ -97,9 +98,10 @@ def _agreeing(resumed: Resumed, config: Config) -> Resumed:
 
 
 def _extendable(config: Config, resumed: Resumed) -> set[str]:
-    """Iteration counts that may grow: nothing that is done already depends on them."""
-    keys = {"gan.iters"}
+    """Settings that nothing done so far depends on: more iterations; after stage 1 alone, all of stage 2's."""
+    if resumed.stage == "gan":
+        return {"gan.iters"}
+    keys = {key for key in flatten(config) if key.startswith("gan.")}
+    keys |= {"preset", "images.size", "images.flip", "images.dequantise"}
     scheduled = config.vae.beta_start is not None or config.vae.lr_decay + config.vae.lr_warmup > 0
-    if resumed.stage == "vae" and not scheduled:
-        keys.add("vae.iters")
-    return keys
+    return keys if scheduled else keys | {"vae.iters"}

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from idgan_fast.checkpoint import STAGES, newest_first, write_atomically
+from idgan_fast.checkpoint import STAGES, write_atomically
 from idgan_fast.config import Config, to_yaml
 
 
@@ -27,7 +27,7 @@ class RunFolder:
 
     def set_aside(self) -> Path | None:
         """Rename an existing run out of the way; where it is now."""
-        if not newest_first(self.checkpoints):
+        if not any((self.path / name).exists() for name in ("config.yaml", "checkpoints")):
             return None
         number = 1
         while (old := self.path.with_name(f"{self.path.name}-old{number}")).exists():
@@ -57,7 +57,7 @@ class RunFolder:
             self._writers[stage] = SummaryWriter(str(self.path / "tensorboard" / stage), purge_step=purge_step)
         return self._writers[stage]
 
-    def rewind(self, stage: str, iteration: int) -> None:
+    def rewind(self, stage: str = STAGES[0], iteration: int = 0) -> None:
         """Forget statistics after `iteration` of `stage`: a resumed run writes them again."""
         here = (STAGES.index(stage), iteration)
         kept = [row for row in self.stats() if (STAGES.index(row["stage"]), row["iteration"]) <= here]

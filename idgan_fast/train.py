@@ -77,6 +77,8 @@ class Trainer:
         self._say_beginning()
         if self.resumed:
             self.folder.rewind(self.resumed.stage, self.resumed.iteration)
+        else:
+            self.folder.rewind()  # what a run without a checkpoint left
 
         small = open_data(config, IMAGE_SIZE)
         torch.manual_seed(config.seed)

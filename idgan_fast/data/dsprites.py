@@ -7,6 +7,7 @@ Each of the 720 shapes is drawn once on a canvas; a position is a window on it, 
 
 import math
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO
 
@@ -44,7 +45,7 @@ def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         return np.maximum(abs(u), abs(v)) <= math.sqrt(0.5)
     if shape == "ellipse":
         return u**2 + (v / 0.6) ** 2 <= 1
-    a, b = u * 1.2, v * 1.2 + 0.1  # heart: (a^2 + b^2 - 1)^3 <= a^2 b^3
+    a, b = u * 1.35, v * 1.35 + 0.1  # heart: (a^2 + b^2 - 1)^3 <= a^2 b^3
     return (a**2 + b**2 - 1) ** 3 <= a**2 * b**3
 
 
@@ -91,16 +92,12 @@ class DSpritesFile:
         try:
             with zipfile.ZipFile(path) as archive:
                 with archive.open("latents_classes.npy") as member:
-                    classes = np.lib.format.read_array(member, allow_pickle=False)
+                    self.grid = _full_grid(np.lib.format.read_array(member, allow_pickle=False))
                 with archive.open("imgs.npy") as member:
-                    self._bits = _read_packed(member)
-        except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
-            raise UserError(f"data: {path} is not the public dSprites file ({error}); download it again") from error
-        classes = classes[:, -len(FACTORS) :]  # the public file has a constant colour in front
-        self.grid = tuple(int(n) for n in classes.max(0) + 1)
-        whole = np.stack(np.unravel_index(np.arange(len(classes)), self.grid), 1)
-        if len(classes) != len(self._bits) or not np.array_equal(whole, classes):
-            raise UserError(f"data: {path} does not hold a full grid of factors in order; download it again")
+                    self._bits = _read_packed(member, math.prod(self.grid))
+        except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, OSError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"data: {path} is not the public dSprites file ({reason}); download it again") from error
 
     def __len__(self) -> int:
         return len(self._bits)
@@ -110,15 +107,26 @@ class DSpritesFile:
         return torch.from_numpy(np.unpackbits(bits, axis=1) * np.uint8(255)).view(-1, 1, SIZE, SIZE)
 
 
-def _read_packed(member: IO[bytes], chunk: int = 4096) -> np.ndarray:
-    """An .npy stream of bytes [n, 64, 64] -> bits [n, 512], a chunk of pictures at a time."""
+def _full_grid(classes: np.ndarray) -> tuple[int, ...]:
+    """The factors' sizes, from the rows of factor indices; ValueError unless they are a full grid in order."""
+    if classes.ndim == 2 and len(classes) and np.issubdtype(classes.dtype, np.integer):
+        classes = classes[:, -len(FACTORS) :]  # the public file has a constant colour in front
+        grid = tuple(int(n) for n in classes.max(0) + 1)
+        in_order = np.stack(np.unravel_index(np.arange(math.prod(grid)), grid), 1)
+        if np.array_equal(in_order, classes):
+            return grid
+    raise ValueError("latents_classes is not a full grid of factors in order")
+
+
+def _read_packed(member: IO[bytes], count: int, chunk: int = 4096) -> np.ndarray:
+    """An .npy stream of bytes [count, 64, 64] -> bits [count, 512], a chunk of pictures at a time."""
     np.lib.format.read_magic(member)
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
-    if shape[1:] != (SIZE, SIZE) or dtype != np.uint8 or fortran:
-        raise ValueError(f"imgs must be uint8 [n, 64, 64], got {dtype} {shape}")
-    packed = np.empty((shape[0], SIZE * SIZE // 8), np.uint8)
-    for start in range(0, shape[0], chunk):
-        count = min(chunk, shape[0] - start)
-        raw = member.read(count * SIZE * SIZE)
-        packed[start : start + count] = np.packbits(np.frombuffer(raw, np.uint8).reshape(count, -1), axis=1)
+    if shape != (count, SIZE, SIZE) or dtype != np.uint8 or fortran:
+        raise ValueError(f"imgs must be uint8 [{count}, 64, 64], got {dtype} {shape}")
+    packed = np.empty((count, SIZE * SIZE // 8), np.uint8)
+    for start in range(0, count, chunk):
+        rows = packed[start : start + chunk]
+        raw = np.frombuffer(member.read(len(rows) * SIZE * SIZE), np.uint8)
+        rows[:] = np.packbits(raw.reshape(len(rows), -1), axis=1)
     return packed

@@ -6,6 +6,7 @@ Framing is deterministic: turn as the EXIF says, centre crop (or squash), Lanczo
 
 import os
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +19,11 @@ from torch import Tensor
 from idgan_fast.config import ImagesConfig
 from idgan_fast.errors import UserError
 
+# What zipfile and Pillow raise for a file that is damaged, encrypted or in a format unknown to them.
+UNREADABLE = (
+    *(OSError, ValueError, SyntaxError, EOFError, RuntimeError, zlib.error),
+    *(zipfile.BadZipFile, Image.DecompressionBombError),
+)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -46,11 +52,8 @@ def frame(image: Image.Image, size: int, config: ImagesConfig) -> np.ndarray:
     if config.framing == "crop":
         side = shorter if config.crop is None else min(shorter, config.crop)
         left, top = (image.width - side) // 2, (image.height - side) // 2
-        box = (left, top, left + side, top + side)
-    else:
-        box = (0, 0, *image.size)
-    image = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
-    pixels = np.array(image, np.uint8)
+        image = image.crop((left, top, left + side, top + side))
+    pixels = np.array(image.resize((size, size), Image.Resampling.LANCZOS), np.uint8)
     return pixels.reshape(size, size, config.channels).transpose(2, 0, 1)
 
 
@@ -120,15 +123,8 @@ class ImageFiles:
                 return torch.from_numpy(frame(image, self.size, self.config).copy())
         except TooSmall as error:
             self.skipped[name] = str(error)
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-            EOFError,
-            zipfile.BadZipFile,
-            Image.DecompressionBombError,
-        ) as error:
-            self.skipped[name] = f"unreadable ({error})"
+        except UNREADABLE as error:
+            self.skipped[name] = f"unreadable ({type(error).__name__}: {error})"
         return None
 
     def _bytes(self, name: str) -> bytes:
@@ -144,17 +140,21 @@ class ImageFiles:
 
 
 def _list(path: Path) -> list[str]:
-    """The pictures' names below the folder or in the zip, sorted."""
-    if path.is_dir():
-        names = [
-            p.relative_to(path).as_posix() for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
-        ]
-    elif zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = [n for n in archive.namelist() if n.lower().endswith(SUFFIXES) and "__MACOSX/" not in n]
-    else:
-        found = "which is neither" if path.exists() else "which does not exist"
-        raise UserError(f"data: --data wants a folder or a zip of pictures, got {path}, {found}")
-    if not names:
+    """The pictures' names below the folder or in the zip, sorted; what macOS leaves beside them is passed over."""
+    try:
+        if path.is_dir():
+            names = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()]
+        else:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"data: --data wants a folder or a zip of pictures, got {path} ({reason})") from error
+    pictures = [
+        name
+        for name in names
+        if name.lower().endswith(SUFFIXES) and "__MACOSX" not in name and not name.split("/")[-1].startswith("._")
+    ]
+    if not pictures:
         raise UserError(f"data: no pictures in {path}; wanted files ending in {' '.join(SUFFIXES)}")
-    return sorted(names)
+    return sorted(pictures)

@@ -118,7 +118,7 @@ def test_lists_and_tensors_address_the_same_pictures(sprites: DSprites) -> None:
         assert torch.equal(sprites[[index]][0], pictures[position])
 
 
-@pytest.mark.parametrize("shape", [0, 1])
+@pytest.mark.parametrize("shape", range(3))
 def test_the_whole_shape_is_inside_at_every_corner(sprites: DSprites, shape: int) -> None:
     centre = all_shapes_at(sprites, 16, 16)[shape].sum((-1, -2))
     assert centre.min() > 50
@@ -367,7 +367,7 @@ def test_a_public_file_with_fewer_pictures_than_factors(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrong", [np.zeros((48, 32, 32), np.uint8), np.zeros((48, 64, 64), np.float32)])
 def test_pictures_of_another_size_or_type(tmp_path: Path, wrong: np.ndarray) -> None:
     path = write(tmp_path / "size.npz", {**public_arrays(), "imgs": wrong})
-    assert "imgs must be uint8 [n, 64, 64]" in error_of(lambda: DSpritesFile(path))
+    assert "imgs must be uint8 [48, 64, 64]" in error_of(lambda: DSpritesFile(path))
 
 
 def test_classes_that_need_unpickling_are_refused(tmp_path: Path) -> None:
@@ -378,3 +378,41 @@ def test_classes_that_need_unpickling_are_refused(tmp_path: Path) -> None:
 
 def test_a_public_file_that_is_not_there(tmp_path: Path) -> None:
     assert "nowhere.npz" in error_of(lambda: DSpritesFile(tmp_path / "nowhere.npz"))
+
+
+def npz(path: Path, classes: np.ndarray, count: int | None = None) -> Path:
+    classes = np.asarray(classes)
+    imgs = np.zeros((len(classes) if count is None else count, 64, 64), np.uint8)
+    np.savez_compressed(path, imgs=imgs, latents_classes=classes)
+    return path
+
+
+def grid() -> np.ndarray:
+    return np.array(list(product([0], *map(range, (2, 2, 2, 2, 2)))), np.int64)
+
+
+@pytest.mark.parametrize("kept", [17, 31])
+def test_a_public_file_whose_end_is_missing(tmp_path: Path, kept: int) -> None:
+    path = npz(tmp_path / "a.npz", grid()[:kept])
+    assert "full grid" in error_of(lambda: DSpritesFile(path))
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [np.concatenate([grid(), grid()]), np.zeros(4, np.int64), np.zeros((0, 6), np.int64), np.zeros((4, 6), np.float32)],
+    ids=["twice", "flat", "empty", "float"],
+)
+def test_a_public_file_with_odd_classes(tmp_path: Path, classes: np.ndarray) -> None:
+    path = npz(tmp_path / "a.npz", classes)
+    assert str(path) in error_of(lambda: DSpritesFile(path))
+
+
+def test_a_public_file_damaged_in_the_middle(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    pictures = np.random.default_rng(0).integers(0, 2, (32, 64, 64), np.uint8)
+    np.savez_compressed(path, imgs=pictures, latents_classes=grid())
+    content = bytearray(path.read_bytes())
+    for i in range(300, 400):
+        content[i] ^= 0x33
+    path.write_bytes(content)
+    assert str(path) in error_of(lambda: DSpritesFile(path))

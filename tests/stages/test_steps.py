@@ -74,7 +74,7 @@ def test_vae_step_against_plain_pytorch(name, iteration):
         rec = -(x * p.log() + (1 - x) * (1 - p).log()).sum() / BATCH
         progress = min(max((iteration / 3200 - 0.22) / 0.6, 0), 1)
         beta = 60 * (8 / 60) ** progress
-        lr = 2e-3 * min(1, (3200 - iteration) / 640)
+        lr = 1e-2 * min(1, (iteration + 1) / 640, (3200 - iteration) / 640)
     else:
         rec = ((x - p) ** 2).sum() / BATCH
         beta, lr = 6.4, 1e-4
