@@ -62,7 +62,8 @@ def _parse_flags(argv: Sequence[str], base: Config, prog: str) -> tuple[Config, 
         if not stop.code:
             raise
         lines = [line.strip(" │|─-╭╮╰╯") for line in errors.getvalue().splitlines()]
-        said = list(takewhile(bool, lines[2:]))  # a title and a rule come first, then the message, then a rule
+        _, *body = filter(None, lines)  # a title, the message, help
+        said = takewhile(lambda line: not line.startswith(("For full helptext", "Argument helptext")), body)
         raise UserError(f"{' '.join(said).rstrip('.')}; {prog} --help shows what there is") from None
 
 
@@ -113,8 +114,6 @@ def check(config: Config) -> Config:
         raise UserError(f"--images.size: must be 64, 128, 256, 512 or 1024, got {size}")
     if gan.model == "dsprites" and (size != 64 or gan.bottleneck):
         raise UserError("--gan.model dsprites: works at --images.size 64 and without --gan.bottleneck; use resnet")
-    if gan.warm_start and (gan.model != "dsprites" or gan.s_dim or gan.width != config.vae.width):
-        raise UserError(
-            "--gan.warm-start: needs --gan.model dsprites, --gan.s-dim 0 and --gan.width equal to --vae.width"
-        )
+    if gan.warm_start and (gan.model != "dsprites" or gan.width != config.vae.width):
+        raise UserError("--gan.warm-start: needs --gan.model dsprites and --gan.width equal to --vae.width")
     return replace(config, out=config.out or Path("runs") / f"{config.preset}-seed{config.seed}")

@@ -91,7 +91,7 @@ class GANConfig:
     sample_code: Literal["posterior", "prior"] = "posterior"
     """Where c comes from in sample pictures: q(c|x) of real images, or N(0, I)."""
     warm_start: bool = False
-    """Start G from the VAE's decoder (dsprites model with s_dim 0 only)."""
+    """Start G from the VAE's decoder (dsprites model of the VAE's width only)."""
 
 
 @dataclass(frozen=True)

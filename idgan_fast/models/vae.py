@@ -103,12 +103,15 @@ class DSpritesGenerator(nn.Module):
 
     @torch.no_grad()
     def copy_decoder(self, decoder: Decoder) -> None:
-        """Start from the VAE: afterwards G(c) = 2 sigmoid(decoder(c)) - 1, exactly, as tanh(l/2) = 2 sigmoid(l) - 1."""
-        if self.s_dim:
-            raise ValueError(f"copy_decoder: needs a generator with s_dim 0, got s_dim {self.s_dim}")
-        self.layer.load_state_dict(decoder.layer.state_dict())
-        for parameter in self.layer[11].parameters():
-            parameter.mul_(0.5)
+        """Start from the VAE: then G(0, c) = 2 sigmoid(decoder(c)) - 1, exactly, as tanh(l/2) = 2 sigmoid(l) - 1.
+
+        The weights by which s enters stay as they were drawn.
+        """
+        by_s = self.layer[0].weight[:, : self.s_dim]
+        weights = decoder.layer.state_dict()
+        weights["0.weight"] = torch.cat([by_s, weights["0.weight"]], dim=1)
+        weights["11.weight"], weights["11.bias"] = weights["11.weight"] / 2, weights["11.bias"] / 2
+        self.layer.load_state_dict(weights)
 
 
 class DSpritesDiscriminator(nn.Module):

@@ -194,9 +194,15 @@ def test_copied_decoder_is_a_copy():
     assert torch.equal(decoder.layer[3].weight, before)
 
 
-def test_a_generator_with_s_cannot_copy_a_decoder():
-    with pytest.raises(ValueError, match=r"copy_decoder.*s_dim 0.*got s_dim 2"):
-        DSpritesGenerator(s_dim=2, c_dim=3, width=2).copy_decoder(Decoder(c_dim=3, width=2))
+def test_copied_decoder_beside_s():
+    """At s = 0 the generator is the decoder; s enters by weights of its own."""
+    decoder, g = Decoder(c_dim=3, width=2).double(), DSpritesGenerator(s_dim=2, c_dim=3, channels=3, width=2).double()
+    g.copy_decoder(decoder)
+    c, s = normal(4, 3, seed=2, dtype=torch.float64), normal(4, 2, seed=3, dtype=torch.float64)
+    with torch.no_grad():
+        expected = 2 * torch.sigmoid(decoder(c)) - 1
+        torch.testing.assert_close(g(torch.zeros_like(s), c), expected, rtol=1e-12, atol=1e-12)
+        assert not torch.allclose(g(s, c), expected)
 
 
 def conv(x, weight, bias, padding):
