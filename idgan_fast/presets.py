@@ -33,7 +33,7 @@ PRESETS: dict[str, Config] = {
             lr_warmup=0.2,
             lr_decay=0.2,
         ),
-        gan=replace(_DSPRITES.gan, iters=3000, batch_size=32, width=16, warm_start=True),
+        gan=replace(_DSPRITES.gan, iters=2000, batch_size=32, width=16, lr_g=2e-4, lr_d=4e-4, warm_start=True),
     ),
     "celeba-64": _CELEBA_64,
     "celeba-256": replace(

@@ -1,8 +1,13 @@
-"""report.html: one self-contained page with a run's pictures, numbers and departures from the paper."""
+"""report.html: one self-contained page with a run's pictures, numbers and departures from the paper.
+
+summary.json beside it holds the numbers for programs.
+"""
 
 import base64
 import html
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +159,8 @@ def write(
         _skipped(skipped),
         f"<h2>Settings</h2><details><summary>config.yaml</summary><pre>{html.escape(to_yaml(config))}</pre></details>",
     ]
+    numbers = {**asdict(summary), "seconds": round(seconds), "skipped": len(skipped)}
+    write_atomically(folder.path / "summary.json", json.dumps(numbers, indent=1).encode())
     page = folder.path / "report.html"
     write_atomically(page, "\n".join(part for part in parts if part).encode())
     return page

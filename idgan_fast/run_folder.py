@@ -12,7 +12,7 @@ from idgan_fast.config import Config, to_yaml
 
 
 class RunFolder:
-    """config.yaml, stats.jsonl, tensorboard/, checkpoints/, samples/, traversals/, reconstructions/, report.html."""
+    """config.yaml, stats.jsonl, tensorboard/, checkpoints/, three folders of pictures, report.html, summary.json."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

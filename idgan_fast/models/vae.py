@@ -107,7 +107,7 @@ class DSpritesGenerator(nn.Module):
 
         The weights by which s enters stay as they were drawn.
         """
-        by_s = self.layer[0].weight[:, : self.s_dim]
+        by_s = self.layer.state_dict()["0.weight"][:, : self.s_dim]
         weights = decoder.layer.state_dict()
         weights["0.weight"] = torch.cat([by_s, weights["0.weight"]], dim=1)
         weights["11.weight"], weights["11.bias"] = weights["11.weight"] / 2, weights["11.bias"] / 2

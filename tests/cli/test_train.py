@@ -75,6 +75,10 @@ def test_whole_run_leaves_everything(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [row["iteration"] for row in rows if row["stage"] == "vae"] == list(range(1, 9))
     assert {"d_real", "d_fake", "r1", "g", "distillation"} <= set(rows[-2])
 
+    summary = json.loads((run / "summary.json").read_text())
+    assert len(summary["kl"]) == len(summary["r2_prior"]) == 10
+    assert [len(row) for row in summary["correlation"]] == [10] * 5
+
     page = (run / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 4
     assert page.count("data:image/gif;base64,") == 1
