@@ -92,8 +92,8 @@ def traversal(stage: GANStage, codes: Codes, base: int = 0) -> Image.Image:
 def traversal_frames(
     stage: GANStage, codes: Codes, bases: int = 6, most: int = 6, frames: int = 13
 ) -> list[Image.Image]:
-    """There and back along each of the `most` informative dimensions (rows), for several images (columns)."""
-    dims = by_kl(codes)[:most]
+    """There and back along each active dimension (rows, `most` at the most), for several images (columns)."""
+    dims = by_kl(codes)[: min(max(int(codes.active.sum()), 1), most)]
     bases = min(bases, len(codes.mean))
     rng = torch.Generator().manual_seed(0)
     s = torch.randn(bases, 1, stage.config.s_dim, generator=rng)
