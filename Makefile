@@ -2,12 +2,14 @@
 PYTHON ?= python3
 # Another torch: make install TORCH_SPEC="torch==2.13.0"
 TORCH_SPEC ?= torch
+# More arguments of pip for it, such as the index of the CPU builds
+TORCH_ARGS ?=
 # Arguments of the main job: make train ARGS="--preset celeba-64 --data faces.zip"
 ARGS ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
-STAMP := $(VENV)/.installed-$(shell printf '%s' '$(TORCH_SPEC)' | cksum | cut -d' ' -f1)
+STAMP := $(VENV)/.installed-$(shell printf '%s' '$(TORCH_SPEC) $(TORCH_ARGS)' | cksum | cut -d' ' -f1)
 
 .PHONY: install train test test-all bench check format clean
 .DEFAULT_GOAL := install
@@ -18,7 +20,7 @@ $(STAMP): pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("idgan-fast needs Python 3.10 or newer, got " + sys.version.split()[0] + ": make PYTHON=python3.11 install")'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet "setuptools>=77" wheel
-	$(PY) -m pip install --quiet $(TORCH_SPEC)
+	$(PY) -m pip install --quiet "$(TORCH_SPEC)" $(TORCH_ARGS)
 	$(PY) -m pip install --quiet --no-build-isolation --editable ".[dev]"
 	@rm -f $(VENV)/.installed-* && touch $@
 

@@ -44,12 +44,16 @@ def parse(argv: Sequence[str], prog: str = "idgan-fast train") -> Config:
     file = _given(argv, "--config")
     values = read_yaml(Path(file)) if file is not None else {}
     name = str(_given(argv, "--preset") or values.get("preset") or Config.preset)
-    base = _spread_batch_size(override(preset(name), {**values, "preset": name}))
+    base = override(preset(name), {**values, "preset": name})
+    given = _given(argv, "--batch-size")
+    if given is not None and given.isdecimal():
+        base = replace(base, batch_size=int(given))
+    base = _spread_batch_size(base)  # before the flags, so that --gan.batch-size wins over --batch-size
     config, unknown = _parse_flags(argv, base, prog)
     if unknown:
         flags = ["--" + key.replace("_", "-") for key in flatten(base) if key != "dataset"]
         raise UserError(f"{unknown[0]}: no such option; {nearest(unknown[0].split('=')[0], flags)}")
-    return check(_spread_batch_size(config))
+    return check(replace(config, batch_size=None))
 
 
 def _parse_flags(argv: Sequence[str], base: Config, prog: str) -> tuple[Config, list[str]]:
@@ -109,7 +113,11 @@ def check(config: Config) -> Config:
             f"--data: the preset {config.preset} takes the public dSprites .npz or nothing, got {config.data}; "
             "for pictures choose another preset, such as celeba-64"
         )
+    if config.vae.beta_start == 0:
+        raise UserError("--vae.beta-start: must be above 0, as beta falls geometrically from it; got 0")
     size, gan = config.images.size, config.gan
+    if config.dataset == "dsprites" and size != 64:
+        raise UserError(f"--images.size: dSprites has pictures of 64x64, got {size}")
     if size not in (64, 128, 256, 512, 1024):
         raise UserError(f"--images.size: must be 64, 128, 256, 512 or 1024, got {size}")
     if gan.model == "dsprites" and (size != 64 or gan.bottleneck):

@@ -21,6 +21,10 @@ KEEP = 2  # the newest checkpoints that stay, so that a damaged one never costs 
 STAGES = ("vae", "gan")
 
 
+class Damaged(UserError):
+    """The file was read and is not what was once written."""
+
+
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """The file holds either all of `data` or what it held before. Raises UserError on a full disk."""
     partial = path.with_name(path.name + ".part")
@@ -30,11 +34,12 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        if os.name == "posix":  # the rename itself
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except OSError as error:
         partial.unlink(missing_ok=True)
         if disk_full(error):
@@ -44,7 +49,7 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
 
 
 def save(folder: Path, state: dict[str, Any]) -> Path:
-    """Write `state` (see train.Run.state) as STAGE-ITERATION.pt into `folder`; drop all but the newest.
+    """Write `state` (see Trainer._save) as STAGE-ITERATION.pt into `folder`; drop all but the newest.
 
     The last one of stage 1 stays: other generators can start from its encoder.
     """
@@ -83,23 +88,24 @@ def load(path: Path) -> dict[str, Any]:
 def _read(path: Path) -> Any:
     """Tensors and plain values of a file that torch.save wrote."""
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
+        content = BytesIO(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"checkpoint: cannot read {path}: {error.strerror or error}") from error
+    try:
+        if zipfile.is_zipfile(content):
+            with zipfile.ZipFile(content) as archive:
                 damaged = archive.testzip()  # torch.load does not look at the checksums
             if damaged is not None:
-                raise UserError(f"checkpoint: {path} is damaged (the checksum of {damaged})")
+                raise ValueError(f"the checksum of {damaged} is wrong")
+        content.seek(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols, beside our one line
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
-    except FileNotFoundError as error:
-        raise UserError(f"checkpoint: there is no file {path}") from error
+            return torch.load(content, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(f"checkpoint: {path} is damaged, or holds more than tensors and plain values") from error
+        raise Damaged(f"checkpoint: {path} is damaged, or holds more than tensors and plain values") from error
     except Exception as error:  # a damaged file can make the unpickler raise anything
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise UserError(f"checkpoint: {path} is damaged or no checkpoint ({reason})") from error
+        raise Damaged(f"checkpoint: {path} is damaged or no checkpoint ({reason})") from error
 
 
 def load_public(path: str | Path, c_dim: int | None = None) -> dict[str, nn.Module]:

@@ -34,7 +34,7 @@ class ImagesConfig:
     """Mirror half of the pictures (stage 2 only)."""
     dequantise: bool = True
     """Add U[0, 1/128) noise (stage 2 only)."""
-    cache_gib: float = 2.0
+    cache_gib: float = 4.0
     """Decoded pictures are kept in memory if they fit in this many GiB."""
 
 
@@ -88,8 +88,8 @@ class GANConfig:
     """Weight of the information distillation loss, lambda."""
     ema: float = 0.999
     """Decay of the moving average of G's weights, which all pictures are made with."""
-    sample_code: Literal["posterior", "prior"] = "posterior"
-    """Where c comes from in sample pictures: q(c|x) of real images, or N(0, I)."""
+    sample_code: Literal["posterior", "prior"] = "prior"
+    """Where c comes from in sample pictures: q(c|x) of real images, or N(0, I) as in the public code."""
     warm_start: bool = False
     """Start G from the VAE's decoder (dsprites model of the VAE's width only)."""
 
@@ -108,21 +108,21 @@ class Config:
     """Sets both stages' batch size."""
     seed: int = 0
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, ..."""
+    """auto (a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, ..."""
     amp: Amp = "off"
     """Mixed precision; a bare --amp means auto."""
     resume: str = "auto"
     """auto: go on where the run's folder stopped; never: start anew; or the path of a checkpoint."""
     config: Path | None = None
     """A YAML file of settings, such as a run's config.yaml."""
-    workers: int = 2
-    """Processes that decode pictures which do not fit in memory."""
+    workers: int | None = None
+    """Processes that decode pictures which do not fit in memory; None means one a core."""
     log_every: int = 50
-    """Iterations between two lines of stats.jsonl."""
+    """Iterations between two lines of stats.jsonl; slow runs write one every half minute."""
     picture_every: int = 5000
     """Iterations between two sets of pictures."""
     save_every: int = 5000
-    """Iterations between two checkpoints."""
+    """Iterations between two checkpoints; slow runs write one every ten minutes."""
     dataset: tyro.conf.Suppress[Literal["dsprites", "images"]] = "images"
     images: ImagesConfig = field(default_factory=ImagesConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 QUIET_SECONDS = 10.0  # between two plain lines
 
@@ -28,12 +29,12 @@ class StageProgress:
         if console.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
+                BarColumn(bar_width=16),
                 TextColumn("{task.completed}/{task.total}"),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[text]}"),
+                TextColumn("{task.fields[text]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             )
-            self._bar = Progress(*columns, console=console)
+            self._bar = Progress(*columns, console=console, expand=True)
             self._task = self._bar.add_task(name, total=total, completed=start, text="")
 
     def __enter__(self) -> "StageProgress":
@@ -55,7 +56,7 @@ class StageProgress:
         speed = self.images_per_second(done)
         if self._bar is not None:
             self._bar.update(self._task, completed=done, text=f"{speed:.0f} images/s  {self._text}")
-        elif values is not None and (time.monotonic() - self._last_line > QUIET_SECONDS or done == self.total):
+        elif time.monotonic() - self._last_line > QUIET_SECONDS or done == self.total:
             self._last_line = time.monotonic()
             left = format_time((self.total - done) * self.batch_size / max(speed, 1e-9))
             print(f"{self.name} {done}/{self.total}  {speed:.0f} images/s  ETA {left}  {self._text}", flush=True)

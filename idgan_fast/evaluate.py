@@ -7,17 +7,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
 from idgan_fast.data import Dataset, to_unit
 from idgan_fast.data.dsprites import DSprites, DSpritesFile, factor_indices
 from idgan_fast.losses import kl_per_dim
 from idgan_fast.metrics.disentanglement import correlation, mig, r2_per_dim
-from idgan_fast.models.vae import Encoder, reparameterise
+from idgan_fast.models.vae import IMAGE_SIZE, Encoder, reparameterise
 from idgan_fast.stages.gan import GANStage, teacher_view
 
 ACTIVE_NATS = 0.5  # a code dimension with more KL than this carries information
-BATCH = 64
+BATCH = 64  # images of 64x64 at a time, and larger ones in proportion
+READ_BACK = 2048  # generated images of 64x64 that are read back for a report, and larger ones in proportion
+SHOWN_SIDE = 128  # of a generated picture at the most, in pixels
 
 
 @dataclass(frozen=True)
@@ -60,18 +63,28 @@ def read_codes(dataset: Dataset, encoder: Encoder, count: int, device: torch.dev
     return Codes(images, mean, logvar, factors)
 
 
+def affordable(count: int, size: int) -> int:
+    """As many images of size x size as hold the pixels of `count` images of 64x64, and one at least."""
+    return max(count * IMAGE_SIZE**2 // size**2, 1)
+
+
 @torch.no_grad()
-def generate(generator: nn.Module, s: Tensor, c: Tensor, device: torch.device) -> Tensor:
-    """G(s, c) in batches, on the CPU: [N, C, S, S] in [-1, 1]."""
-    pairs = zip(s.split(BATCH), c.split(BATCH), strict=True)
-    return torch.cat([generator(a.to(device), b.to(device)).float().cpu() for a, b in pairs])
+def generate(stage: GANStage, s: Tensor, c: Tensor) -> Tensor:
+    """Pictures of G's average to look at: [N, C, S, S] in [0, 1], S at most SHOWN_SIDE, on the CPU."""
+    batch, pictures = affordable(BATCH, stage.images.size), []
+    for a, b in zip(s.split(batch), c.split(batch), strict=True):
+        x = stage.average(a.to(stage.device), b.to(stage.device)).float() * 0.5 + 0.5
+        if x.shape[-1] > SHOWN_SIDE:
+            x = F.adaptive_avg_pool2d(x, SHOWN_SIDE)
+        pictures.append(x.cpu())
+    return torch.cat(pictures)
 
 
 @torch.no_grad()
 def read_back(stage: GANStage, c: Tensor, rng: torch.Generator) -> np.ndarray:
     """R^2 per dimension of the encoder's mean of G(s, c) against c [N, d], with G's average and fresh s: [d]."""
     means = []
-    for part in c.split(BATCH):
+    for part in c.split(affordable(BATCH, stage.images.size)):
         s = torch.randn(len(part), stage.config.s_dim, generator=rng).to(stage.device)
         mean, _ = stage.teacher(teacher_view(stage.average(s, part.to(stage.device))))
         means.append(mean.float().cpu())
@@ -82,6 +95,7 @@ def read_back(stage: GANStage, c: Tensor, rng: torch.Generator) -> np.ndarray:
 class Summary:
     """A finished run in numbers; what the report shows."""
 
+    encoded: int  # real images that kl, correlation and mig were measured on
     kl: list[float]
     active: list[int]
     correlation: list[list[float]] | None  # [factor][dimension]
@@ -96,14 +110,14 @@ class Summary:
 
 
 def summarise(stage: GANStage, codes: Codes, seed: int = 0) -> Summary:
-    """Measure with as many generated images, for each source of c, as there are codes."""
+    """Measure with READ_BACK generated images for each source of c, fewer of larger ones."""
     rng = torch.Generator().manual_seed(seed)
-    c = codes.sample(len(codes.mean), rng)
+    c = codes.sample(max(affordable(READ_BACK, stage.images.size), 128), rng)
     posterior = read_back(stage, c, rng)
     prior = read_back(stage, torch.randn(c.shape, generator=rng), rng)
     table = gap = None
     if codes.factors is not None:
         table = correlation(codes.factors, codes.mean.numpy()).tolist()
-        gap = mig(codes.factors, codes.mean.numpy())
+        gap = mig(codes.factors, codes.mean.numpy()) if codes.mean.shape[1] > 1 else None
     active = codes.active.nonzero().flatten().tolist()
-    return Summary(codes.kl.tolist(), active, table, gap, posterior.tolist(), prior.tolist())
+    return Summary(len(codes.mean), codes.kl.tolist(), active, table, gap, posterior.tolist(), prior.tolist())

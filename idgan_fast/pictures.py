@@ -14,7 +14,6 @@ from idgan_fast.evaluate import Codes, generate
 from idgan_fast.stages.gan import GANStage
 from idgan_fast.stages.vae import VAEStage
 
-SHOWN_SIDE = 128  # of one picture in a grid at the most, in pixels
 LABEL_WIDTH = 62
 STEPS = 9  # values of c in a traversal
 REACH = 2.0  # from -REACH to REACH standard deviations of the prior
@@ -23,8 +22,6 @@ REACH = 2.0  # from -REACH to REACH standard deviations of the prior
 def grid(images: Tensor, columns: int, gap: int = 2) -> Image.Image:
     """Images [N, C, S, S] in [0, 1] (C = 1 or 3) -> one picture, row by row."""
     images = images.float().clamp(0, 1)
-    if images.shape[-1] > SHOWN_SIDE:
-        images = torch.nn.functional.adaptive_avg_pool2d(images, SHOWN_SIDE)
     pixels = images.mul(255).round().byte().expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
     side, rows = pixels.shape[1], -(-len(pixels) // columns)
     sheet = torch.full((rows * (side + gap) - gap, columns * (side + gap) - gap, 3), 96, dtype=torch.uint8)
@@ -63,7 +60,7 @@ def samples(stage: GANStage, codes: Codes, count: int = 64) -> Image.Image:
     else:
         c = torch.randn(count, stage.c_dim, generator=rng)
     s = torch.randn(len(c), stage.config.s_dim, generator=rng)
-    return grid(generate(stage.average, s, c, stage.device) * 0.5 + 0.5, 8)
+    return grid(generate(stage, s, c), 8)
 
 
 def _traversed(codes: Codes, base: int, dims: Sequence[int], values: Tensor) -> Tensor:
@@ -86,7 +83,7 @@ def traversal(stage: GANStage, codes: Codes, base: int = 0) -> Image.Image:
     s = torch.randn(1, stage.config.s_dim, generator=torch.Generator().manual_seed(0)).expand(len(c), -1)
     kl = codes.kl.tolist()
     labels = [f"c{dim}\n{kl[dim]:.2f} nats" for dim in dims]
-    return label_rows(grid(generate(stage.average, s, c, stage.device) * 0.5 + 0.5, STEPS), labels)
+    return label_rows(grid(generate(stage, s, c), STEPS), labels)
 
 
 def traversal_frames(
@@ -100,7 +97,7 @@ def traversal_frames(
     values = torch.linspace(-REACH, REACH, frames)
     c = torch.stack([_traversed(codes, base, dims, values) for base in range(bases)])  # [bases, dims * frames, d]
     s = s.expand(-1, c.shape[1], -1)
-    images = generate(stage.average, s.flatten(0, 1), c.flatten(0, 1), stage.device) * 0.5 + 0.5
+    images = generate(stage, s.flatten(0, 1), c.flatten(0, 1))
     images = images.view(bases, len(dims), frames, *images.shape[1:]).permute(2, 1, 0, 3, 4, 5)
     there = [grid(frame.flatten(0, 1), bases) for frame in images]
     return there + there[-2:0:-1]
@@ -125,7 +122,9 @@ def curves(rows: Sequence[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(3.4 * columns, 2.3 * height), layout="constrained")
     for index, ((stage, name), (xs, ys)) in enumerate(sorted(series.items(), key=lambda item: item[0][0] != "vae")):
         axes = figure.add_subplot(height, columns, index + 1)
-        axes.plot(xs, ys, linewidth=1, color="tab:blue" if stage == "vae" else "tab:red")
+        axes.plot(
+            xs, ys, linewidth=1, marker="." if len(xs) < 3 else "", color="tab:blue" if stage == "vae" else "tab:red"
+        )
         axes.set_title(f"{stage}: {name}", fontsize=9)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)

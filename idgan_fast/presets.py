@@ -77,4 +77,6 @@ def departures(config: Config) -> list[tuple[str, Any, Any]]:
     rows = [(key, paper[key], ours[key]) for key in ours if key.startswith(science) and ours[key] != paper[key]]
     if config.dataset == "dsprites" and config.data is None:
         rows.insert(0, ("data", "the public dSprites file", "the same factor grid, rendered by this project"))
+    if config.preset == "celebahq-1024":
+        rows.insert(0, ("teacher's pictures", "CelebA, 160-pixel centre crops", "those of stage 2, at 64x64"))
     return [row for row in rows if row[0] != "images.cache_gib"]

@@ -93,8 +93,9 @@ def _factor_table(summary: Summary) -> str:
     return (
         "<h2>Factors and codes</h2>"
         + table(["|correlation|", *(f"c{i}" for i in order)], rows)
-        + f'<p class="note">Of the true factors with the encoder\'s means. Mutual information gap (MIG, 20 bins): '
-        f"{_number(summary.mig)}. Shape and orientation are not monotone, so correlation says little of them.</p>"
+        + f'<p class="note">Of the true factors with the encoder\'s means. Mutual information gap (MIG, 20 bins, '
+        f"{summary.encoded} pictures): {_number(summary.mig)}. Shape and orientation are not monotone, so correlation "
+        "says little of them.</p>"
     )
 
 
@@ -102,7 +103,7 @@ def _departures(config: Config) -> str:
     rows = departures(config)
     if not rows:
         return "<p>None: every setting is that of the public code.</p>"
-    return table(["setting", "paper", "this run"], rows)
+    return table(["setting", "paper", "this run"], [[key, f"{paper}", f"{ours}"] for key, paper, ours in rows])
 
 
 def _skipped(skipped: Mapping[str, str]) -> str:
@@ -129,7 +130,6 @@ def write(
     pictures.curves(folder.stats()).savefig(curves, dpi=110)
     chosen = ", ".join(f"{name} {value}" for name, value in choices.items())
     title = f"ID-GAN: {config.preset}, seed {config.seed}"
-    most = min(6, len(summary.kl))
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>",
         f"<h1>{title}</h1><p class=note>idgan-fast {__version__}; {html.escape(chosen)}</p>",
@@ -141,7 +141,7 @@ def write(
         "<h2>Traversals of the code</h2>",
         embed(
             gif,
-            f"Rows: the {most} most informative dimensions, from -2 to 2 and back; columns: several pictures",
+            "Rows: the active dimensions (6 at the most), from -2 to 2 and back; columns: several pictures",
         ),
         embed(folder.newest_picture("traversals", "gan"), "One picture; rows: code dimensions, ordered by KL"),
         "<h2>The code</h2>",

@@ -12,16 +12,11 @@ from idgan_fast.run_folder import RunFolder
 
 # Settings that a resumed run may change: they say how a run is kept, not what it computes.
 FREE = {
-    "out",
-    "device",
-    "resume",
-    "config",
-    "workers",
-    "log_every",
-    "picture_every",
-    "save_every",
-    "images.cache_gib",
+    *("out", "device", "resume", "config", "data", "workers", "log_every", "picture_every", "save_every"),
+    *("images.cache_gib", "gan.sample_code"),
 }
+# Those that it may change because a run that got stuck needs it; one line says so.
+REMEDIES = {"amp", "vae.lr", "vae.batch_size", "gan.lr_g", "gan.lr_d", "gan.batch_size"}
 
 
 @dataclass(frozen=True)
@@ -55,46 +50,53 @@ def find(config: Config, say: Callable[[str], None]) -> tuple[RunFolder, Resumed
         return folder, None
     there = checkpoint.newest_first(folder.checkpoints)
     if config.resume == "auto":
-        newest = _newest_readable(there, config, say)
+        newest = _newest_readable(there, folder, say)
         if newest is None:
             return folder, None
         resumed = newest
     else:
         path = Path(config.resume)
-        resumed = _agreeing(Resumed(path, checkpoint.load(path)), config)
+        resumed = Resumed(path, checkpoint.load(path))
         if there and there[0].resolve() != path.resolve():
             raise UserError(f"resume: {config.out} has gone further, to {there[0].name}; give another --out")
     say(f"resuming from {resumed.path} ({resumed.stage} iteration {resumed.iteration})")
+    _require_agreement(resumed, config, say)
     return folder, resumed
 
 
-def _newest_readable(paths: list[Path], config: Config, say: Callable[[str], None]) -> Resumed | None:
+def _newest_readable(paths: list[Path], folder: RunFolder, say: Callable[[str], None]) -> Resumed | None:
+    """Damaged files are passed over, and renamed once an older one has been read."""
+    damaged: list[Path] = []
     for path in paths:
         try:
             state = checkpoint.load(path)
-        except UserError as error:
-            aside = path.rename(path.with_suffix(".damaged"))
-            say(f"{error}; it is now {aside.name}, trying the one before")
+        except checkpoint.Damaged as error:
+            damaged.append(path)
+            say(f"{error}; trying the one before")
             continue
-        return _agreeing(Resumed(path, state), config)
-    if paths:
-        raise UserError(f"no checkpoint in {paths[0].parent} can be read; --resume never starts anew")
+        for old in damaged:
+            old.rename(old.with_suffix(".damaged"))
+        return Resumed(path, state)
+    if damaged:
+        raise UserError(f"no checkpoint in {folder.checkpoints} can be read; --resume never starts anew")
     return None
 
 
-def _agreeing(resumed: Resumed, config: Config) -> Resumed:
-    """`resumed`, if the run that wrote it had the same settings, or ones that may change."""
+def _require_agreement(resumed: Resumed, config: Config, say: Callable[[str], None]) -> None:
+    """Raise UserError unless the run that wrote the checkpoint had the same settings, or ones that may change."""
     before, now = resumed.state["config"], flatten(config)
     free = FREE | _extendable(config, resumed)
-    changed = [key for key in now if key not in free and before.get(key) != now[key]]
-    if changed:
-        key = changed[0]
-        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+    # A setting that the checkpoint does not know is newer than it, and had the default's effect.
+    changed = [key for key in now if key not in free and key in before and before[key] != now[key]]
+    refused = [key for key in changed if key not in REMEDIES]
+    if refused:
+        key, more = refused[0], f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
         raise UserError(
-            f"resume: {key} was {before.get(key)} in {resumed.path} and is {now[key]} now{more}; take the old "
-            f"settings with --config {resumed.path.parent.parent / 'config.yaml'}, another --out, or --resume never"
+            f"resume: {key} was {before[key]} in {resumed.path} and is {now[key]} now{more}; take the old settings "
+            f"with --config {resumed.path.parent.parent / 'config.yaml'}, another --out, or --resume never"
         )
-    return resumed
+    for key in changed:
+        say(f"from here on {key} is {now[key]}, it was {before[key]}")
 
 
 def _extendable(config: Config, resumed: Resumed) -> set[str]:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a flag that the training loop reads between two iterations."""
+"""SIGINT, SIGTERM and SIGHUP as a flag that the training loop reads between two iterations."""
 
 import signal
 from types import FrameType
@@ -8,14 +8,16 @@ from typing import Any
 class StopSignal:
     """A context manager; true once a signal has come. A second signal ends the process at once."""
 
-    CAUGHT = (signal.SIGINT, signal.SIGTERM)
+    CAUGHT = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignal":
-        self._before = {number: signal.signal(number, self._catch) for number in self.CAUGHT}
+        for number in self.CAUGHT:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish stands
+                self._before[number] = signal.signal(number, self._catch)
         return self
 
     def __exit__(self, *_: Any) -> None:

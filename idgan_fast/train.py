@@ -1,5 +1,7 @@
 """The main job: `python -m idgan_fast.train`. Parse, build, run the two stages, write the report."""
 
+import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +15,16 @@ from idgan_fast.config import Config, flatten
 from idgan_fast.console import Console, StageProgress, format_time
 from idgan_fast.data import Dataset, batches, open_data
 from idgan_fast.errors import UserError, disk_full
-from idgan_fast.evaluate import ACTIVE_NATS, Codes, Summary, read_back, read_codes, summarise
+from idgan_fast.evaluate import (
+    ACTIVE_NATS,
+    READ_BACK,
+    Codes,
+    Summary,
+    affordable,
+    read_back,
+    read_codes,
+    summarise,
+)
 from idgan_fast.models.vae import IMAGE_SIZE
 from idgan_fast.precision import Precision, choose
 from idgan_fast.resume import find
@@ -24,9 +35,13 @@ from idgan_fast.stages.vae import VAEStage
 Stage = VAEStage | GANStage
 
 ENCODED = 2048  # real images whose codes are read
+ENCODED_WITH_FACTORS = 10_000  # where factors are known: MIG's usual number
+LOG_SECONDS = 30.0  # slow runs log and save by the clock too
+SAVE_SECONDS = 600.0
+
 COLLAPSED = (
     f"collapse: no code dimension carries {ACTIVE_NATS} nats, so there is no code to distil; "
-    "lower --vae.beta-start and --vae.beta, or take --vae.init kaiming with a higher --vae.lr"
+    "lower the KL's weight (--vae.beta, --vae.beta-start), or take --vae.init kaiming with a higher --vae.lr"
 )
 UNREAD = "collapse: G's images say nothing of c (R² near 0); raise --gan.distill-weight"
 
@@ -36,12 +51,16 @@ class Stopped(Exception):
 
 
 def pick_device(name: str) -> torch.device:
-    """auto: the best there is. Raises UserError for one that is not there."""
+    """auto: a CUDA GPU if there is one, else the CPU. Raises UserError for a device that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        if device.type not in ("cpu", "cuda", "mps", "xpu"):
+            raise RuntimeError(f"wanted auto, cpu, cuda, mps or xpu, got {device.type}")
+        torch.empty(1, device=device).zero_()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from error
     return device
@@ -62,9 +81,12 @@ class Trainer:
             "torch": str(torch.__version__),
         }
         self.finished: dict[str, Any] = {}  # the state of stages that are done, for the checkpoints of later ones
+        self.fingerprint = ""
         self.last_good = self.resumed.path if self.resumed else None
         self._began = time.monotonic() - (self.resumed.state["seconds"] if self.resumed else 0.0)
+        self._logged = self._saved = time.monotonic()
         self._shown: dict[str, str] = {}
+        self._collapse_said = False
 
     def _precision(self) -> Precision:
         """What --amp comes to; what auto chose once stays for the whole run."""
@@ -81,12 +103,15 @@ class Trainer:
             self.folder.rewind()  # what a run without a checkpoint left
 
         small = open_data(config, IMAGE_SIZE)
+        self._say_data(small)
+        self._require_same_data(small)
         torch.manual_seed(config.seed)
         vae_stage = VAEStage(config, small.channels, self.device, self.precision)
         self._train(vae_stage, small, self._draw_vae(small))
-        codes = read_codes(small, vae_stage.vae.encoder, ENCODED, self.device)
+        count = ENCODED_WITH_FACTORS if config.dataset == "dsprites" else ENCODED
+        codes = read_codes(small, vae_stage.vae.encoder, count, self.device)
         if not codes.active.any():
-            self.console.line(COLLAPSED)
+            self._say_collapsed()
 
         large = small if config.images.size == IMAGE_SIZE else open_data(config, config.images.size)
         torch.manual_seed(config.seed + 1)
@@ -104,18 +129,30 @@ class Trainer:
         """The iterations of a stage that are still to do."""
         start = self._restore(stage)
         if start < stage.iters:
-            seed = 2 * self.config.seed + checkpoint.STAGES.index(stage.name)
-            source = batches(dataset, stage.batch_size, seed, start, self.config.workers)
+            workers = os.cpu_count() or 1 if self.config.workers is None else self.config.workers
+            on_gpu = self.device.type == "cuda"
+            source = batches(dataset, stage.batch_size, self._seed(stage), start, workers, pin_memory=on_gpu)
             with self.console.stage(stage.name, start, stage.iters, stage.batch_size) as progress:
                 self._iterate(stage, start, source, draw, progress)
+        elif stage.iters and not self.folder.has_pictures(stage.name, stage.iters):
+            draw(stage, stage.iters)
         self.finished[stage.name] = stage.state_dict()
+
+    def _seed(self, stage: Stage) -> int:
+        return 2 * self.config.seed + checkpoint.STAGES.index(stage.name)
 
     def _restore(self, stage: Stage) -> int:
         """Load the stage from the checkpoint, if there is one; the iteration to go on with."""
         if self.resumed is None or stage.name not in self.resumed.state:
             return 0
-        stage.load_state_dict(self.resumed.state[stage.name])
-        return self.resumed.iteration if stage.name == self.resumed.stage else stage.iters
+        state = self.resumed.state[stage.name]
+        stage.load_state_dict(state)
+        start = self.resumed.iteration if stage.name == self.resumed.stage else stage.iters
+        if torch.device(self.resumed.choices["device"]).type == self.device.type:
+            stage.rng.set_state(state["rng"])
+        else:
+            stage.rng.manual_seed(self._seed(stage) + 1_000_003 * start)
+        return start
 
     def _iterate(
         self,
@@ -126,19 +163,29 @@ class Trainer:
         progress: StageProgress,
     ) -> None:
         config = self.config
+        metrics: dict[str, Tensor] = {}
         for done in range(start + 1, stage.iters + 1):
-            metrics = stage.step(next(source), done - 1)
+            try:
+                batch = next(source)
+            except UserError:
+                if metrics:
+                    self._save(stage, done - 1, metrics)
+                raise
+            metrics = stage.step(batch, done - 1)
+            now = time.monotonic()
             stopping = bool(self.stop)  # read once: a signal may come at any time
             last = done == stage.iters or stopping
-            if last or done % config.log_every == 0:
+            if last or done % config.log_every == 0 or now - self._logged > LOG_SECONDS:
                 self._log(stage, done, metrics, progress)
+                self._logged = now
                 progress.update(done, self._shown)
             else:
                 progress.update(done)
+            if last or done % config.save_every == 0 or now - self._saved > SAVE_SECONDS:
+                self._save(stage, done, metrics)
+                self._saved = now
             if done == stage.iters or done % config.picture_every == 0:
                 draw(stage, done)
-            if last or done % config.save_every == 0:
-                self._save(stage, done, metrics)
             if stopping:
                 raise Stopped(f"stopped at {stage.name} iteration {done}, saved in {self.last_good}")
 
@@ -147,6 +194,9 @@ class Trainer:
         values: dict[str, Any] = {name: value.tolist() for name, value in metrics.items()}
         if "kl_per_dim" in values:
             values["active"] = sum(kl > ACTIVE_NATS for kl in values["kl_per_dim"])
+            settled = self.config.vae.beta_reach if self.config.vae.beta_start is not None else 0.1
+            if values["active"] == 0 and done > settled * stage.iters:
+                self._say_collapsed()
         values |= stage.schedule(done - 1)
         shown = {name: f"{value:.3g}" for name, value in values.items() if not isinstance(value, list)}
         self._shown = self._shown | shown if stage.name == "gan" and "g" in self._shown else shown
@@ -156,6 +206,7 @@ class Trainer:
         self._require_finite(stage, done, metrics | stage.weights())
         state = {
             "version": __version__,
+            "data": self.fingerprint,
             "config": flatten(self.config),
             "choices": self.choices,
             "stage": stage.name,
@@ -188,13 +239,14 @@ class Trainer:
         return draw
 
     def _draw_gan(self, codes: Codes) -> Callable[[GANStage, int], None]:
-        active = codes.active.numpy()
+        active, config = codes.active.numpy(), self.config
 
         def draw(stage: GANStage, done: int) -> None:
             pictures.samples(stage, codes).save(self.folder.picture("samples", stage.name, done))
             pictures.traversal(stage, codes).save(self.folder.picture("traversals", stage.name, done))
             rng = torch.Generator().manual_seed(0)
-            r2 = read_back(stage, codes.sample(ENCODED // 8, rng), rng)
+            count = max(affordable(READ_BACK // 8, config.images.size), 32)
+            r2 = read_back(stage, codes.sample(count, rng), rng)
             mean = float(r2[active].mean()) if active.any() else None
             self.folder.log(stage.name, done, {"r2": mean, "r2_per_dim": r2.tolist()})
             if mean is not None:
@@ -205,17 +257,51 @@ class Trainer:
         return draw
 
     def _say_beginning(self) -> None:
-        config = self.config
-        self.console.line(f"idgan-fast {__version__}: preset {config.preset}, seed {config.seed}, into {config.out}")
+        config, say = self.config, self.console.line
+        say(f"idgan-fast {__version__}: preset {config.preset}, seed {config.seed}, into {config.out}")
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
         amp = "" if config.amp == "off" else f"; amp {self.precision.name}: {self.precision.reason}"
-        self.console.line(f"device {self.device}{threads}{amp}")
+        say(f"device {self.device}{threads}{amp}")
+        before = self.resumed.choices if self.resumed else self.choices
+        for name in ("device", "threads", "torch"):
+            if before.get(name) != self.choices[name]:
+                say(f"{name} was {before.get(name)}: the numbers from here on are not those of an unbroken run")
+
+    def _say_data(self, dataset: Dataset) -> None:
+        say, images = self.console.line, self.config.images
+        say(f"data: {len(dataset):,} {dataset.name}")
+        skipped = getattr(dataset, "skipped", {})
+        for path, reason in list(skipped.items())[:1]:
+            say(f"skipped {len(skipped)} of them, such as {path}: {reason}")
+        shorter = getattr(dataset, "shorter_side", None)
+        if images.framing == "crop" and images.crop is not None and shorter and images.crop < shorter / 2:
+            say(
+                f"the first picture's shorter side is {shorter} pixels, and --images.crop {images.crop} keeps only the "
+                "middle; --images.crop None keeps all of it"
+            )
+
+    def _require_same_data(self, dataset: Dataset) -> None:
+        """A run goes on with the pictures that it began with; a finished stage 1 may meet others."""
+        self.fingerprint = dataset.fingerprint
+        if self.resumed is None:
+            return
+        unfinished = self.resumed.stage == "gan" or self.resumed.iteration < self.config.vae.iters
+        if unfinished and self.resumed.state["data"] != self.fingerprint:
+            raise UserError(
+                f"resume: the pictures are not those that {self.resumed.path} was trained on; bring them back, or take "
+                "another --out"
+            )
+
+    def _say_collapsed(self) -> None:
+        if not self._collapse_said:
+            self.console.line(COLLAPSED)
+        self._collapse_said = True
 
     def _say_end(self, summary: Summary, skipped: dict[str, str], seconds: float) -> None:
         say = self.console.line
         if skipped:
             names = ", ".join(list(skipped)[:3]) + (", ..." if len(skipped) > 3 else "")
-            say(f"{len(skipped)} pictures were skipped ({names}); the report has the reasons")
+            say(f"skipped {len(skipped)} pictures ({names}); the report has the reasons")
         r2 = {source: summary.mean_r2(source) for source in ("posterior", "prior")}
         read = "".join(f", R² of c from the {source} {value:.2f}" for source, value in r2.items() if value is not None)
         gap = "" if summary.mig is None else f", MIG {summary.mig:.2f}"
@@ -229,22 +315,26 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m idgan_fast.tr
         console = Console()
         with StopSignal() as stop:
             try:
-                Trainer(config, console, stop).run()
+                trainer = Trainer(config, console, stop)
+                with contextlib.closing(trainer.folder):
+                    trainer.run()
             except Stopped as stopped:
                 assert stop.received is not None
                 console.line(f"{stop.received.name}: {stopped}; the same command goes on from there")
                 return 128 + stop.received
         return 0
     except UserError as error:
-        line = str(error)
+        line, status = str(error), 2
     except torch.OutOfMemoryError as error:
-        line = f"out of memory: {str(error).splitlines()[0]}; try a smaller --batch-size or --gan.width"
+        line = f"out of memory: {str(error).splitlines()[0]}; try a smaller --vae.batch-size or --gan.batch-size"
+        status = 2
     except OSError as error:
-        if not disk_full(error):
-            raise
-        line = f"disk full: {error.filename or 'the run folder'}; free some space, the same command goes on"
+        what = "disk full" if disk_full(error) else error.strerror or str(error)
+        line, status = f"{what}: {error.filename or 'in the run folder'}; mend it, then the same command goes on", 2
+    except KeyboardInterrupt:
+        line, status = "interrupted before a checkpoint could be written", 130
     print(f"error: {line}", file=sys.stderr)
-    return 2
+    return status
 
 
 if __name__ == "__main__":

@@ -376,6 +376,13 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path / "run")
 
 
+def raising(error: Exception) -> Callable[..., None]:
+    def call(*_: object, **__: object) -> None:
+        raise error
+
+    return call
+
+
 def cut(path: Path) -> bytes:
     """Truncate the file; what is left."""
     content = path.read_bytes()[: path.stat().st_size // 2]
@@ -422,7 +429,20 @@ def test_auto_never_starts_anew_over_damaged_checkpoints(run: Run) -> None:
     text = run.refused()
     assert str(run.path / "checkpoints") in text
     assert len(run.said) == 2
-    assert {path: path.with_suffix(".damaged").read_bytes() for path in kept} == kept
+    assert str(run.path / "checkpoints") in run.refused()  # the second time too
+    assert {path: path.read_bytes() for path in kept} == kept
+
+
+@pytest.mark.parametrize("why", ["newer format", "input/output error"])
+def test_what_is_not_damaged_is_not_passed_over(run: Run, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {path: path.read_bytes() for path in (run.save("vae", 5), run.save("vae", 6))}
+    if why == "newer format":
+        monkeypatch.setattr(checkpoint, "FORMAT", 0)
+    else:
+        monkeypatch.setattr(Path, "read_bytes", raising(OSError(errno.EIO, "Input/output error")))
+    assert "vae-00000006.pt" in run.refused()
+    monkeypatch.undo()
+    assert {path: path.read_bytes() for path in kept} == kept
 
 
 def test_a_path_is_taken(run: Run, tmp_path: Path) -> None:
@@ -462,9 +482,8 @@ def test_a_path_that_is_damaged_or_missing_is_refused(run: Run) -> None:
         ("--vae.beta 4.5", "vae.beta", "8.0", "4.5"),
         ("--seed 7", "seed", "0", "7"),
         ("--gan.distill-weight 0.5", "gan.distill_weight", "0.0001", "0.5"),
-        ("--gan.batch-size 5", "gan.batch_size", "64", "5"),
+        ("--gan.width 5", "gan.width", "32", "5"),
         ("--vae.c-dim 6", "vae.c_dim", "10", "6"),
-        ("--amp bf16", "amp", "off", "bf16"),
     ],
 )
 @pytest.mark.parametrize("form", ["auto", "path"])
@@ -485,7 +504,7 @@ def test_further_differences_are_counted(run: Run) -> None:
     assert "(and 2 more)" in run.refused("--vae.beta", "4.5", "--seed", "7", "--gan.width", "8")
 
 
-@pytest.mark.parametrize("argv", ["--vae.beta 4.5", "--vae.c-dim 6", "--vae.batch-size 5", "--seed 7", "--amp bf16"])
+@pytest.mark.parametrize("argv", ["--vae.beta 4.5", "--vae.c-dim 6", "--seed 7"])
 def test_stage_1_holds_on_to_its_own_settings(run: Run, argv: str) -> None:
     run.save("vae", 5)
     key = argv.split()[0].removeprefix("--").replace("-", "_")
@@ -494,7 +513,7 @@ def test_stage_1_holds_on_to_its_own_settings(run: Run, argv: str) -> None:
 
 @pytest.mark.parametrize(
     "argv",
-    ["--gan.distill-weight 0.5", "--gan.batch-size 5", "--gan.model resnet --gan.s-dim 8 --images.size 128"],
+    ["--gan.distill-weight 0.5", "--gan.width 5", "--gan.model resnet --gan.s-dim 8"],
 )
 def test_after_stage_1_alone_all_of_stage_2_may_change(run: Run, argv: str) -> None:
     run.save("vae", 5)
@@ -503,6 +522,24 @@ def test_after_stage_1_alone_all_of_stage_2_may_change(run: Run, argv: str) -> N
     changed = [flag.removeprefix("--").replace("-", "_") for flag in argv.split()[::2]]
     text = run.refused(*argv.split())
     assert any(f"{key} was" in text for key in changed)
+
+
+@pytest.mark.parametrize("argv", ["--gan.lr-g 1e-5", "--gan.lr-d 1e-5", "--gan.batch-size 5", "--amp bf16"])
+@pytest.mark.parametrize("stage", ["vae", "gan"])
+def test_what_a_stuck_run_needs_may_change_and_is_said(run: Run, stage: str, argv: str) -> None:
+    run.save(stage, 5)
+    assert run.find(*argv.split()) is not None
+    key = argv.split()[0].removeprefix("--").replace("-", "_")
+    if stage == "gan" or key == "amp":
+        assert run.said[-1].startswith(f"from here on {key} is ")
+
+
+def test_a_setting_that_the_checkpoint_does_not_know_is_no_difference(run: Run) -> None:
+    path = run.save("gan", 5)
+    state = load(path)
+    del state["config"]["vae.lr_warmup"]
+    torch.save(state, path)
+    assert run.find() is not None
 
 
 def test_settings_of_how_a_run_is_kept_may_change(run: Run, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ ALLOWED = {
     "data": CONFIG | {"data"},
     "stages": COMPUTE | {"config", "data", "precision"},
     "checkpoint": BASE | {"models"},
-    "run_folder": {"checkpoint", "config"},
+    "run_folder": CONFIG | {"checkpoint"},
     "resume": CONFIG | {"checkpoint", "run_folder"},
     "evaluate": COMPUTE | {"data", "metrics", "stages"},
     "pictures": {"data", "evaluate", "stages"},

@@ -1,9 +1,11 @@
 """Data sets, and the one way from them to batches on the device.
 
-A data set has `name`, `channels`, `__len__` and `__getitem__(indices) -> uint8 [N, C, H, W]`. Another loader
-(DALI, say) replaces `batches`: it must yield the same batches for the same seed and start.
+A data set has `name`, `channels`, `fingerprint` (equal for equal pictures in equal order), `__len__` and
+`__getitem__(indices) -> uint8 [N, C, H, W]`. Another loader (DALI, say) replaces `batches`: it must yield the same
+batches for the same seed and start.
 """
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -15,11 +17,13 @@ from torch.utils.data import DataLoader, Sampler
 from idgan_fast.config import Config
 from idgan_fast.data.dsprites import DSprites, DSpritesFile
 from idgan_fast.data.images import ImageFiles
+from idgan_fast.errors import UserError
 
 
 class Dataset(Protocol):
     name: str
     channels: int
+    fingerprint: str
 
     def __len__(self) -> int: ...
     def __getitem__(self, indices: list[int] | Tensor) -> Tensor: ...
@@ -29,7 +33,7 @@ def open_data(config: Config, size: int) -> Dataset:
     """The run's pictures at size x size. Raises UserError where there are none."""
     if config.dataset == "dsprites":
         return DSprites() if config.data is None else DSpritesFile(Path(config.data))
-    assert config.data is not None  # config.parse has seen to it
+    assert config.data is not None  # arguments.check has seen to it
     return ImageFiles(Path(config.data), size, config.images)
 
 
@@ -72,11 +76,19 @@ class _Fetch:
         return batch, new
 
 
-def batches(dataset: Dataset, batch_size: int, seed: int, start: int, workers: int) -> Iterator[Tensor]:
+def _ignore_signals(_worker: int) -> None:
+    """A signal to the whole process group is the main process's to handle; workers end with it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def batches(
+    dataset: Dataset, batch_size: int, seed: int, start: int, workers: int, pin_memory: bool = False
+) -> Iterator[Tensor]:
     """Endless uint8 batches [N, C, H, W], from batch number `start` on.
 
     workers: processes that decode; none where the pictures are in memory already. `dataset.skipped` is kept up to
-    date here, whichever process met the picture.
+    date here, whichever process met the picture. Raises UserError if a worker is killed.
     """
     in_memory = getattr(dataset, "cached", True)
     loader: DataLoader[tuple[Tensor, dict[str, str]]] = DataLoader(
@@ -84,9 +96,15 @@ def batches(dataset: Dataset, batch_size: int, seed: int, start: int, workers: i
         sampler=IndexBatches(len(dataset), batch_size, seed, start),
         batch_size=None,
         num_workers=0 if in_memory else workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
+        worker_init_fn=_ignore_signals,
     )
-    for batch, skipped in loader:
+    source = iter(loader)
+    while True:
+        try:
+            batch, skipped = next(source)
+        except RuntimeError as error:  # what DataLoader raises for a worker that was killed
+            raise UserError(f"data: {' '.join(str(error).split())}; fewer --workers need less memory") from error
         if skipped:
             dataset.skipped.update(skipped)  # type: ignore[attr-defined]
         yield batch

@@ -66,7 +66,8 @@ def _draw_canvases() -> Tensor:
 class DSprites:
     """The rendered set. `self[indices]`: a list or int64 tensor [N] -> pictures uint8 [N, 1, 64, 64], 0 or 255."""
 
-    name = "dsprites (rendered)"
+    name = "dSprites, rendered"
+    fingerprint = "rendered"
     channels = 1
     grid = GRID
 
@@ -88,7 +89,8 @@ class DSpritesFile:
     channels = 1
 
     def __init__(self, path: Path) -> None:
-        self.name = f"dsprites ({path.name})"
+        self.name = f"dSprites from {path.name}"
+        self.fingerprint = "public"
         try:
             with zipfile.ZipFile(path) as archive:
                 with archive.open("latents_classes.npy") as member:

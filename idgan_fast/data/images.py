@@ -4,31 +4,46 @@ Framing is deterministic: turn as the EXIF says, centre crop (or squash), Lanczo
 (flip, dequantisation noise) happens later on whole batches, on the device.
 """
 
+import hashlib
 import os
 import zipfile
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from idgan_fast.config import ImagesConfig
 from idgan_fast.errors import UserError
 
-# What zipfile and Pillow raise for a file that is damaged, encrypted or in a format unknown to them.
-UNREADABLE = (
-    *(OSError, ValueError, SyntaxError, EOFError, RuntimeError, zlib.error),
-    *(zipfile.BadZipFile, Image.DecompressionBombError),
-)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 class TooSmall(Exception):
     """The shorter side is under `images.min_side`."""
+
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as EXIF's orientation says; a broken EXIF block says nothing."""
+    try:
+        turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
+    except Exception:  # Pillow's parser raises nearly anything on a broken block
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -44,7 +59,7 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 def frame(image: Image.Image, size: int, config: ImagesConfig) -> np.ndarray:
     """A decoded picture -> uint8 [channels, size, size]. Raises TooSmall."""
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     shorter = min(image.size)
     if shorter < config.min_side:
         raise TooSmall(f"its shorter side is {shorter}, under images.min-side {config.min_side}")
@@ -67,9 +82,11 @@ class ImageFiles:
     def __init__(self, path: Path, size: int, config: ImagesConfig) -> None:
         self.path, self.size, self.config = path, size, config
         self.channels: int = config.channels
-        self.name = str(path)
+        self.name = f"pictures in {path}"
         self.paths = _list(path)
         self.skipped: dict[str, str] = {}
+        self.fingerprint = _fingerprint(self.paths)
+        self.shorter_side: int | None = None  # of the first picture that was read
         self._archive: tuple[int, zipfile.ZipFile] | None = None
         self._cache: Tensor | None = None
         picture_bytes = config.channels * size * size
@@ -120,10 +137,11 @@ class ImageFiles:
             return None
         try:
             with Image.open(BytesIO(self._bytes(name))) as image:
+                self.shorter_side = self.shorter_side or min(image.size)
                 return torch.from_numpy(frame(image, self.size, self.config).copy())
         except TooSmall as error:
             self.skipped[name] = str(error)
-        except UNREADABLE as error:
+        except Exception as error:  # zipfile and the decoders raise nearly anything on a damaged file
             self.skipped[name] = f"unreadable ({type(error).__name__}: {error})"
         return None
 
@@ -158,3 +176,8 @@ def _list(path: Path) -> list[str]:
     if not pictures:
         raise UserError(f"data: no pictures in {path}; wanted files ending in {' '.join(SUFFIXES)}")
     return sorted(pictures)
+
+
+def _fingerprint(paths: list[str]) -> str:
+    """Tells whether two sets of pictures have the same names in the same order, wherever they lie."""
+    return hashlib.sha256("\n".join(paths).encode()).hexdigest()[:16]

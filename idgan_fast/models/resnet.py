@@ -2,7 +2,7 @@
 
 Source: ID-GAN (arXiv 2001.04296), appendix, after Mescheder et al. (arXiv 1801.04406); the VGAN form after
 Peng et al. (arXiv 1810.00821). Module names are those of the public checkpoints (`fc`, `resnet.<i>`, `conv_img`).
-No normalisation anywhere, so each network is piecewise linear in its input.
+No normalisation anywhere, so ResnetDiscriminator is piecewise linear in its input (see piecewise_linear.py).
 """
 
 import torch

@@ -135,7 +135,8 @@ class GANStage:
             metrics["r1"] = losses.gradient_penalty(gradient.float() / scale)
             loss = loss + r1_weight * metrics["r1"]
         self.scaler.scale(loss).backward()
-        self.bottleneck_beta = losses.next_bottleneck_beta(self.bottleneck_beta, kl.detach())
+        moved = losses.next_bottleneck_beta(self.bottleneck_beta, kl.detach())
+        self.bottleneck_beta = torch.where(kl.isfinite(), moved, self.bottleneck_beta)  # fp16 may overflow
         return {name: value.detach() for name, value in metrics.items()}
 
     def _discriminate_bottleneck(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -181,7 +182,9 @@ class GANStage:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """All but the random state, which another kind of device cannot take: the caller sets `rng`."""
         for name in ("generator", "discriminator", "average", "optimizer_g", "optimizer_d", "scaler"):
             getattr(self, name).load_state_dict(state[name])
-        self.rng.set_state(state["rng"])
+        for optimizer, lr in ((self.optimizer_g, self.config.lr_g), (self.optimizer_d, self.config.lr_d)):
+            optimizer.param_groups[0]["lr"] = lr  # the run's, which may have changed
         self.bottleneck_beta = state["bottleneck_beta"].to(self.device)

@@ -78,7 +78,7 @@ class VAEStage:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """All but the random state, which another kind of device cannot take: the caller sets `rng`."""
         self.vae.load_state_dict(state["vae"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.rng.set_state(state["rng"])

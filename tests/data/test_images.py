@@ -592,3 +592,12 @@ def test_nothing_outside_the_crop_leaks_in(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.png")
     dataset = ImageFiles(tmp_path, 64, ImagesConfig(crop=160))
     assert (dataset[[0]] == 255).all()
+
+
+@pytest.mark.parametrize("block", [b"Exif\0\0" + b"MM\0*\0\0\0\x08\xff\xff" + b"\x01\x12" * 40, b"Exif\0\0II*\0"])
+def test_a_broken_exif_block_says_nothing(tmp_path: Path, block: bytes) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=block)
+    dataset = ImageFiles(tmp_path, 64, ImagesConfig())
+    assert dataset.skipped == {}
+    assert dataset[[0]].float().std() > 20

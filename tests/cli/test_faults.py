@@ -1,0 +1,228 @@
+"""Faults of a run: one line each, no traceback, nothing lost."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from idgan_fast import checkpoint, pictures, train
+
+TINY = [
+    *("--vae.iters", "8", "--gan.iters", "6", "--batch-size", "4", "--vae.width", "4", "--gan.width", "4"),
+    *("--log-every", "1", "--picture-every", "5", "--save-every", "3"),
+]
+TINY_IMAGES = [*TINY, "--preset", "celeba-64", "--gan.max-width", "8", "--gan.s-dim", "3"]
+
+
+@pytest.fixture(autouse=True)
+def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure on little, so that a run takes seconds."""
+    monkeypatch.setattr(train, "ENCODED", 64)
+    monkeypatch.setattr(train, "ENCODED_WITH_FACTORS", 64)
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(6):
+        pixels = torch.randint(256, (70, 80, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
+        Image.fromarray(pixels.numpy()).save(folder / f"{i}.png")
+    return folder
+
+
+def run_train(*arguments: str) -> int:
+    return train.main(arguments)
+
+
+def error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--preset", "celeba64"], "did you mean celeba-64?"),
+        (["--vae.bta", "3"], "did you mean --vae.beta?"),
+        (["--preset", "celeba-64"], "--data"),
+        (["--device", "cuda:77"], "--device cuda:77"),
+        (["--device", "gpu"], "--device gpu"),
+        (["--resume", "nowhere.pt"], "nowhere.pt"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_faults_are_one_line(
+    arguments: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_train(*arguments, "--out", str(tmp_path / "run")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert expected in line
+
+
+def test_empty_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "none").mkdir()
+    assert run_train(*TINY_IMAGES, "--data", str(tmp_path / "none"), "--out", str(tmp_path / "run")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no pictures in" in line
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_a_process_cleanly(sent: signal.Signals, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "idgan_fast", "train", *TINY, "--vae.iters", "100000", "--out", str(run)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not list(run.glob("checkpoints/*.pt")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(sent)
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + sent
+    assert f"{sent.name}: stopped at vae iteration" in output.splitlines()[-1]
+    assert "Traceback" not in errors
+    saved = checkpoint.load(checkpoint.newest_first(run / "checkpoints")[0])
+    assert f"iteration {saved['iteration']}," in output.splitlines()[-1]
+
+
+def start(arguments: list[str], run: Path) -> subprocess.Popen:
+    """The command in a process group of its own, once it has written a checkpoint."""
+    command = [sys.executable, "-m", "idgan_fast", "train", *arguments, "--vae.iters", "100000", "--out", str(run)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while not list(run.glob("checkpoints/*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_with_loader_processes(
+    number: signal.Signals, picture_folder: Path, tmp_path: Path
+) -> None:
+    """What a terminal or a job scheduler sends: the loader's processes get it too."""
+    run = tmp_path / "run"
+    options = ["--data", str(picture_folder), "--images.cache-gib", "0", "--workers", "2"]
+    process = start([*TINY_IMAGES, *options], run)
+    os.killpg(process.pid, number)
+    output, errors = process.communicate(timeout=60)
+    assert errors == ""
+    assert process.returncode == 128 + number
+    saved = checkpoint.load(checkpoint.newest_first(run / "checkpoints")[0])
+    assert f"stopped at vae iteration {saved['iteration']}," in output.splitlines()[-1]
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+
+    def no_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pictures, "traversal", no_memory)
+        assert run_train(*TINY, "--out", str(run), "--picture-every", "6") == 2
+    assert "out of memory" in error_line(capsys)
+    assert checkpoint.newest_first(run / "checkpoints")[0].name == "gan-00000006.pt"
+    assert run_train(*TINY, "--out", str(run), "--picture-every", "6") == 0
+    assert (run / "traversals" / "gan-0000006.png").exists()
+
+
+def test_slow_runs_log_and_save_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "LOG_SECONDS", -1.0)
+    monkeypatch.setattr(train, "SAVE_SECONDS", -1.0)
+    rarely = ["--log-every", "1000", "--save-every", "1000", "--picture-every", "1000"]
+    run = tmp_path / "run"
+    assert run_train(*TINY, *rarely, "--out", str(run)) == 0
+    assert [path.name for path in checkpoint.newest_first(run / "checkpoints")] == [
+        "gan-00000006.pt",
+        "gan-00000005.pt",
+        "vae-00000008.pt",
+    ]
+    assert (run / "stats.jsonl").read_text().count('"stage": "vae"') == 8
+
+
+def test_a_collapse_is_said_while_it_can_be_mended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_train(*TINY, "--vae.iters", "40", "--vae.beta", "1000", "--out", str(tmp_path / "run")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    collapse = [i for i, line in enumerate(lines) if line.startswith("collapse: no code dimension")]
+    assert len(collapse) == 1
+    assert collapse[0] < next(i for i, line in enumerate(lines) if line.startswith("vae 40/40"))
+
+
+def test_one_code_dimension(tmp_path: Path) -> None:
+    assert run_train(*TINY, "--vae.c-dim", "1", "--out", str(tmp_path / "run")) == 0
+
+
+def test_a_file_where_the_folder_should_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").write_text("")
+    assert run_train(*TINY, "--out", str(tmp_path / "run")) == 2
+    assert str(tmp_path / "run") in error_line(capsys)
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    process = start(TINY, run)
+    try:
+        assert run_train(*TINY, "--vae.iters", "100000", "--out", str(run)) == 2
+        assert "another process is training" in error_line(capsys)
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def test_pictures_may_move_but_not_change(
+    picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*TINY_IMAGES, "--out", str(tmp_path / "run")]
+    assert run_train(*arguments, "--data", str(picture_folder)) == 0
+    moved = shutil.move(picture_folder, tmp_path / "moved")
+    assert run_train(*arguments, "--data", str(moved), "--gan.iters", "7") == 0
+    (moved / "0.png").unlink()
+    assert run_train(*arguments, "--data", str(moved), "--gan.iters", "8") == 2
+    assert "the pictures are not those" in error_line(capsys)
+
+
+def test_a_lower_learning_rate_after_resuming_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*TINY, "--out", str(tmp_path / "run")]
+    assert run_train(*arguments) == 0
+    assert run_train(*arguments, "--gan.iters", "7", "--gan.lr-g", "1e-7") == 0
+    assert "from here on gan.lr_g is 1e-07, it was 0.0002" in capsys.readouterr().out
+    newest = checkpoint.load(checkpoint.newest_first(tmp_path / "run" / "checkpoints")[0])
+    assert newest["gan"]["optimizer_g"]["param_groups"][0]["lr"] == 1e-7
+
+
+def test_going_on_with_another_kind_of_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A GPU's random state means nothing to a CPU."""
+    run = tmp_path / "run"
+    assert run_train(*TINY, "--out", str(run)) == 0
+    path = checkpoint.newest_first(run / "checkpoints")[0]
+    state = checkpoint.load(path)
+    state["choices"]["device"] = "cuda:0"
+    for stage in ("vae", "gan"):
+        state[stage]["rng"] = torch.zeros(16, dtype=torch.uint8)
+    torch.save(state, path)
+    assert run_train(*TINY, "--out", str(run), "--gan.iters", "7") == 0
+    assert "device was cuda:0" in capsys.readouterr().out
+
+
+def test_a_large_picture_that_would_lose_its_edges_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(4):
+        Image.new("RGB", (900, 700), (i, 9, 9)).save(folder / f"{i}.png")
+    assert run_train(*TINY_IMAGES, "--data", str(folder), "--out", str(tmp_path / "a")) == 0
+    assert "--images.crop None keeps all of it" in capsys.readouterr().out
+    whole = ["--images.crop", "None", "--data", str(folder), "--out", str(tmp_path / "b")]
+    assert run_train(*TINY_IMAGES, *whole) == 0
+    assert "--images.crop" not in capsys.readouterr().out
