@@ -22,7 +22,8 @@ from idgan_fast import losses
 _WEIGHTED = {F.conv2d, F.linear}
 _ACTIVATIONS = {F.relu, F.leaky_relu}  # F.relu comes without a slope: 0
 _LINEAR = {F.avg_pool2d, torch.flatten, Tensor.flatten, Tensor.squeeze, Tensor.unflatten}
-_NEUTRAL = {Tensor.dim, Tensor.size}  # and attributes, whose getters are named __get__
+_NEUTRAL = {Tensor.dim, Tensor.size}
+_NEUTRAL_NAMES = {"__get__", "_set_grad_enabled"}  # attributes' getters; torch's own switch
 
 
 class _Layers(TorchFunctionMode):
@@ -35,7 +36,8 @@ class _Layers(TorchFunctionMode):
         if func in _ACTIVATIONS:
             return self.activation(*args, **kwargs)
         sum_of_signals = func is torch.add and all(map(self.is_signal, args))
-        if sum_of_signals or func in _LINEAR or func in _NEUTRAL or getattr(func, "__name__", "") == "__get__":
+        neutral = func in _NEUTRAL or getattr(func, "__name__", "") in _NEUTRAL_NAMES
+        if sum_of_signals or func in _LINEAR or neutral:
             return func(*args, **kwargs)
         raise TypeError(
             "piecewise_linear: the network may call convolutions, linear layers, average pooling, (leaky) ReLU and "
