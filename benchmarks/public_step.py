@@ -14,6 +14,13 @@ def bce(logits: Tensor, target: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
 
 
+def generate(g: nn.Module, s: Tensor, c: Tensor) -> Tensor:
+    """The ResNet generator as published: upsampling and convolution are layers of their own."""
+    h = g.get_submodule("fc")(torch.cat([s, c], dim=1)).view(len(c), -1, 4, 4)
+    h = g.get_submodule("resnet")(h)
+    return torch.tanh(g.get_submodule("conv_img")(F.leaky_relu(h, 0.2)))
+
+
 class PublicStep:
     """Takes over G, D and the encoder; `step(x, ...)` updates them once. Noise comes in, so that runs can be equal."""
 
@@ -40,7 +47,7 @@ class PublicStep:
         penalty = gradient.pow(2).reshape(len(x), -1).sum(1).mean()
         (real + r1 * penalty).backward()
         with torch.no_grad():
-            generated = self.g(s_d, c)
+            generated = generate(self.g, s_d, c)
         fake = bce(self.d(generated), 0.0)
         fake.backward()
         self.optimizer_d.step()
@@ -48,7 +55,7 @@ class PublicStep:
         self.d.requires_grad_(False)
         self.g.requires_grad_(True)
         self.optimizer_g.zero_grad()
-        generated = self.g(s_g, c)
+        generated = generate(self.g, s_g, c)
         adversarial = bce(self.d(generated), 1.0)
         mean, logvar = self.e((generated + 1) / 2)
         nll = torch.log(torch.tensor(2 * torch.pi)) + logvar + (c - mean).pow(2) / (logvar.exp() + 1e-8)

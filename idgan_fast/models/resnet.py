@@ -13,8 +13,30 @@ SLOPE = 0.2  # of every leaky ReLU
 RESIDUAL_GAIN = 0.1  # of every residual branch
 
 
+def conv3_upsampled(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A padded 3x3 convolution of x [N, I, H, W] after nearest upsampling by 2: [N, O, 2H, 2W], in 4/9 of the work.
+
+    An output row 2i reads the rows i-1, i, i of x, and a row 2i+1 reads i, i, i+1: taps that meet the same pixel are
+    added up, which leaves a 2x2 convolution of x for each of the four phases.
+    """
+    n, _, height, width = x.shape
+    top, middle, bottom = conv.weight.unbind(2)  # [O, I, 3] each
+    rows = (torch.stack([top, middle + bottom], 2), torch.stack([top + middle, bottom], 2))  # [O, I, 2, 3]
+    phases = []
+    for a, row in enumerate(rows):
+        left, centre, right = row.unbind(3)
+        for b, taps in enumerate(((left, centre + right), (left + centre, right))):
+            out = F.conv2d(x, torch.stack(taps, 3), conv.bias, padding=1)  # one row and column too many
+            phases.append(out[:, :, a : a + height, b : b + width].permute(0, 2, 3, 1))
+    grid = torch.stack(phases, 3).unflatten(3, (2, 2))  # [N, H, W, a, b, O]
+    return grid.transpose(2, 3).reshape(n, 2 * height, 2 * width, conv.out_channels).permute(0, 3, 1, 2)
+
+
 class ResnetBlock(nn.Module):
-    """x [N, I, H, W] -> shortcut(x) + 0.1 * conv3(lrelu(conv3(lrelu(x)))) [N, O, H, W], hidden width min(I, O)."""
+    """x [N, I, H, W] -> shortcut(x) + 0.1 * conv3(lrelu(conv3(lrelu(x)))) [N, O, H, W], hidden width min(I, O).
+
+    With `upsample`, the same of nearest-upsampled x: [N, O, 2H, 2W].
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -23,10 +45,13 @@ class ResnetBlock(nn.Module):
         self.conv_1 = nn.Conv2d(hidden, out_channels, 3, padding=1)
         self.conv_s = nn.Conv2d(in_channels, out_channels, 1, bias=False) if in_channels != out_channels else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv_0(F.leaky_relu(x, SLOPE))
+    def forward(self, x: Tensor, upsample: bool = False) -> Tensor:
+        h = F.leaky_relu(x, SLOPE)
+        h = conv3_upsampled(h, self.conv_0) if upsample else self.conv_0(h)
         h = self.conv_1(F.leaky_relu(h, SLOPE))
         shortcut = x if self.conv_s is None else self.conv_s(x)
+        if upsample:  # pointwise, so it may come before
+            shortcut = F.interpolate(shortcut, scale_factor=2)
         return torch.add(shortcut, h, alpha=RESIDUAL_GAIN)
 
 
@@ -64,7 +89,13 @@ class ResnetGenerator(nn.Module):
 
     def forward(self, s: Tensor, c: Tensor) -> Tensor:
         h = self.fc(torch.cat([s, c], dim=1)).unflatten(1, (-1, 4, 4))
-        h = self.resnet(h)
+        if h.device.type == "cpu":  # elsewhere four small convolutions for a large one are not measured
+            first, *others = self.resnet[::2]
+            h = first(h)
+            for block in others:
+                h = block(h, upsample=True)
+        else:
+            h = self.resnet(h)
         return torch.tanh(self.conv_img(F.leaky_relu(h, SLOPE)))
 
 

@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from idgan_fast.models.resnet import ResnetBlock, ResnetDiscriminator, ResnetGenerator, VGANDiscriminator
+from idgan_fast.models.resnet import (
+    ResnetBlock,
+    ResnetDiscriminator,
+    ResnetGenerator,
+    VGANDiscriminator,
+    conv3_upsampled,
+)
 from idgan_fast.models.vae import VAE, Decoder, DSpritesDiscriminator, DSpritesGenerator, Encoder, reparameterise
 
 
@@ -283,3 +290,38 @@ def test_channels_last_changes_nothing(network, shapes):
         last = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs]
         actual = module.to(memory_format=torch.channels_last)(*last)
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 4), (1, 1, 1, 1), (3, 2, 5, 1), (1, 4, 3, 6), (0, 2, 4, 4)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_folded_upsampling_is_upsampling_and_convolution(shape, layout):
+    """Values and every gradient, in float64."""
+    conv_layer = nn.Conv2d(shape[1], 5, 3, padding=1).double()
+    x = normal(*shape, seed=1, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    parameters = [x, *conv_layer.parameters()]
+    expected = conv_layer(F.interpolate(x, scale_factor=2)) if len(x) else x.new_empty(0, 5, 2 * shape[2], 2 * shape[3])
+    actual = conv3_upsampled(x, conv_layer)
+    assert actual.shape == expected.shape
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+    if len(x):
+        weights = normal(*expected.shape, seed=2, dtype=torch.float64)
+        ours = torch.autograd.grad((actual * weights).sum(), parameters)
+        theirs = torch.autograd.grad((expected * weights).sum(), parameters)
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+def test_folded_upsampling_has_gradients_of_second_order():
+    conv_layer = nn.Conv2d(2, 2, 3, padding=1).double()
+    x = normal(1, 2, 2, 3, seed=1, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x: conv3_upsampled(x, conv_layer), x)
+
+
+def test_a_block_of_an_upsampled_input():
+    """The block with `upsample` is the block after nearest upsampling."""
+    for out_channels in (2, 4):
+        block = ResnetBlock(4, out_channels).double()
+        x = normal(2, 4, 3, 3, seed=5, dtype=torch.float64)
+        with torch.no_grad():
+            expected = block(F.interpolate(x, scale_factor=2))
+            torch.testing.assert_close(block(x, upsample=True), expected, rtol=1e-12, atol=1e-12)
