@@ -104,7 +104,7 @@ def _check_bounds(config: Config) -> None:
 
 
 def check(config: Config) -> Config:
-    """The settings with `out` put in place. Raises UserError where they contradict each other."""
+    """The settings as they are. Raises UserError where they contradict each other."""
     _check_bounds(config)
     if config.data is None and config.dataset == "images":
         raise UserError(f"--data: the preset {config.preset} trains on your pictures: give a folder or a zip of them")
@@ -124,4 +124,4 @@ def check(config: Config) -> Config:
         raise UserError("--gan.model dsprites: works at --images.size 64 and without --gan.bottleneck; use resnet")
     if gan.warm_start and (gan.model != "dsprites" or gan.width != config.vae.width):
         raise UserError("--gan.warm-start: needs --gan.model dsprites and --gan.width equal to --vae.width")
-    return replace(config, out=config.out or Path("runs") / f"{config.preset}-seed{config.seed}")
+    return config

@@ -103,7 +103,7 @@ class Config:
     data: Path | None = None
     """A folder or zip of pictures, or the public dSprites .npz; None renders dSprites."""
     out: Path | None = None
-    """The run's folder; None means runs/PRESET-seedSEED."""
+    """The run's folder; None means runs/PRESET-seedSEED, with a number where finished runs of other settings lie."""
     batch_size: int | None = None
     """Sets both stages' batch size."""
     seed: int = 0

@@ -1,12 +1,13 @@
 """Where a run starts: afresh, or from a checkpoint whose settings agree."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from idgan_fast import checkpoint
-from idgan_fast.config import Config, flatten
+from idgan_fast.config import Config, flatten, to_yaml
 from idgan_fast.errors import UserError
 from idgan_fast.run_folder import RunFolder
 
@@ -39,14 +40,23 @@ class Resumed:
         return self.state["choices"]
 
 
+def default_folder(config: Config) -> Path:
+    """runs/PRESET-seedSEED, or the first of -2, -3, ... that holds no finished run of other settings."""
+    first = Path("runs") / f"{config.preset}-seed{config.seed}"
+    for number in itertools.count(1):
+        path = first if number == 1 else first.with_name(f"{first.name}-{number}")
+        if not (path / "summary.json").exists() or (path / "config.yaml").read_text() == to_yaml(config):
+            return path
+    raise AssertionError("itertools.count ended")
+
+
 def find(config: Config, say: Callable[[str], None]) -> tuple[RunFolder, Resumed | None]:
     """The run's folder and the checkpoint to go on from, as --resume has it. Raises UserError."""
-    assert config.out is not None
-    folder = RunFolder(config.out)
+    folder = RunFolder(config.out or default_folder(config))
     if config.resume == "never":
         old = folder.set_aside()
         if old is not None:
-            say(f"the run that was in {config.out} is now in {old}")
+            say(f"the run that was in {folder.path} is now in {old}")
         return folder, None
     there = checkpoint.newest_first(folder.checkpoints)
     if config.resume == "auto":
@@ -58,7 +68,7 @@ def find(config: Config, say: Callable[[str], None]) -> tuple[RunFolder, Resumed
         path = Path(config.resume)
         resumed = Resumed(path, checkpoint.load(path))
         if there and there[0].resolve() != path.resolve():
-            raise UserError(f"resume: {config.out} has gone further, to {there[0].name}; give another --out")
+            raise UserError(f"resume: {folder.path} has gone further, to {there[0].name}; give another --out")
     say(f"resuming from {resumed.path} ({resumed.stage} iteration {resumed.iteration})")
     _require_agreement(resumed, config, say)
     return folder, resumed

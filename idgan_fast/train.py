@@ -258,7 +258,7 @@ class Trainer:
 
     def _say_beginning(self) -> None:
         config, say = self.config, self.console.line
-        say(f"idgan-fast {__version__}: preset {config.preset}, seed {config.seed}, into {config.out}")
+        say(f"idgan-fast {__version__}: preset {config.preset}, seed {config.seed}, into {self.folder.path}")
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
         amp = "" if config.amp == "off" else f"; amp {self.precision.name}: {self.precision.reason}"
         say(f"device {self.device}{threads}{amp}")

@@ -51,7 +51,7 @@ def test_nothing_given_renders_dsprites() -> None:
     config = parse([])
     assert (config.preset, config.data, config.dataset) == ("dsprites-quick", None, "dsprites")
     assert (config.seed, config.device, config.amp, config.resume) == (0, "auto", "off", "auto")
-    assert config.out == Path("runs/dsprites-quick-seed0")
+    assert config.out is None
 
 
 def test_every_flag_of_the_command_line() -> None:
@@ -79,10 +79,6 @@ def test_switches() -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         parse([]).seed = 1  # type: ignore[misc]
-
-
-def test_the_out_folder_names_preset_and_seed() -> None:
-    assert parse(["--preset", "dsprites", "--seed", "4"]).out == Path("runs/dsprites-seed4")
 
 
 @pytest.mark.parametrize(

@@ -608,3 +608,29 @@ def test_a_text_file_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "vae-00000001.pt"
     path.write_bytes(content)
     assert str(path) in error_of(lambda: load(path))
+
+
+def test_the_default_folder_is_the_first_without_a_finished_run_of_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So every command has its own, and the same command finds its own again."""
+    monkeypatch.chdir(tmp_path)
+
+    def folder(*argv: str) -> str:
+        return resume.default_folder(parse(["--preset", "dsprites", "--seed", "4", *argv])).as_posix()
+
+    def leave(path: str, finished: bool, *argv: str) -> None:
+        Path(path).mkdir(parents=True)
+        (Path(path) / "config.yaml").write_text(to_yaml(parse(["--preset", "dsprites", "--seed", "4", *argv])))
+        if finished:
+            (Path(path) / "summary.json").write_text("{}")
+
+    assert folder() == folder("--amp") == "runs/dsprites-seed4"
+    leave("runs/dsprites-seed4", True)
+    assert folder() == "runs/dsprites-seed4"
+    assert folder("--amp") == folder("--vae.beta", "3") == "runs/dsprites-seed4-2"
+    leave("runs/dsprites-seed4-2", False, "--amp")
+    assert folder("--amp") == folder("--vae.beta", "3") == "runs/dsprites-seed4-2"
+    (tmp_path / "runs/dsprites-seed4-2/summary.json").write_text("{}")
+    assert folder("--amp") == "runs/dsprites-seed4-2"
+    assert folder("--vae.beta", "3") == "runs/dsprites-seed4-3"
