@@ -8,6 +8,7 @@ by its output, delta_n, is that of sum f, which finding g gave already: one weig
 and the penalty. Work, in convolution passes: forward, data gradient, replay, weight gradient = 4; autograd takes 6.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -48,13 +49,15 @@ class _Layers(TorchFunctionMode):
         """Whether an operand of a sum comes from x, rather than being an offset."""
         return isinstance(term, Tensor) and not isinstance(term, nn.Parameter)
 
+    @abstractmethod
     def weighted(
         self, func: Callable, x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kw: Any
     ) -> Tensor:
-        raise NotImplementedError
+        """A convolution or a linear layer."""
 
+    @abstractmethod
     def activation(self, x: Tensor, negative_slope: float = 0.0, inplace: bool = False) -> Tensor:
-        raise NotImplementedError
+        """ReLU, or leaky ReLU."""
 
 
 class _Record(_Layers):

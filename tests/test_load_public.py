@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from idgan_fast.checkpoint import load_public
-from idgan_fast.errors import UserError
 from idgan_fast.models.resnet import ResnetDiscriminator, ResnetGenerator, VGANDiscriminator
 from idgan_fast.models.vae import VAE, DSpritesDiscriminator, DSpritesGenerator
+from tests.common import error_of
 
 Shapes = dict[str, tuple[int, ...]]
 Weights = dict[str, Tensor]
@@ -157,15 +157,6 @@ def assert_holds(module: nn.Module, weights: Weights) -> None:
     for name, weight in weights.items():
         assert torch.equal(state[name], weight), name
     assert sum(p.numel() for p in module.parameters()) == sum(w.numel() for w in weights.values())
-
-
-def error_of(make: Callable[[], object]) -> str:
-    """The text of the UserError that `make` raises: one line."""
-    with pytest.raises(UserError) as caught:
-        make()
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 # ---- the public networks once more, from their weights alone

@@ -13,19 +13,7 @@ import torch
 from PIL import Image
 
 from idgan_fast import checkpoint, pictures, train
-
-TINY = [
-    *("--vae.iters", "8", "--gan.iters", "6", "--batch-size", "4", "--vae.width", "4", "--gan.width", "4"),
-    *("--log-every", "1", "--picture-every", "5", "--save-every", "3"),
-]
-TINY_IMAGES = [*TINY, "--preset", "celeba-64", "--gan.max-width", "8", "--gan.s-dim", "3"]
-
-
-@pytest.fixture(autouse=True)
-def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure on little, so that a run takes seconds."""
-    monkeypatch.setattr(train, "ENCODED", 64)
-    monkeypatch.setattr(train, "ENCODED_WITH_FACTORS", 64)
+from tests.common import TINY, TINY_IMAGES
 
 
 @pytest.fixture

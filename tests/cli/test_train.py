@@ -14,19 +14,7 @@ from PIL import Image
 from idgan_fast import checkpoint, train
 from idgan_fast.stages.gan import GANStage
 from idgan_fast.stages.vae import VAEStage
-
-TINY = [
-    *("--vae.iters", "8", "--gan.iters", "6", "--batch-size", "4", "--vae.width", "4", "--gan.width", "4"),
-    *("--log-every", "1", "--picture-every", "5", "--save-every", "3"),
-]
-TINY_IMAGES = [*TINY, "--preset", "celeba-64", "--gan.max-width", "8", "--gan.s-dim", "3"]
-
-
-@pytest.fixture(autouse=True)
-def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure on little, so that a run takes seconds."""
-    monkeypatch.setattr(train, "ENCODED", 64)
-    monkeypatch.setattr(train, "ENCODED_WITH_FACTORS", 64)
+from tests.common import TINY, TINY_IMAGES, assert_equal
 
 
 @pytest.fixture
@@ -139,22 +127,7 @@ def test_resumed_run_equals_the_straight_one(
     ends = [checkpoint.load(checkpoint.newest_first(tmp_path / name / "checkpoints")[0]) for name in
             ("straight", "broken")]  # fmt: skip
     for stage in ("vae", "gan"):
-        assert_same_state(ends[0][stage], ends[1][stage])
-
-
-def assert_same_state(a, b) -> None:
-    assert type(a) is type(b)
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same_state(a[key], b[key])
-    elif isinstance(a, list | tuple):
-        for x, y in zip(a, b, strict=True):
-            assert_same_state(x, y)
-    else:
-        assert a == b
+        assert_equal(ends[0][stage], ends[1][stage])
 
 
 def test_finished_run_does_not_train_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

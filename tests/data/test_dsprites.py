@@ -23,7 +23,7 @@ from idgan_fast.data.dsprites import (
     factor_indices,
     flat_index,
 )
-from idgan_fast.errors import UserError
+from tests.common import error_of
 
 TOTAL = 737_280
 RADIUS = 15.5  # of the circle around every shape at scale 1, in pixels
@@ -57,15 +57,6 @@ def held_bytes(dataset: object) -> int:
         elif isinstance(value, np.ndarray):
             total += value.nbytes
     return total
-
-
-def error_of(make: Callable[[], object]) -> str:
-    """The text of the UserError that `make` raises: one line."""
-    with pytest.raises(UserError) as caught:
-        make()
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 def test_the_grid_is_the_public_one(sprites: DSprites) -> None:

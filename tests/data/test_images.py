@@ -2,7 +2,6 @@
 
 import io
 import zipfile
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from PIL import Image
 from idgan_fast.config import ImagesConfig
 from idgan_fast.data import batches
 from idgan_fast.data.images import ImageFiles
-from idgan_fast.errors import UserError
+from tests.common import error_of
 
 UNCACHED = ImagesConfig(cache_gib=0)
 
@@ -54,15 +53,6 @@ def only(folder: Path, size: int = 64, **settings: object) -> np.ndarray:
     assert pictures.dtype == torch.uint8
     assert pictures.shape == (1, dataset.channels, size, size)
     return pictures[0].permute(1, 2, 0).numpy()
-
-
-def error_of(make: Callable[[], object]) -> str:
-    """The text of the UserError that `make` raises: one line."""
-    with pytest.raises(UserError) as caught:
-        make()
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 def spoil(folder: Path) -> set[str]:

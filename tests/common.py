@@ -1,0 +1,55 @@
+"""What several tests share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from idgan_fast.errors import UserError
+
+# A whole run of seconds, for dSprites and for pictures.
+TINY = [
+    *("--vae.iters", "8", "--gan.iters", "6", "--batch-size", "4", "--vae.width", "4", "--gan.width", "4"),
+    *("--log-every", "1", "--picture-every", "5", "--save-every", "3"),
+]
+TINY_IMAGES = [*TINY, "--preset", "celeba-64", "--gan.max-width", "8", "--gan.s-dim", "3"]
+
+
+def error_of(make: Callable[[], object]) -> str:
+    """The text of the UserError that a call raises: one line."""
+    with pytest.raises(UserError) as caught:
+        make()
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def state_at(stage: str, iteration: int, **more: Any) -> dict[str, Any]:
+    """What a checkpoint holds, in little."""
+    rng = torch.Generator().manual_seed(iteration)
+    return {
+        "stage": stage,
+        "iteration": iteration,
+        stage: {"weight": torch.randn(40, 30, generator=rng), "rng": rng.get_state()},
+        **more,
+    }
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    """Equal values of equal types, all the way down."""
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert list(one) == list(other)
+        for key in one:
+            assert_equal(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_equal(a, b)
+    elif isinstance(one, Tensor):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+    else:
+        assert one == other
