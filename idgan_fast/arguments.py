@@ -111,7 +111,7 @@ def check(config: Config) -> Config:
     if config.data is not None and config.dataset == "dsprites" and config.data.suffix != ".npz":
         raise UserError(
             f"--data: the preset {config.preset} takes the public dSprites .npz or nothing, got {config.data}; "
-            "for pictures choose another preset, such as celeba-64"
+            "for pictures choose another preset, such as images-quick"
         )
     if config.vae.beta_start == 0:
         raise UserError("--vae.beta-start: must be above 0, as beta falls geometrically from it; got 0")

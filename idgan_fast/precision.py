@@ -28,7 +28,7 @@ class Precision:
 
 def _cpu_has_bf16() -> bool:
     """Whether the processor multiplies bf16 (x86: AVX-512 BF16 or AMX; Arm: BF16)."""
-    read = getattr(torch.cpu, "get_capabilities", None)  # torch 2.11 and newer
+    read = getattr(torch.cpu, "get_capabilities", None)  # not in every torch
     if read is not None:
         found = read()
         return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -1,4 +1,4 @@
-"""The presets: those of the named sets hold the public code's constants, untouched."""
+"""The presets: those of the named sets hold the public code's constants, untouched; two are short ones of our own."""
 
 from dataclasses import replace
 from typing import Any
@@ -35,6 +35,25 @@ PRESETS: dict[str, Config] = {
         ),
         gan=replace(_DSPRITES.gan, iters=2000, batch_size=32, width=16, lr_g=2e-4, lr_d=4e-4, warm_start=True),
     ),
+    "images-quick": replace(
+        _CELEBA_64,
+        preset="images-quick",
+        images=ImagesConfig(),
+        picture_every=300,
+        save_every=500,
+        vae=VAEConfig(iters=2500, beta=2.0, init="kaiming", lr=1e-3, lr_decay=0.2),
+        gan=GANConfig(
+            iters=1800,
+            batch_size=16,
+            width=32,
+            max_width=256,
+            lr_g=4e-4,
+            lr_d=4e-4,
+            distill_weight=0.02,
+            ema=0.98,
+            sample_code="posterior",
+        ),
+    ),
     "celeba-64": _CELEBA_64,
     "celeba-256": replace(
         _CELEBA_64,
@@ -60,8 +79,8 @@ PRESETS: dict[str, Config] = {
     ),
 }
 
-# What a short preset is held against in the report's list of departures from the paper.
-PAPER = {name: PRESETS["dsprites" if name == "dsprites-quick" else name] for name in PRESETS}
+# What the short presets are held against in the report's list of departures from the paper.
+PAPER = PRESETS | {"dsprites-quick": _DSPRITES, "images-quick": _CELEBA_64}
 
 
 def preset(name: str) -> Config:

@@ -15,7 +15,10 @@ from idgan_fast.config import Config, flatten, to_yaml
 from idgan_fast.errors import UserError
 from idgan_fast.presets import PAPER, PRESETS, departures
 
-NAMES = ["dsprites", "dsprites-quick", "celeba-64", "celeba-256", "chairs-64", "cars-64", "celebahq-1024"]
+NAMES = [
+    *("dsprites", "dsprites-quick", "images-quick"),
+    *("celeba-64", "celeba-256", "chairs-64", "cars-64", "celebahq-1024"),
+]
 UNRECORDED = {"out", "resume", "config", "batch_size"}
 
 
@@ -187,7 +190,7 @@ def test_dsprites_takes_its_public_file_or_nothing(preset: str) -> None:
     assert "--data" in text
     assert "faces.zip" in text
     assert ".npz" in text
-    assert "celeba-64" in text
+    assert "images-quick" in text
 
 
 @pytest.mark.parametrize("size", [64, 128, 256, 512, 1024])
@@ -467,6 +470,8 @@ def test_departures_from_the_paper_are_told() -> None:
     quick = {row[0] for row in departures(parse([]))}
     assert {"vae.iters", "gan.iters", "vae.lr", "gan.warm_start"} <= quick
     assert PAPER["dsprites-quick"] == PRESETS["dsprites"]
+    assert PAPER["images-quick"] == PRESETS["celeba-64"]
+    assert ("images.crop", 160, None) in departures(parse(data_for("images-quick")))
 
 
 # ---- the command

@@ -69,7 +69,7 @@ def test_pictures_are_prepared_as_published(name):
 
 
 def test_every_preset_is_known_by_its_own_name():
-    assert set(PRESETS) == {*PUBLISHED, "dsprites-quick"}
+    assert set(PRESETS) == {*PUBLISHED, "dsprites-quick", "images-quick"}
     assert all(preset(name).preset == name for name in PRESETS)
 
 
