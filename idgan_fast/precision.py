@@ -1,4 +1,4 @@
-"""Mixed precision: what --amp comes to on a device, and why."""
+"""The device, and mixed precision: what --device and --amp come to, and why."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -6,8 +6,25 @@ from dataclasses import dataclass
 import torch
 
 from idgan_fast.config import Amp
+from idgan_fast.errors import UserError
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}
+
+
+def pick_device(name: str) -> torch.device:
+    """auto: a CUDA GPU if there is one, else the CPU. Raises UserError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps", "xpu"):
+            raise RuntimeError(f"wanted auto, cpu, cuda, mps or xpu, got {device.type}")
+        torch.empty(1, device=device).zero_()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    return device
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from idgan_fast.evaluate import (
     summarise,
 )
 from idgan_fast.models.vae import IMAGE_SIZE
-from idgan_fast.precision import Precision, choose
+from idgan_fast.precision import Precision, choose, pick_device
 from idgan_fast.resume import find
 from idgan_fast.signals import StopSignal
 from idgan_fast.stages.gan import GANStage
@@ -48,22 +48,6 @@ UNREAD = "collapse: G's images say nothing of c (R² near 0); raise --gan.distil
 
 class Stopped(Exception):
     """A signal ended the run early; its checkpoint is written."""
-
-
-def pick_device(name: str) -> torch.device:
-    """auto: a CUDA GPU if there is one, else the CPU. Raises UserError for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda", "mps", "xpu"):
-            raise RuntimeError(f"wanted auto, cpu, cuda, mps or xpu, got {device.type}")
-        torch.empty(1, device=device).zero_()
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from error
-    return device
 
 
 class Trainer:

@@ -20,7 +20,7 @@ ALLOWED = {
     "piecewise_linear": {"losses"},
     "models": {"models"},
     "metrics": set(),
-    "precision": {"config"},
+    "precision": CONFIG,
     "signals": set(),
     "console": set(),
     "data": CONFIG | {"data"},
