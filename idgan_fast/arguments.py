@@ -53,7 +53,9 @@ def parse(argv: Sequence[str], prog: str = "idgan-fast train") -> Config:
     if unknown:
         flags = ["--" + key.replace("_", "-") for key in flatten(base) if key != "dataset"]
         raise UserError(f"{unknown[0]}: no such option; {nearest(unknown[0].split('=')[0], flags)}")
-    return check(replace(config, batch_size=None))
+    config = replace(config, batch_size=None)
+    check(config)
+    return config
 
 
 def _parse_flags(argv: Sequence[str], base: Config, prog: str) -> tuple[Config, list[str]]:
@@ -103,8 +105,8 @@ def _check_bounds(config: Config) -> None:
             raise UserError(f"--{key.replace('_', '-')}: must be {wanted}, got {value}")
 
 
-def check(config: Config) -> Config:
-    """The settings as they are. Raises UserError where they contradict each other."""
+def check(config: Config) -> None:
+    """Raise UserError where the settings cannot work or contradict each other."""
     _check_bounds(config)
     if config.data is None and config.dataset == "images":
         raise UserError(f"--data: the preset {config.preset} trains on your pictures: give a folder or a zip of them")
@@ -124,4 +126,3 @@ def check(config: Config) -> Config:
         raise UserError("--gan.model dsprites: works at --images.size 64 and without --gan.bottleneck; use resnet")
     if gan.warm_start and (gan.model != "dsprites" or gan.width != config.vae.width):
         raise UserError("--gan.warm-start: needs --gan.model dsprites and --gan.width equal to --vae.width")
-    return config
