@@ -18,6 +18,7 @@ ALLOWED = {
     "arguments": CONFIG | {"presets"},
     "losses": set(),
     "piecewise_linear": {"losses"},
+    "ops": BASE | {"ops"},
     "models": {"models"},
     "metrics": set(),
     "precision": CONFIG,

@@ -1,0 +1,133 @@
+"""Which backend runs an operator: chosen in Python, passed down as a string, never looked up again in a backward pass.
+
+native     `torch.ops.idgan_fast.<name>`: compiled C++ or CUDA kernels under the schemas registered here
+triton     `torch.ops.idgan_fast_triton.<name>`: Triton kernels under the same schemas
+reference  plain torch, called directly, so that torch.compile sees through it
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+BACKENDS = ("native", "triton", "reference")
+# What other libraries call them: "cuda" is their fast path with its own fall-back, "ref" their plain one.
+IMPLS = {"auto": "auto", "cuda": "auto", "ref": "reference", **{name: name for name in BACKENDS}}
+
+_from_environment: str = os.environ.get("IDGAN_FAST_BACKEND", "auto")
+_requested: ContextVar[str] = ContextVar("idgan_fast_backend", default=_from_environment)
+_log = logging.getLogger("idgan_fast.ops")
+_library = torch.library.Library("idgan_fast", "DEF")
+
+
+class BackendError(RuntimeError):
+    """A backend was asked for by name and cannot run. One line, with the reason."""
+
+
+class LowLevel:
+    """A registered operator `torch.ops.idgan_fast.<name>`, opaque to torch.compile, and its plain torch twin.
+
+    The twin is the registered operator's kernel wherever nothing faster is compiled, and its fake kernel, so that
+    shapes, dtypes and strides of every kernel have one definition.
+    """
+
+    def __init__(self, name: str, schema: str, reference: Callable[..., Any]) -> None:
+        self.name, self.reference = name, reference
+        _library.define(name + schema)
+        _library.impl(name, reference, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"idgan_fast::{name}", reference, lib=_library)
+
+    def __call__(self, backend: str, *args: Any) -> Any:
+        if backend == "reference":
+            return self.reference(*args)
+        namespace = torch.ops.idgan_fast if backend == "native" else torch.ops.idgan_fast_triton
+        return getattr(namespace, self.name).default(*args)
+
+
+@lru_cache
+def why_not(backend: str, names: tuple[str, ...], device: str) -> str | None:
+    """Why a backend cannot run these low-level operators on a device type; None if it can."""
+    if backend == "reference":
+        return None
+    if backend == "native":
+        key = {"cpu": "CPU", "cuda": "CUDA"}.get(device)
+        if key is None:
+            return f"it has kernels for cpu and cuda, the tensor is on {device}"
+        missing = [n for n in names if not torch._C._dispatch_has_kernel_for_dispatch_key(f"idgan_fast::{n}", key)]
+        return f"no compiled {device} kernel of {', '.join(missing)} in this installation" if missing else None
+    if find_spec("triton") is None:
+        return "triton is not installed: pip install triton"
+    missing = [name for name in names if not hasattr(torch.ops.idgan_fast_triton, name)]
+    return f"no Triton kernel of {', '.join(missing)} in this installation" if missing else None
+
+
+@torch.compiler.assume_constant_result
+def _choose(function: str, names: tuple[str, ...], device: str, impl: str, requested: str) -> str:
+    wanted = IMPLS.get(impl)
+    if wanted is None:
+        raise ValueError(f"{function}: impl must be one of {', '.join(IMPLS)}, got {impl!r}")
+    if wanted == "auto":
+        wanted = requested
+    if wanted == "auto":
+        for backend in BACKENDS:
+            reason = why_not(backend, names, device)
+            if reason is None:
+                return backend
+            _log.debug("%s: not %s: %s", function, backend, reason)
+    if wanted not in BACKENDS:
+        raise ValueError(f"IDGAN_FAST_BACKEND: must be one of auto, {', '.join(BACKENDS)}, got {wanted!r}")
+    reason = why_not(wanted, names, device)
+    if reason is not None:
+        raise BackendError(f"{function}: the {wanted} backend was asked for and cannot run: {reason}")
+    return wanted
+
+
+def choose(function: str, operators: tuple[LowLevel, ...], device: torch.device, impl: str) -> str:
+    """The backend for one call: `impl` if it names one, else `backend(...)` or IDGAN_FAST_BACKEND, else the fastest."""
+    return _choose(function, tuple([op.name for op in operators]), device.type, impl, _requested.get())
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Within the block, every operator whose `impl` is "auto" runs on this backend, or raises BackendError.
+
+    name: native, triton, reference, or auto (the fastest that can run). Holds for the current thread or task.
+    """
+    if name not in ("auto", *BACKENDS):
+        raise ValueError(f"backend: name must be one of auto, {', '.join(BACKENDS)}, got {name!r}")
+    token = _requested.set(name)
+    try:
+        yield
+    finally:
+        _requested.reset(token)
+
+
+def function(cls: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """`cls.apply` as one node for torch.compile, which then differentiates it with torch's own autograd.
+
+    Without it dynamo rewrites the Function into a higher-order operator, and drops, without an error, the part of a
+    second derivative that flows through the Function's output (torch 2.14; tests/ops/test_compile.py has the case).
+    """
+    apply = cls.apply
+
+    def call(*args: Any) -> Any:
+        return apply(*args)
+
+    return torch.compiler.allow_in_graph(call)
+
+
+def no_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs a Function's forward or backward with autocast off: dtypes were settled before `apply`."""
+
+    def call(*args: Any) -> Any:
+        tensor = next(arg for arg in args if isinstance(arg, torch.Tensor))
+        with torch.autocast(tensor.device.type, enabled=False):
+            return method(*args)
+
+    return call

@@ -1,0 +1,37 @@
+"""What the operators share about tensors: the accumulation type, the memory format, checks that end in one line."""
+
+import torch
+from torch import Tensor
+
+
+def accumulation(dtype: torch.dtype) -> torch.dtype:
+    """The type in which an operator computes: float32 for the half types, otherwise the tensor's own."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """channels_last for a 4-D tensor whose channels lie side by side, else contiguous."""
+    dense = x.ndim == 4 and x.shape[1] > 1 and x.shape[2] * x.shape[3] > 1
+    return torch.channels_last if dense and x.stride(1) == 1 else torch.contiguous_format
+
+
+def laid_out_like(y: Tensor, x: Tensor) -> Tensor:
+    return y.contiguous(memory_format=memory_format(x))
+
+
+def per_channel(b: Tensor, ndim: int, dim: int) -> Tensor:
+    """[C] -> [1, .., C, .., 1], to be broadcast along dimension `dim` of `ndim`."""
+    return b.reshape([-1 if i == dim else 1 for i in range(ndim)])
+
+
+def check_floating(function: str, name: str, x: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{function}: {name} must be a tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"{function}: {name} must be float16, bfloat16, float32 or float64, got {x.dtype}")
+
+
+def check_images(function: str, x: Tensor) -> None:
+    check_floating(function, "x", x)
+    if x.ndim != 4:
+        raise ValueError(f"{function}: x must be [N, C, H, W], got shape {tuple(x.shape)}")

@@ -1,0 +1,80 @@
+"""A convolution with FIR upsampling before it or FIR downsampling after it, in the cheapest order of the two."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from idgan_fast.ops._tensors import check_floating, check_images
+from idgan_fast.ops.conv2d_gradfix import conv2d, conv_transpose2d
+from idgan_fast.ops.upfirdn2d import Pair, padded_for, paddings, upfirdn2d
+
+
+def conv2d_resample(
+    x: Tensor,
+    w: Tensor,
+    f: Tensor | None = None,
+    up: int = 1,
+    down: int = 1,
+    padding: Pair = 0,
+    groups: int = 1,
+    flip_weight: bool = True,
+    flip_filter: bool = False,
+    impl: str = "auto",
+) -> Tensor:
+    """upfirdn2d(x, f, up, gain up^2), convolution with w, upfirdn2d(.., f, down); the whole keeps the image centred.
+
+    x: [N, I, H, W]. w: [O, I / groups, kh, kw], of x's dtype. f: as in `upfirdn2d`. up, down: positive ints.
+    padding: int, [x, y] or [x0, x1, y0, y1], by the upsampled image. flip_weight: True correlates, as torch does.
+    Filter and convolution commute, so the work is done at the smaller of the two sizes: for `down` the filter comes
+    first and the convolution takes the stride; for `up` a transposed convolution comes first and the filter last.
+    Returns [N, O, H', W']. Raises TypeError, ValueError: one line on the argument.
+    """
+    _check(x, w, up, down, groups)
+    kh, kw = w.shape[2:]
+    if up == 1 and down == 1:
+        return _padded_conv(x, w, paddings(padding), groups, flip_weight)
+    x0, x1, y0, y1 = padded_for(f, up, down, padding)
+    if up == 1:
+        if kh == 1 and kw == 1:
+            x = upfirdn2d(x, f, 1, down, (x0, x1, y0, y1), flip_filter, 1, impl)
+            return _padded_conv(x, w, (0, 0, 0, 0), groups, flip_weight)
+        x = upfirdn2d(x, f, 1, 1, (x0, x1, y0, y1), flip_filter, 1, impl)
+        return conv2d(x, w if flip_weight else w.flip((2, 3)), stride=down, groups=groups)
+    if kh == 1 and kw == 1:
+        y = _padded_conv(x, w, (0, 0, 0, 0), groups, flip_weight)
+        y = upfirdn2d(y, f, up, 1, (x0, x1, y0, y1), flip_filter, up * up, impl)
+    else:
+        y = conv_transpose2d(x, _transposed(w, groups, flip_weight), stride=up, groups=groups)
+        pad = (x0 - kw + 1, x1 - kw + up, y0 - kh + 1, y1 - kh + up)
+        y = upfirdn2d(y, f, 1, 1, pad, flip_filter, up * up, impl)
+    return y if down == 1 else upfirdn2d(y, f, 1, down, 0, flip_filter, 1, impl)
+
+
+def _padded_conv(x: Tensor, w: Tensor, padding: tuple[int, int, int, int], groups: int, flip_weight: bool) -> Tensor:
+    w = w if flip_weight else w.flip((2, 3))
+    x0, x1, y0, y1 = padding
+    if x0 == x1 >= 0 and y0 == y1 >= 0:
+        return conv2d(x, w, padding=(y0, x0), groups=groups)
+    return conv2d(F.pad(x, [x0, x1, y0, y1]), w, groups=groups)
+
+
+def _transposed(w: Tensor, groups: int, flip_weight: bool) -> Tensor:
+    """[O, I / groups, kh, kw] -> [I, O / groups, kh, kw]; a transposed convolution convolves, it does not correlate."""
+    o, i, kh, kw = w.shape
+    w = w.reshape(groups, o // groups, i, kh, kw).transpose(1, 2).reshape(groups * i, o // groups, kh, kw)
+    return w.flip((2, 3)) if flip_weight else w
+
+
+def _check(x: Tensor, w: Tensor, up: int, down: int, groups: int) -> None:
+    check_images("conv2d_resample", x)
+    check_floating("conv2d_resample", "w", w)
+    for name, value in (("up", up), ("down", down), ("groups", groups)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"conv2d_resample: {name} must be a positive int, got {value}")
+    if w.ndim != 4 or x.shape[1] != w.shape[1] * groups or w.shape[0] % groups:
+        raise ValueError(
+            f"conv2d_resample: w must be [O, {x.shape[1]} / groups, kh, kw] for x {tuple(x.shape)} and groups "
+            f"{groups}, got {tuple(w.shape)}"
+        )
+    if x.dtype != w.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(f"conv2d_resample: x and w must have one dtype, got {x.dtype} and {w.dtype}")

@@ -1,0 +1,36 @@
+"""Bias, upsampling, leaky ReLU with gain and clamp, downsampling: StyleGAN3's alias-free non-linearity."""
+
+import math
+
+from torch import Tensor
+
+from idgan_fast.ops.bias_act import bias_act
+from idgan_fast.ops.upfirdn2d import Pair, scaling, upfirdn2d
+
+
+def filtered_lrelu(
+    x: Tensor,
+    fu: Tensor | None = None,
+    fd: Tensor | None = None,
+    b: Tensor | None = None,
+    up: int = 1,
+    down: int = 1,
+    padding: Pair = 0,
+    gain: float = math.sqrt(2),
+    slope: float = 0.2,
+    clamp: float | None = None,
+    flip_filter: bool = False,
+    impl: str = "auto",
+) -> Tensor:
+    """upfirdn2d(lrelu(upfirdn2d(x + b, fu, up, padding, gain up^2)) * gain, clamped, fd, down); arXiv 2106.12423.
+
+    x: [N, C, H, W]. b: [C] or None. fu, fd: filters as in `upfirdn2d`. padding: by the upsampled image.
+    clamp: bound of the leaky ReLU's result times gain, None for none. Gradients of every order, by x and b.
+    Returns [N, C, H', W'] of x's dtype and memory format. Raises TypeError, ValueError: one line on the argument.
+    """
+    up_x, up_y = scaling("filtered_lrelu", "up", up)
+    scaling("filtered_lrelu", "down", down)
+    x = bias_act(x, b, impl=impl)
+    x = upfirdn2d(x, fu, up, 1, padding, flip_filter, up_x * up_y, impl)
+    x = bias_act(x, act="lrelu", alpha=slope, gain=gain, clamp=clamp, impl=impl)
+    return upfirdn2d(x, fd, 1, down, 0, flip_filter, 1, impl)

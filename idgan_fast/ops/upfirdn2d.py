@@ -1,0 +1,250 @@
+"""Upsample by zero insertion, pad or crop, filter by a FIR, keep every down-th pixel; and its usual special cases."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from idgan_fast.ops import _dispatch
+from idgan_fast.ops._dispatch import LowLevel, no_autocast
+from idgan_fast.ops._tensors import accumulation, check_images, laid_out_like
+
+Pair = int | Sequence[int]
+
+
+def upfirdn2d(
+    x: Tensor,
+    f: Tensor | None,
+    up: Pair = 1,
+    down: Pair = 1,
+    padding: Pair = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: str = "auto",
+) -> Tensor:
+    """Insert up - 1 zeros after each pixel, pad, convolve with f, keep every down-th pixel, multiply by gain.
+
+    x: [N, C, H, W], float16, bfloat16, float32 or float64; the half types accumulate in float32.
+    f: None (a single tap), [k] (applied along both axes) or [fh, fw]; float32, without gradient.
+    up, down: int or [x, y]. padding: int, [x, y] or [x0, x1, y0, y1], by the upsampled image; negative values crop.
+    flip_filter: False convolves, True correlates. impl: auto (or cuda), native, triton, reference (or ref).
+    Returns [N, C, (H upy + y0 + y1 - fh) // downy + 1, likewise W], of x's dtype and memory format. The gradient by
+    x is the same operator with up and down exchanged and the filter flipped, so every order of it exists.
+    Raises TypeError, ValueError: one line on the argument. BackendError: impl cannot run here.
+    """
+    check_images("upfirdn2d", x)
+    if f is not None:
+        _check_filter("upfirdn2d", f)
+        f = f.to(x.device)
+    up_xy, down_xy, pad = scaling("upfirdn2d", "up", up), scaling("upfirdn2d", "down", down), paddings(padding)
+    height, width = output_size(x.shape, f, up_xy, down_xy, pad)
+    if height < 1 or width < 1:
+        raise ValueError(
+            f"upfirdn2d: the result must have at least one pixel, got {height} x {width} from x {tuple(x.shape)}, "
+            f"f {tuple(filter_size(f))}, up {up}, down {down}, padding {padding}: pad more"
+        )
+    backend = _dispatch.choose("upfirdn2d", (_resample,), x.device, impl)
+    return _upfirdn2d(x, f, up_xy, down_xy, pad, bool(flip_filter), float(gain), backend)
+
+
+def filter2d(
+    x: Tensor,
+    f: Tensor | None,
+    padding: Pair = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: str = "auto",
+) -> Tensor:
+    """Filter x with f; padding 0 keeps the size. Arguments, result and errors as for `upfirdn2d`."""
+    return upfirdn2d(x, f, 1, 1, padded_for(f, 1, 1, padding), flip_filter, gain, impl)
+
+
+def upsample2d(
+    x: Tensor,
+    f: Tensor | None,
+    up: Pair = 2,
+    padding: Pair = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: str = "auto",
+) -> Tensor:
+    """Upsample x by `up`, its mean kept; padding 0 gives exactly `up` times the size. Otherwise as `upfirdn2d`."""
+    up_x, up_y = scaling("upsample2d", "up", up)
+    return upfirdn2d(x, f, up, 1, padded_for(f, up, 1, padding), flip_filter, gain * up_x * up_y, impl)
+
+
+def downsample2d(
+    x: Tensor,
+    f: Tensor | None,
+    down: Pair = 2,
+    padding: Pair = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: str = "auto",
+) -> Tensor:
+    """Downsample x by `down`; padding 0 divides the size by it. Otherwise as `upfirdn2d`."""
+    return upfirdn2d(x, f, 1, down, padded_for(f, 1, down, padding), flip_filter, gain, impl)
+
+
+def setup_filter(
+    f: Any,
+    device: torch.device | str = "cpu",
+    normalize: bool = True,
+    flip_filter: bool = False,
+    gain: float = 1,
+    separable: bool | None = None,
+) -> Tensor:
+    """A filter for `upfirdn2d` from taps: a number, a list, an array or a tensor; [k] or [fh, fw].
+
+    normalize: taps sum to 1. gain: factor of the whole filter. separable: keep a 1-D filter 1-D; by default from
+    8 taps on, a shorter one becomes its outer product. Returns a new float32 tensor; None gives a single tap.
+    """
+    f = torch.as_tensor(1.0 if f is None else f, dtype=torch.float32).detach().clone()
+    if f.ndim > 2 or f.numel() == 0:
+        raise ValueError(f"setup_filter: f must be 1-D or 2-D with at least one tap, got shape {tuple(f.shape)}")
+    f = f.reshape(1) if f.ndim == 0 else f
+    if separable is None:
+        separable = f.ndim == 1 and f.numel() >= 8
+    if separable and f.ndim == 2:
+        raise ValueError(f"setup_filter: a separable f must be 1-D, got shape {tuple(f.shape)}")
+    if f.ndim == 1 and not separable:
+        f = torch.outer(f, f)
+    if normalize:
+        f = f / f.sum()
+    if flip_filter:
+        f = f.flip(tuple(range(f.ndim)))
+    return (f * gain ** (f.ndim / 2)).to(device)
+
+
+def scaling(function: str, name: str, value: Pair) -> tuple[int, int]:
+    """int or [x, y] -> (x, y)."""
+    x, y = (value, value) if isinstance(value, int) else tuple(value) if len(value) == 2 else (0, 0)
+    if x < 1 or y < 1:
+        raise ValueError(f"{function}: {name} must be a positive int or [x, y] of them, got {value}")
+    return x, y
+
+
+def paddings(padding: Pair) -> tuple[int, int, int, int]:
+    """int, [x, y] or [x0, x1, y0, y1] -> (x0, x1, y0, y1)."""
+    if isinstance(padding, int):
+        return padding, padding, padding, padding
+    if len(padding) == 2:
+        x, y = padding
+        return x, x, y, y
+    if len(padding) == 4:
+        x0, x1, y0, y1 = padding
+        return x0, x1, y0, y1
+    raise ValueError(f"upfirdn2d: padding must be an int, [x, y] or [x0, x1, y0, y1], got {padding}")
+
+
+def padded_for(f: Tensor | None, up: Pair, down: Pair, padding: Pair) -> tuple[int, int, int, int]:
+    """`padding` plus what keeps the image centred, so that its size changes by up / down alone."""
+    (up_x, up_y), (down_x, down_y) = scaling("upfirdn2d", "up", up), scaling("upfirdn2d", "down", down)
+    fh, fw = filter_size(f)
+    x0, x1, y0, y1 = paddings(padding)
+    if up_x > 1 or up_y > 1 or (down_x == 1 and down_y == 1):
+        x0, x1, y0, y1 = (
+            x0 + (fw + up_x - 1) // 2,
+            x1 + (fw - up_x) // 2,
+            y0 + (fh + up_y - 1) // 2,
+            y1 + (fh - up_y) // 2,
+        )
+    if down_x > 1 or down_y > 1:
+        x0, x1 = x0 + (fw - down_x + 1) // 2, x1 + (fw - down_x) // 2
+        y0, y1 = y0 + (fh - down_y + 1) // 2, y1 + (fh - down_y) // 2
+    return x0, x1, y0, y1
+
+
+def filter_size(f: Tensor | None) -> tuple[int, int]:
+    """(fh, fw)."""
+    return (1, 1) if f is None else (f.shape[0], f.shape[-1])
+
+
+def output_size(
+    shape: Sequence[int], f: Tensor | None, up: Sequence[int], down: Sequence[int], padding: Sequence[int]
+) -> tuple[int, int]:
+    """(height, width) of the result; up, down: (x, y), padding: (x0, x1, y0, y1)."""
+    fh, fw = filter_size(f)
+    height = (shape[2] * up[1] + padding[2] + padding[3] - fh) // down[1] + 1
+    width = (shape[3] * up[0] + padding[0] + padding[1] - fw) // down[0] + 1
+    return height, width
+
+
+def _check_filter(function: str, f: Tensor) -> None:
+    if not isinstance(f, Tensor):
+        raise TypeError(f"{function}: f must be a tensor or None, got {type(f).__name__}; setup_filter makes one")
+    if f.ndim not in (1, 2) or f.numel() == 0:
+        raise ValueError(f"{function}: f must be 1-D or 2-D float32, got shape {tuple(f.shape)}")
+    if f.dtype != torch.float32:
+        raise TypeError(f"{function}: f must be 1-D or 2-D float32, got {f.dtype}")
+    if f.requires_grad:
+        raise ValueError(f"{function}: f has no gradient, got one that requires it: pass f.detach()")
+
+
+def _reference(
+    x: Tensor,
+    f: Tensor | None,
+    up: Sequence[int],
+    down: Sequence[int],
+    padding: Sequence[int],
+    flip_filter: bool,
+    gain: float,
+) -> Tensor:
+    n, c, h, w = x.shape
+    (up_x, up_y), (down_x, down_y) = up, down
+    y = x.to(accumulation(x.dtype))
+    if up_x > 1 or up_y > 1:  # a pixel becomes up_y x up_x, zeros but for the first
+        y = F.pad(y.reshape(n, c, h, 1, w, 1), (0, up_x - 1, 0, 0, 0, up_y - 1))
+        y = y.reshape(n, c, h * up_y, w * up_x)
+    y = F.pad(y, list(padding)) * gain
+    if f is None:
+        y = y[:, :, ::down_y, ::down_x]
+    else:
+        taps = f.to(y.dtype) if flip_filter else f.to(y.dtype).flip(tuple(range(f.ndim)))
+        images = y.reshape(n * c, 1, *y.shape[2:])
+        if f.ndim == 2:
+            images = F.conv2d(images, taps[None, None], stride=(down_y, down_x))
+        else:
+            images = F.conv2d(images, taps[None, None, None, :], stride=(1, down_x))
+            images = F.conv2d(images, taps[None, None, :, None], stride=(down_y, 1))
+        y = images.reshape(n, c, *images.shape[2:])
+    return laid_out_like(y.to(x.dtype), x)
+
+
+_resample = LowLevel(
+    "upfirdn2d",
+    "(Tensor x, Tensor? f, SymInt[] up, SymInt[] down, SymInt[] padding, bool flip_filter, float gain) -> Tensor",
+    _reference,
+)
+
+
+class _Upfirdn2d(torch.autograd.Function):
+    @staticmethod
+    @no_autocast
+    def forward(x: Tensor, f: Tensor | None, *args: Any) -> Tensor:
+        *parameters, backend = args
+        return _resample(backend, x, f, *parameters)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        x, f, *ctx.args = inputs
+        ctx.save_for_backward(f)
+        ctx.size, ctx.out_size = x.shape[2:], output.shape[2:]
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple:
+        (f,) = ctx.saved_tensors
+        up, down, (x0, _, y0, _), flip_filter, gain, backend = ctx.args
+        (h, w), (out_h, out_w), (fh, fw) = ctx.size, ctx.out_size, filter_size(f)
+        padding = (
+            fw - x0 - 1,
+            w * up[0] - out_w * down[0] + x0 - up[0] + 1,
+            fh - y0 - 1,
+            h * up[1] - out_h * down[1] + y0 - up[1] + 1,
+        )
+        return _upfirdn2d(dy, f, down, up, padding, not flip_filter, gain, backend), *[None] * 7
+
+
+_upfirdn2d = _dispatch.function(_Upfirdn2d)

@@ -1,0 +1,98 @@
+"""Backends: chosen in Python, refused with the reason, the registered operators equal to their plain twins."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+from idgan_fast import ops
+from idgan_fast.ops import _dispatch
+from idgan_fast.ops.bias_act import _backward, _forward
+from idgan_fast.ops.upfirdn2d import _resample
+
+X = torch.randn(2, 3, 5, 4)
+
+
+def test_a_forced_backend_that_cannot_run_raises_with_the_reason() -> None:
+    with pytest.raises(ops.BackendError, match=r"^bias_act: the triton backend .* cannot run: .+") as caught:
+        ops.bias_act(X, act="lrelu", impl="triton")
+    assert "\n" not in str(caught.value)
+    with ops.backend("triton"), pytest.raises(ops.BackendError):
+        ops.upfirdn2d(X, None)
+
+
+def test_impl_accepts_the_names_of_the_peers() -> None:
+    wanted = ops.bias_act(X, act="lrelu", impl="reference")
+    for impl in ("auto", "cuda", "ref"):
+        assert torch.equal(ops.bias_act(X, act="lrelu", impl=impl), wanted)
+    with pytest.raises(ValueError, match="impl must be one of"):
+        ops.bias_act(X, impl="fast")
+    with pytest.raises(ValueError, match="name must be one of"), ops.backend("fast"):
+        pass
+
+
+def test_the_block_ends_and_other_threads_are_left_alone() -> None:
+    seen: list[str] = []
+    with ops.backend("reference"):
+        thread = threading.Thread(target=lambda: seen.append(_dispatch._requested.get()))
+        thread.start()
+        thread.join()
+    assert seen == [_dispatch._requested.get()] == [_dispatch._from_environment]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("reference", "reference"), ("triton", "BackendError"), ("x", "ValueError")]
+)
+def test_environment(value: str, expected: str) -> None:
+    code = (
+        "import torch\nfrom idgan_fast import ops\n"
+        "try: ops.bias_act(torch.ones(1, 1), act='lrelu'); print('reference')\n"
+        "except Exception as error: print(type(error).__name__)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "IDGAN_FAST_BACKEND": value}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.stdout.strip() == expected
+
+
+PARAMETERS = [(1, "lrelu", 0.2, 1.4, 0.5), (1, "tanh", 0.0, 1.0, None)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_opcheck(layout: torch.memory_format, dtype: torch.dtype) -> None:
+    x = torch.randn(2, 3, 5, 4).to(dtype).contiguous(memory_format=layout)
+    b, f = torch.randn(3).to(dtype), torch.rand(4)
+    namespace = torch.ops.idgan_fast
+    for parameters in PARAMETERS:
+        torch.library.opcheck(namespace.bias_act_fwd.default, (x, b, *parameters))
+        torch.library.opcheck(namespace.bias_act_bwd.default, (x, x, b, *parameters, True))
+        torch.library.opcheck(namespace.bias_act_bwd.default, (x, x, None, *parameters, False))
+    for taps in (None, f, torch.outer(f, f)):
+        torch.library.opcheck(namespace.upfirdn2d.default, (x, taps, [2, 1], [1, 2], [1, 2, 3, -1], True, 2.0))
+
+
+def test_every_low_level_operator_is_opchecked() -> None:
+    checked = {"bias_act_fwd", "bias_act_bwd", "upfirdn2d"}
+    registered = {
+        name.split("::")[1] for name in torch._C._dispatch_get_all_op_names() if name.startswith("idgan_fast::")
+    }
+    assert registered == checked == {op.name for op in (_forward, _backward, _resample)}
+
+
+def test_registered_operators_carry_all_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    def outcome() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+        y = ops.bias_act(ops.upsample2d(x, torch.rand(4)), torch.ones(3), act="swish", clamp=1)
+        (gradient,) = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
+        return [y, gradient, *torch.autograd.grad(gradient.square().sum(), x)]
+
+    wanted = outcome()
+    monkeypatch.setattr(_dispatch, "why_not", lambda *_: None)
+    for got, expected in zip(outcome(), wanted, strict=True):
+        assert torch.equal(got, expected)

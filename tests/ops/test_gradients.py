@@ -1,0 +1,206 @@
+"""Every gradient that training takes: finite differences in float64, R1, path length, torch.func, layouts, dtypes."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+from idgan_fast import ops
+from idgan_fast.ops.bias_act import activation_funcs
+from tests.ops import networks
+
+F64 = torch.float64
+
+
+def leaf(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=F64, requires_grad=True)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def check(function: Callable[..., Tensor], *tensors: Tensor) -> None:
+    assert gradcheck(function, tensors)
+    assert gradgradcheck(function, tensors)
+
+
+@pytest.mark.parametrize("gain", [None, -0.7])
+@pytest.mark.parametrize("clamp", [None, 0.6])
+@pytest.mark.parametrize("act", activation_funcs)
+def test_bias_act(act: str, clamp: float | None, gain: float | None) -> None:
+    check(lambda x, b: ops.bias_act(x, b, act=act, clamp=clamp, gain=gain), leaf(2, 3, 3, 2), leaf(3))
+
+
+@pytest.mark.parametrize("alpha", [0.0, -0.5, 3.0])
+def test_bias_act_slopes_that_hide_the_sign(alpha: float) -> None:
+    check(lambda x, b: ops.bias_act(x, b, -1, "lrelu", alpha, clamp=1), leaf(4, 3), leaf(3))
+
+
+@pytest.mark.parametrize("act", ["linear", "lrelu", "tanh"])
+def test_the_gradient_is_zero_where_the_clamp_binds(act: str) -> None:
+    x = torch.tensor([[-9.0, -0.5, 0.25, 0.5, 9.0]], dtype=F64, requires_grad=True)
+    y = ops.bias_act(x, act=act, gain=1, clamp=0.1 if act == "tanh" else 0.5, alpha=1.0)
+    y.sum().backward()
+    inside = [0.0, 0.0, 1.0, 0.0, 0.0] if act != "tanh" else [0.0] * 5
+    assert x.grad is not None
+    assert x.grad[0].tolist() == inside
+
+
+@pytest.mark.parametrize("f", [None, (1.0, 2.0, 4.0), ((1.0, -2.0), (3.0, 0.5), (0.2, 1.0))])
+@pytest.mark.parametrize(
+    ("up", "down", "padding"), [(1, 1, [2, 1, 1, 2]), (2, 1, [3, -1, 2, 0]), (1, 2, 1), ([3, 2], [2, 3], [1, 4, -2, 5])]
+)
+def test_upfirdn2d_to_the_third_order(f: tuple | None, up: int, down: int, padding: list[int]) -> None:
+    taps = None if f is None else torch.tensor(f)
+    check(lambda x: ops.upfirdn2d(x, taps, up, down, padding, gain=1.5), leaf(2, 2, 4, 5))
+    check(lambda x: ops.upfirdn2d(x, taps, up, down, padding, flip_filter=True).square(), leaf(1, 1, 4, 5))
+
+    def cubed(x: Tensor) -> Tensor:
+        y = ops.upfirdn2d(x, taps, up, down, padding)
+        return torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)[0]
+
+    assert gradgradcheck(cubed, leaf(1, 1, 3, 3))
+
+
+@pytest.mark.parametrize("demodulate", [True, False])
+@pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2)])
+def test_modulated_conv2d(up: int, down: int, demodulate: bool) -> None:
+    def layer(x: Tensor, w: Tensor, s: Tensor, noise: Tensor) -> Tensor:
+        return ops.modulated_conv2d(x, w, s, noise, up, down, 1, networks.taps(), demodulate)
+
+    size = 4 * up // down
+    check(layer, leaf(2, 2, 4, 4), leaf(3, 2, 3, 3), leaf(2, 2), leaf(2, 1, size, size))
+
+
+@pytest.mark.parametrize("up", [1, 2])
+@pytest.mark.parametrize("act", ["lrelu", "linear", "swish"])
+def test_styled_conv2d(act: str, up: int) -> None:
+    def layer(x: Tensor, w: Tensor, s: Tensor, noise: Tensor, strength: Tensor, b: Tensor) -> Tensor:
+        return ops.styled_conv2d(x, w, s, noise, strength, b, up, act=act, clamp=1.2)
+
+    check(layer, leaf(2, 2, 3, 3), leaf(3, 2, 3, 3), leaf(2, 2), leaf(3 * up, 3 * up), leaf(), leaf(3))
+
+
+def test_filtered_lrelu() -> None:
+    fu, fd = networks.taps(1, 3, 3, 1), ops.setup_filter([1, 2, 1], separable=True)
+    check(lambda x, b: ops.filtered_lrelu(x, fu, fd, b, 2, 2, 3, clamp=0.9), leaf(2, 2, 4, 3), leaf(2))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2), (2, 3)])
+def test_conv2d_resample(up: int, down: int, groups: int) -> None:
+    f = networks.taps()
+    check(
+        lambda x, w: ops.conv2d_resample(x, w, f, up, down, 1, groups, flip_weight=False),
+        leaf(1, 4, 4, 4),
+        leaf(2, 4 // groups, 3, 3),
+    )
+
+
+def test_fma_broadcasts() -> None:
+    check(ops.fma, leaf(2, 3, 1), leaf(3, 4), leaf(1))
+
+
+def test_r1_and_path_length_by_finite_differences() -> None:
+    p, f = networks.parameters(), networks.taps()
+    given = networks.inputs()
+    x, z = given["x"].requires_grad_(), given["z"].requires_grad_()
+    names = ["d1", "db1", "d2", "db2", "skip", "out"]
+
+    def r1(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda *values: loss(dict(zip(names, values, strict=True)), x, f)
+
+    leaves = [p[name] for name in names]
+    assert gradcheck(r1(networks.d_loss_autograd), leaves, fast_mode=True)
+    assert gradcheck(r1(networks.d_loss_func), leaves, fast_mode=True)
+    by_grad = networks.gradients(networks.d_loss_autograd(p, x, f), p)
+    by_func = networks.gradients(networks.d_loss_func(p, x, f), p)
+    for name in names:
+        torch.testing.assert_close(by_func[name], by_grad[name])
+
+    of_g = ["const", "affine1", "w1", "b1", "strength", "affine2", "w2", "b2"]
+    assert gradcheck(
+        lambda *values: networks.path_length(dict(zip(of_g, values, strict=True)), z, given["noise"], f),
+        [p[name] for name in of_g],
+        fast_mode=True,
+    )
+
+
+def test_no_weight_gradients_drops_them_in_the_backward_pass_alone() -> None:
+    x, w = leaf(1, 2, 4, 4), leaf(3, 2, 3, 3)
+    y = ops.conv2d_gradfix.conv2d(x, w).square().sum()
+    with ops.conv2d_gradfix.no_weight_gradients():
+        gx, gw = torch.autograd.grad(y, [x, w], create_graph=True, allow_unused=True)
+    assert gw is None
+    (through,) = torch.autograd.grad(gx.square().sum(), w)
+    assert through.abs().sum() > 0
+    assert not ops.conv2d_gradfix.weight_gradients_disabled
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "every other column": lambda x: x.repeat_interleave(2, -1)[..., ::2],
+    "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+    "expanded": lambda x: x[:1].expand_as(x),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_give_the_same_outputs_and_gradients(layout: str) -> None:
+    f = networks.taps()
+    operators: list[Callable[[Tensor], Tensor]] = [
+        lambda x: ops.bias_act(x, torch.ones(3, dtype=F64), act="lrelu", clamp=1),
+        lambda x: ops.upfirdn2d(x, f, up=2, padding=2),
+        lambda x: ops.filtered_lrelu(x, f, f, up=2, down=2, padding=3),
+        lambda x: ops.styled_conv2d(x, torch.ones(4, 3, 3, 3, dtype=F64), x.mean((2, 3)), up=2),
+    ]
+    x = LAYOUTS[layout](torch.randn(2, 3, 4, 5, dtype=F64))
+    for operator in operators:
+        outcomes = []
+        for value in (x, x.contiguous()):
+            value = value.detach().requires_grad_()
+            y = operator(value)
+            (gradient,) = torch.autograd.grad(y.square().sum(), value, create_graph=True)
+            outcomes.append((y, gradient, torch.autograd.grad(gradient.square().sum(), value)[0]))
+        for got, wanted in zip(*outcomes, strict=True):
+            torch.testing.assert_close(got, wanted, check_stride=False)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (1, 3, 1, 1), (2, 0, 3, 3)])
+def test_empty_and_single_pixel(shape: tuple[int, ...]) -> None:
+    x = leaf(*shape)
+    for y in (ops.bias_act(x, leaf(shape[1]), act="lrelu"), ops.upsample2d(x, networks.taps())):
+        (gradient,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        assert gradient.shape == x.shape
+        assert y.shape[:2] == x.shape[:2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_dtypes_are_kept_in_outputs_and_gradients(dtype: torch.dtype) -> None:
+    x, w, s = (t.detach().to(dtype).requires_grad_() for t in (leaf(2, 3, 4, 4), leaf(4, 3, 3, 3), leaf(2, 3)))
+    y = ops.styled_conv2d(x, w, s, up=2, bias=leaf(4), noise=leaf(8, 8), clamp=256)
+    assert y.dtype == dtype
+    assert [g.dtype for g in torch.autograd.grad(y.sum(), [x, w, s])] == [dtype] * 3
+
+
+def test_float16_demodulation_does_not_overflow() -> None:
+    x, w, s = torch.randn(1, 512, 4, 4), torch.randn(8, 512, 3, 3) * 30, torch.randn(1, 512) * 200
+    wanted = ops.modulated_conv2d(x, w, s, padding=1)
+    got = ops.modulated_conv2d(x.half(), w, s, padding=1)
+    assert (got.float() - wanted).abs().max() < 5e-3 * wanted.abs().max()
+
+
+def test_autocast_reaches_the_convolution_and_leaves_the_rest() -> None:
+    x, w, s, f = torch.randn(1, 3, 4, 4), torch.randn(4, 3, 3, 3), torch.randn(1, 3), networks.taps()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ops.styled_conv2d(x, w, s, up=2).dtype == torch.bfloat16
+        assert ops.conv2d_resample(x, w, f, down=2, padding=1).dtype == torch.bfloat16
+        assert torch.equal(ops.upfirdn2d(x, f), ops.upfirdn2d(x, f).float())
+        leafy = x.clone().requires_grad_()
+        (inside,) = torch.autograd.grad(ops.upfirdn2d(leafy, f, padding=2).square().sum(), leafy)
+    (outside,) = torch.autograd.grad(ops.upfirdn2d(leafy, f, padding=2).square().sum(), leafy)
+    torch.testing.assert_close(inside, outside)
