@@ -1,7 +1,8 @@
 """The operators of StyleGAN-type networks: exact, differentiable as often as needed, one face over many backends."""
 
 from idgan_fast.ops import conv2d_gradfix
-from idgan_fast.ops._dispatch import BackendError, backend
+from idgan_fast.ops._dispatch import BACKENDS, BackendError, backend
+from idgan_fast.ops.available import available
 from idgan_fast.ops.bias_act import bias_act
 from idgan_fast.ops.conv2d_resample import conv2d_resample
 from idgan_fast.ops.filtered_lrelu import filtered_lrelu
@@ -11,7 +12,9 @@ from idgan_fast.ops.styled_conv2d import styled_conv2d
 from idgan_fast.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
 __all__ = [
+    "BACKENDS",
     "BackendError",
+    "available",
     "backend",
     "bias_act",
     "conv2d_gradfix",

@@ -1,7 +1,10 @@
 """What the operators share about tensors: the accumulation type, the memory format, checks that end in one line."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def accumulation(dtype: torch.dtype) -> torch.dtype:
@@ -22,6 +25,13 @@ def laid_out_like(y: Tensor, x: Tensor) -> Tensor:
 def per_channel(b: Tensor, ndim: int, dim: int) -> Tensor:
     """[C] -> [1, .., C, .., 1], to be broadcast along dimension `dim` of `ndim`."""
     return b.reshape([-1 if i == dim else 1 for i in range(ndim)])
+
+
+def padded(x: Tensor, padding: Sequence[int]) -> Tensor:
+    """Zeros on the sides (x0, x1, y0, y1) of [N, C, H, W]; a negative number crops, beyond the image too."""
+    x0, x1, y0, y1 = padding
+    x = F.pad(x, [max(x0, 0), max(x1, 0), max(y0, 0), max(y1, 0)])
+    return x[:, :, max(-y0, 0) : x.shape[2] - max(-y1, 0), max(-x0, 0) : x.shape[3] - max(-x1, 0)]
 
 
 def check_floating(function: str, name: str, x: Tensor) -> None:

@@ -102,25 +102,40 @@ def bias_act(
     Returns a tensor of x's shape, dtype and memory format. Gradients of every order, by x and by b.
     Raises TypeError, ValueError: one line on the argument. BackendError: impl cannot run here.
     """
-    check_floating("bias_act", "x", x)
+    return biased("bias_act", x, b, dim, act, alpha, gain, clamp, impl)
+
+
+def biased(
+    function: str,
+    x: Tensor,
+    b: Tensor | None,
+    dim: int,
+    act: str,
+    alpha: float | None,
+    gain: float | None,
+    clamp: float | None,
+    impl: str,
+) -> Tensor:
+    """`bias_act`, with errors in the name of the function that the user called."""
+    check_floating(function, "x", x)
     spec = activation_funcs.get(act)
     if spec is None:
-        raise ValueError(f"bias_act: no activation named {act!r}; {nearest(str(act), activation_funcs)}")
+        raise ValueError(f"{function}: no activation named {act!r}; {nearest(str(act), activation_funcs)}")
     if b is not None:
-        check_floating("bias_act", "b", b)
+        check_floating(function, "b", b)
         if not -x.ndim <= dim < x.ndim:
-            raise ValueError(f"bias_act: dim must be a dimension of x with shape {tuple(x.shape)}, got {dim}")
+            raise ValueError(f"{function}: dim must be a dimension of x with shape {tuple(x.shape)}, got {dim}")
         dim %= x.ndim
         if b.shape != x.shape[dim : dim + 1]:
             raise ValueError(
-                f"bias_act: b must have shape ({x.shape[dim]},), the size of x along dim {dim}, got {tuple(b.shape)}"
+                f"{function}: b must have shape ({x.shape[dim]},), the size of x along dim {dim}, got {tuple(b.shape)}"
             )
         b = b.to(x.dtype)
     if clamp is not None and clamp < 0:
-        raise ValueError(f"bias_act: clamp must be None or at least 0, got {clamp}")
+        raise ValueError(f"{function}: clamp must be None or at least 0, got {clamp}")
     alpha = spec.def_alpha if alpha is None else float(alpha)
     gain = spec.def_gain if gain is None else float(gain)
-    backend = _dispatch.choose("bias_act", (_forward, _backward), x.device, impl)
+    backend = _dispatch.choose(function, LOW_LEVEL, x.device, impl)
     if b is None and act == "linear" and gain == 1 and clamp is None:
         return x
     return _bias_act(x, b, dim, act, alpha, gain, None if clamp is None else float(clamp), backend)
@@ -183,6 +198,7 @@ _backward = LowLevel(
     f"(Tensor dy, Tensor saved, Tensor? b, {_PARAMETERS}, bool want_db) -> (Tensor, Tensor)",
     _backward_reference,
 )
+LOW_LEVEL = (_forward, _backward)
 
 
 class _BiasAct(torch.autograd.Function):

@@ -2,11 +2,11 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from idgan_fast.ops._tensors import check_floating, check_images
+from idgan_fast.ops import _dispatch
+from idgan_fast.ops._tensors import check_floating, check_images, padded
 from idgan_fast.ops.conv2d_gradfix import conv2d, conv_transpose2d
-from idgan_fast.ops.upfirdn2d import Pair, padded_for, paddings, upfirdn2d
+from idgan_fast.ops.upfirdn2d import Pair, check_filter, filter_size, padded_for, paddings, resample
 
 
 def conv2d_resample(
@@ -29,25 +29,43 @@ def conv2d_resample(
     first and the convolution takes the stride; for `up` a transposed convolution comes first and the filter last.
     Returns [N, O, H', W']. Raises TypeError, ValueError: one line on the argument.
     """
-    _check(x, w, up, down, groups)
+    return resampled("conv2d_resample", x, w, f, up, down, padding, groups, flip_weight, flip_filter, impl)
+
+
+def resampled(
+    function: str,
+    x: Tensor,
+    w: Tensor,
+    f: Tensor | None,
+    up: int,
+    down: int,
+    padding: Pair,
+    groups: int,
+    flip_weight: bool,
+    flip_filter: bool,
+    impl: str,
+) -> Tensor:
+    """`conv2d_resample`, with errors in the name of the function that the user called."""
+    pad = _check(function, x, w, f, up, down, padding, groups)
+    _dispatch.choose(function, (), x.device, impl)  # refuses an unknown impl where nothing is resampled
     kh, kw = w.shape[2:]
     if up == 1 and down == 1:
-        return _padded_conv(x, w, paddings(padding), groups, flip_weight)
-    x0, x1, y0, y1 = padded_for(f, up, down, padding)
+        return _padded_conv(x, w, pad, groups, flip_weight)
+    x0, x1, y0, y1 = pad
     if up == 1:
         if kh == 1 and kw == 1:
-            x = upfirdn2d(x, f, 1, down, (x0, x1, y0, y1), flip_filter, 1, impl)
+            x = resample(function, x, f, 1, down, (x0, x1, y0, y1), flip_filter, 1, impl)
             return _padded_conv(x, w, (0, 0, 0, 0), groups, flip_weight)
-        x = upfirdn2d(x, f, 1, 1, (x0, x1, y0, y1), flip_filter, 1, impl)
+        x = resample(function, x, f, 1, 1, (x0, x1, y0, y1), flip_filter, 1, impl)
         return conv2d(x, w if flip_weight else w.flip((2, 3)), stride=down, groups=groups)
     if kh == 1 and kw == 1:
         y = _padded_conv(x, w, (0, 0, 0, 0), groups, flip_weight)
-        y = upfirdn2d(y, f, up, 1, (x0, x1, y0, y1), flip_filter, up * up, impl)
+        y = resample(function, y, f, up, 1, (x0, x1, y0, y1), flip_filter, up * up, impl)
     else:
         y = conv_transpose2d(x, _transposed(w, groups, flip_weight), stride=up, groups=groups)
-        pad = (x0 - kw + 1, x1 - kw + up, y0 - kh + 1, y1 - kh + up)
-        y = upfirdn2d(y, f, 1, 1, pad, flip_filter, up * up, impl)
-    return y if down == 1 else upfirdn2d(y, f, 1, down, 0, flip_filter, 1, impl)
+        around = (x0 - kw + 1, x1 - kw + up, y0 - kh + 1, y1 - kh + up)
+        y = resample(function, y, f, 1, 1, around, flip_filter, up * up, impl)
+    return y if down == 1 else resample(function, y, f, 1, down, 0, flip_filter, 1, impl)
 
 
 def _padded_conv(x: Tensor, w: Tensor, padding: tuple[int, int, int, int], groups: int, flip_weight: bool) -> Tensor:
@@ -55,7 +73,7 @@ def _padded_conv(x: Tensor, w: Tensor, padding: tuple[int, int, int, int], group
     x0, x1, y0, y1 = padding
     if x0 == x1 >= 0 and y0 == y1 >= 0:
         return conv2d(x, w, padding=(y0, x0), groups=groups)
-    return conv2d(F.pad(x, [x0, x1, y0, y1]), w, groups=groups)
+    return conv2d(padded(x, padding), w, groups=groups)
 
 
 def _transposed(w: Tensor, groups: int, flip_weight: bool) -> Tensor:
@@ -65,16 +83,32 @@ def _transposed(w: Tensor, groups: int, flip_weight: bool) -> Tensor:
     return w.flip((2, 3)) if flip_weight else w
 
 
-def _check(x: Tensor, w: Tensor, up: int, down: int, groups: int) -> None:
-    check_images("conv2d_resample", x)
-    check_floating("conv2d_resample", "w", w)
+def _check(
+    function: str, x: Tensor, w: Tensor, f: Tensor | None, up: int, down: int, padding: Pair, groups: int
+) -> tuple[int, int, int, int]:
+    """The whole padding (x0, x1, y0, y1) of the upsampled image."""
+    check_images(function, x)
+    check_floating(function, "w", w)
+    check_filter(function, "f", f)
     for name, value in (("up", up), ("down", down), ("groups", groups)):
         if not isinstance(value, int) or value < 1:
-            raise ValueError(f"conv2d_resample: {name} must be a positive int, got {value}")
+            raise ValueError(f"{function}: {name} must be a positive int, got {value!r}")
     if w.ndim != 4 or x.shape[1] != w.shape[1] * groups or w.shape[0] % groups:
         raise ValueError(
-            f"conv2d_resample: w must be [O, {x.shape[1]} / groups, kh, kw] for x {tuple(x.shape)} and groups "
-            f"{groups}, got {tuple(w.shape)}"
+            f"{function}: w must be [O, {x.shape[1]} / groups, kh, kw] for x {tuple(x.shape)} and groups {groups}, "
+            f"got {tuple(w.shape)}"
         )
     if x.dtype != w.dtype and not torch.is_autocast_enabled(x.device.type):
-        raise TypeError(f"conv2d_resample: x and w must have one dtype, got {x.dtype} and {w.dtype}")
+        raise TypeError(f"{function}: x and w must have one dtype, got {x.dtype} and {w.dtype}")
+    resampling = up > 1 or down > 1
+    pad = padded_for(function, f, up, down, padding) if resampling else paddings(function, padding)
+    (fh, fw), (kh, kw) = filter_size(f) if resampling else (1, 1), w.shape[2:]
+    taps = 2 if up > 1 and down > 1 else 1  # the filter passes twice
+    height = x.shape[2] * up + pad[2] + pad[3] - kh + 1 - taps * (fh - 1)
+    width = x.shape[3] * up + pad[0] + pad[1] - kw + 1 - taps * (fw - 1)
+    if height < 1 or width < 1:
+        raise ValueError(
+            f"{function}: the result must have at least one pixel, got {height} x {width} before downsampling from "
+            f"x {tuple(x.shape)}, w {tuple(w.shape)}, padding {padding}: pad more"
+        )
+    return pad

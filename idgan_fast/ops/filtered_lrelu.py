@@ -4,8 +4,9 @@ import math
 
 from torch import Tensor
 
-from idgan_fast.ops.bias_act import bias_act
-from idgan_fast.ops.upfirdn2d import Pair, scaling, upfirdn2d
+from idgan_fast.ops._tensors import check_images
+from idgan_fast.ops.bias_act import biased
+from idgan_fast.ops.upfirdn2d import Pair, check_filter, resample, scaling
 
 
 def filtered_lrelu(
@@ -28,9 +29,12 @@ def filtered_lrelu(
     clamp: bound of the leaky ReLU's result times gain, None for none. Gradients of every order, by x and b.
     Returns [N, C, H', W'] of x's dtype and memory format. Raises TypeError, ValueError: one line on the argument.
     """
-    up_x, up_y = scaling("filtered_lrelu", "up", up)
-    scaling("filtered_lrelu", "down", down)
-    x = bias_act(x, b, impl=impl)
-    x = upfirdn2d(x, fu, up, 1, padding, flip_filter, up_x * up_y, impl)
-    x = bias_act(x, act="lrelu", alpha=slope, gain=gain, clamp=clamp, impl=impl)
-    return upfirdn2d(x, fd, 1, down, 0, flip_filter, 1, impl)
+    function = "filtered_lrelu"
+    check_images(function, x)
+    check_filter(function, "fu", fu)
+    check_filter(function, "fd", fd)
+    up_x, up_y = scaling(function, "up", up)
+    x = biased(function, x, b, 1, "linear", None, None, None, impl)
+    x = resample(function, x, fu, up, 1, padding, flip_filter, up_x * up_y, impl)
+    x = biased(function, x, None, 1, "lrelu", slope, gain, clamp, impl)
+    return resample(function, x, fd, 1, down, 0, flip_filter, 1, impl)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from idgan_fast.ops._tensors import accumulation, check_floating, check_images
-from idgan_fast.ops.conv2d_resample import conv2d_resample
+from idgan_fast.ops.conv2d_resample import resampled
 from idgan_fast.ops.fma import fma
-from idgan_fast.ops.upfirdn2d import Pair
+from idgan_fast.ops.upfirdn2d import Pair, check_filter
 
 EPS = 1e-8
 
@@ -42,12 +42,13 @@ def modulated_conv2d(
     Raises TypeError, ValueError: one line on the argument. BackendError: impl cannot run here.
     """
     check_operands("modulated_conv2d", x, weight, styles)
+    check_filter("modulated_conv2d", "resample_filter", resample_filter)
     x = autocast(x)
     with torch.autocast(x.device.type, enabled=False):
         weight, styles, scale = prepared(weight, styles, x.dtype, demodulate)
         x = modulate(x, styles)
-        y = conv2d_resample(
-            x, weight.to(x.dtype), resample_filter, up, down, padding, flip_weight=flip_weight, impl=impl
+        y = resampled(
+            "modulated_conv2d", x, weight.to(x.dtype), resample_filter, up, down, padding, 1, flip_weight, False, impl
         )
         if noise is not None:
             check_noise("modulated_conv2d", noise, y)

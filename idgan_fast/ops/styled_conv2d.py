@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from idgan_fast.ops._tensors import check_floating
-from idgan_fast.ops.bias_act import bias_act
-from idgan_fast.ops.conv2d_resample import conv2d_resample
+from idgan_fast.ops.bias_act import biased
+from idgan_fast.ops.conv2d_resample import resampled
 from idgan_fast.ops.fma import fma
 from idgan_fast.ops.modulated_conv2d import autocast, check_noise, check_operands, modulate, prepared
 from idgan_fast.ops.upfirdn2d import setup_filter
@@ -52,9 +52,9 @@ def styled_conv2d(
         f = None
         if up != 1:
             f = resample_filter if isinstance(resample_filter, Tensor) else setup_filter(resample_filter, x.device)
-        y = conv2d_resample(
-            modulate(x, styles), weight.to(x.dtype), f, up, padding=(kw // 2, kw // 2, kh // 2, kh // 2), impl=impl
-        )
+        pad = (kw // 2, kw // 2, kh // 2, kh // 2)
+        x = modulate(x, styles)
+        y = resampled("styled_conv2d", x, weight.to(x.dtype), f, up, 1, pad, 1, True, False, impl)
         if noise is not None:
             check_noise("styled_conv2d", noise, y)
             noise = (noise if noise_strength is None else noise * noise_strength.reshape(())).to(y.dtype)
@@ -63,4 +63,4 @@ def styled_conv2d(
             y = y * scale if noise is None else fma(y, scale, noise)
         elif noise is not None:
             y = y + noise
-        return bias_act(y, bias, act=act, gain=gain, clamp=clamp, impl=impl)
+        return biased("styled_conv2d", y, bias, 1, act, None, gain, clamp, impl)

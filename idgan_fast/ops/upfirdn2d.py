@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from idgan_fast.ops import _dispatch
 from idgan_fast.ops._dispatch import LowLevel, no_autocast
-from idgan_fast.ops._tensors import accumulation, check_images, laid_out_like
+from idgan_fast.ops._tensors import accumulation, check_images, laid_out_like, padded
 
 Pair = int | Sequence[int]
 
@@ -34,19 +34,7 @@ def upfirdn2d(
     x is the same operator with up and down exchanged and the filter flipped, so every order of it exists.
     Raises TypeError, ValueError: one line on the argument. BackendError: impl cannot run here.
     """
-    check_images("upfirdn2d", x)
-    if f is not None:
-        _check_filter("upfirdn2d", f)
-        f = f.to(x.device)
-    up_xy, down_xy, pad = scaling("upfirdn2d", "up", up), scaling("upfirdn2d", "down", down), paddings(padding)
-    height, width = output_size(x.shape, f, up_xy, down_xy, pad)
-    if height < 1 or width < 1:
-        raise ValueError(
-            f"upfirdn2d: the result must have at least one pixel, got {height} x {width} from x {tuple(x.shape)}, "
-            f"f {tuple(filter_size(f))}, up {up}, down {down}, padding {padding}: pad more"
-        )
-    backend = _dispatch.choose("upfirdn2d", (_resample,), x.device, impl)
-    return _upfirdn2d(x, f, up_xy, down_xy, pad, bool(flip_filter), float(gain), backend)
+    return resample("upfirdn2d", x, f, up, down, padding, flip_filter, gain, impl)
 
 
 def filter2d(
@@ -58,7 +46,8 @@ def filter2d(
     impl: str = "auto",
 ) -> Tensor:
     """Filter x with f; padding 0 keeps the size. Arguments, result and errors as for `upfirdn2d`."""
-    return upfirdn2d(x, f, 1, 1, padded_for(f, 1, 1, padding), flip_filter, gain, impl)
+    padding = padded_for("filter2d", f, 1, 1, padding)
+    return resample("filter2d", x, f, 1, 1, padding, flip_filter, gain, impl)
 
 
 def upsample2d(
@@ -72,7 +61,8 @@ def upsample2d(
 ) -> Tensor:
     """Upsample x by `up`, its mean kept; padding 0 gives exactly `up` times the size. Otherwise as `upfirdn2d`."""
     up_x, up_y = scaling("upsample2d", "up", up)
-    return upfirdn2d(x, f, up, 1, padded_for(f, up, 1, padding), flip_filter, gain * up_x * up_y, impl)
+    padding = padded_for("upsample2d", f, up, 1, padding)
+    return resample("upsample2d", x, f, up, 1, padding, flip_filter, gain * up_x * up_y, impl)
 
 
 def downsample2d(
@@ -85,7 +75,8 @@ def downsample2d(
     impl: str = "auto",
 ) -> Tensor:
     """Downsample x by `down`; padding 0 divides the size by it. Otherwise as `upfirdn2d`."""
-    return upfirdn2d(x, f, 1, down, padded_for(f, 1, down, padding), flip_filter, gain, impl)
+    padding = padded_for("downsample2d", f, 1, down, padding)
+    return resample("downsample2d", x, f, 1, down, padding, flip_filter, gain, impl)
 
 
 def setup_filter(
@@ -118,39 +109,72 @@ def setup_filter(
     return (f * gain ** (f.ndim / 2)).to(device)
 
 
+def resample(
+    function: str,
+    x: Tensor,
+    f: Tensor | None,
+    up: Pair,
+    down: Pair,
+    padding: Pair,
+    flip_filter: bool,
+    gain: float,
+    impl: str,
+) -> Tensor:
+    """`upfirdn2d`, with errors in the name of the function that the user called."""
+    check_images(function, x)
+    check_filter(function, "f", f)
+    up_xy, down_xy = scaling(function, "up", up), scaling(function, "down", down)
+    pad = paddings(function, padding)
+    height, width = output_size(x.shape, f, up_xy, down_xy, pad)
+    if height < 1 or width < 1:
+        raise ValueError(
+            f"{function}: the result must have at least one pixel, got {height} x {width} from x {tuple(x.shape)}, "
+            f"f {filter_size(f)}, up {up_xy}, down {down_xy}, padding {pad}: pad more"
+        )
+    backend = _dispatch.choose(function, LOW_LEVEL, x.device, impl)
+    f = None if f is None else f.to(x.device)
+    return _upfirdn2d(x, f, up_xy, down_xy, pad, bool(flip_filter), float(gain), backend)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
+
+
+def _ints(value: Any) -> tuple:
+    """The ints of a list or of one int; empty where anything else came."""
+    values = (value,) if _is_int(value) else tuple(value) if isinstance(value, (list, tuple)) else ()
+    return values if all(_is_int(v) for v in values) else ()
+
+
 def scaling(function: str, name: str, value: Pair) -> tuple[int, int]:
     """int or [x, y] -> (x, y)."""
-    x, y = (value, value) if isinstance(value, int) else tuple(value) if len(value) == 2 else (0, 0)
-    if x < 1 or y < 1:
-        raise ValueError(f"{function}: {name} must be a positive int or [x, y] of them, got {value}")
-    return x, y
+    values = _ints(value)
+    if (len(values) != 2 and not _is_int(value)) or min(values) < 1:
+        raise ValueError(f"{function}: {name} must be a positive int or [x, y] of them, got {value!r}")
+    return values[0], values[-1]
 
 
-def paddings(padding: Pair) -> tuple[int, int, int, int]:
+def paddings(function: str, padding: Pair) -> tuple[int, int, int, int]:
     """int, [x, y] or [x0, x1, y0, y1] -> (x0, x1, y0, y1)."""
-    if isinstance(padding, int):
-        return padding, padding, padding, padding
-    if len(padding) == 2:
-        x, y = padding
-        return x, x, y, y
-    if len(padding) == 4:
-        x0, x1, y0, y1 = padding
-        return x0, x1, y0, y1
-    raise ValueError(f"upfirdn2d: padding must be an int, [x, y] or [x0, x1, y0, y1], got {padding}")
+    values = _ints(padding)
+    if _is_int(padding):
+        return values[0], values[0], values[0], values[0]
+    if len(values) == 2:
+        return values[0], values[0], values[1], values[1]
+    if len(values) == 4:
+        return values
+    raise ValueError(f"{function}: padding must be an int, [x, y] or [x0, x1, y0, y1], got {padding!r}")
 
 
-def padded_for(f: Tensor | None, up: Pair, down: Pair, padding: Pair) -> tuple[int, int, int, int]:
+def padded_for(function: str, f: Tensor | None, up: Pair, down: Pair, padding: Pair) -> tuple[int, int, int, int]:
     """`padding` plus what keeps the image centred, so that its size changes by up / down alone."""
-    (up_x, up_y), (down_x, down_y) = scaling("upfirdn2d", "up", up), scaling("upfirdn2d", "down", down)
+    check_filter(function, "f", f)
+    (up_x, up_y), (down_x, down_y) = scaling(function, "up", up), scaling(function, "down", down)
     fh, fw = filter_size(f)
-    x0, x1, y0, y1 = paddings(padding)
+    x0, x1, y0, y1 = paddings(function, padding)
     if up_x > 1 or up_y > 1 or (down_x == 1 and down_y == 1):
-        x0, x1, y0, y1 = (
-            x0 + (fw + up_x - 1) // 2,
-            x1 + (fw - up_x) // 2,
-            y0 + (fh + up_y - 1) // 2,
-            y1 + (fh - up_y) // 2,
-        )
+        x0, x1 = x0 + (fw + up_x - 1) // 2, x1 + (fw - up_x) // 2
+        y0, y1 = y0 + (fh + up_y - 1) // 2, y1 + (fh - up_y) // 2
     if down_x > 1 or down_y > 1:
         x0, x1 = x0 + (fw - down_x + 1) // 2, x1 + (fw - down_x) // 2
         y0, y1 = y0 + (fh - down_y + 1) // 2, y1 + (fh - down_y) // 2
@@ -172,15 +196,17 @@ def output_size(
     return height, width
 
 
-def _check_filter(function: str, f: Tensor) -> None:
+def check_filter(function: str, name: str, f: Tensor | None) -> None:
+    if f is None:
+        return
     if not isinstance(f, Tensor):
-        raise TypeError(f"{function}: f must be a tensor or None, got {type(f).__name__}; setup_filter makes one")
+        raise TypeError(f"{function}: {name} must be a tensor or None, got {type(f).__name__}; setup_filter makes one")
     if f.ndim not in (1, 2) or f.numel() == 0:
-        raise ValueError(f"{function}: f must be 1-D or 2-D float32, got shape {tuple(f.shape)}")
+        raise ValueError(f"{function}: {name} must be 1-D or 2-D float32, got shape {tuple(f.shape)}")
     if f.dtype != torch.float32:
-        raise TypeError(f"{function}: f must be 1-D or 2-D float32, got {f.dtype}")
+        raise TypeError(f"{function}: {name} must be 1-D or 2-D float32, got {f.dtype}")
     if f.requires_grad:
-        raise ValueError(f"{function}: f has no gradient, got one that requires it: pass f.detach()")
+        raise ValueError(f"{function}: {name} has no gradient, got one that requires it: pass f.detach()")
 
 
 def _reference(
@@ -198,7 +224,7 @@ def _reference(
     if up_x > 1 or up_y > 1:  # a pixel becomes up_y x up_x, zeros but for the first
         y = F.pad(y.reshape(n, c, h, 1, w, 1), (0, up_x - 1, 0, 0, 0, up_y - 1))
         y = y.reshape(n, c, h * up_y, w * up_x)
-    y = F.pad(y, list(padding)) * gain
+    y = padded(y, padding) * gain
     if f is None:
         y = y[:, :, ::down_y, ::down_x]
     else:
@@ -218,6 +244,7 @@ _resample = LowLevel(
     "(Tensor x, Tensor? f, SymInt[] up, SymInt[] down, SymInt[] padding, bool flip_filter, float gain) -> Tensor",
     _reference,
 )
+LOW_LEVEL = (_resample,)
 
 
 class _Upfirdn2d(torch.autograd.Function):

@@ -1,0 +1,16 @@
+"""Which backend can run which operator here, and why not."""
+
+from idgan_fast.ops._dispatch import BACKENDS, LowLevel, why_not
+from idgan_fast.ops.bias_act import LOW_LEVEL as BIAS_ACT
+from idgan_fast.ops.upfirdn2d import LOW_LEVEL as UPFIRDN2D
+
+# The operators with kernels of their own; the others are made of these and of torch's convolutions.
+KERNELS: dict[str, tuple[LowLevel, ...]] = {"bias_act": BIAS_ACT, "upfirdn2d": UPFIRDN2D}
+
+
+def available(device: str = "cpu") -> dict[str, dict[str, str | None]]:
+    """{operator: {backend: None if it can run on the device type, else the reason}}, fastest backend first."""
+    return {
+        operator: {backend: why_not(backend, tuple([low.name for low in lows]), device) for backend in BACKENDS}
+        for operator, lows in KERNELS.items()
+    }
