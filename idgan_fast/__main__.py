@@ -7,7 +7,10 @@ from importlib import import_module
 from idgan_fast.errors import nearest
 
 # Each names a module with main(argv, prog) -> exit status; imported only when asked for.
-COMMANDS = {"train": ("idgan_fast.train", "train both stages of ID-GAN")}
+COMMANDS = {
+    "train": ("idgan_fast.train", "train both stages of ID-GAN"),
+    "doctor": ("idgan_fast.doctor", "show what is installed and usable, and check every operator here"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -31,6 +31,7 @@ ALLOWED = {
     "resume": CONFIG | {"checkpoint", "run_folder"},
     "evaluate": COMPUTE | {"data", "metrics", "stages"},
     "pictures": {"data", "evaluate", "stages"},
+    "doctor": {"ops"},
     "report": None,
     "train": None,
     "__main__": {"errors"},

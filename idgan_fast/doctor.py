@@ -1,0 +1,122 @@
+"""`idgan-fast doctor`: what is installed and usable, and whether every backend that runs agrees with float64 here."""
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from idgan_fast import __version__, ops
+from idgan_fast.ops import numerics
+
+PACKAGES = ("torch", "triton", "numpy", "ninja", "pybind11", "nvidia-dali-cuda130")
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for a bug report")
+    arguments = parser.parse_args(argv)
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    report: dict[str, Any] = {
+        "system": system(),
+        "available": {device: ops.available(device) for device in devices},
+        "checks": [check for device in devices for check in checks(device)],
+    }
+    passed = all(check["passed"] for check in report["checks"])
+    report["passed"] = passed
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+    else:
+        show(report)
+    return 0 if passed else 1
+
+
+def system() -> dict[str, Any]:
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    return {
+        "idgan-fast": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cuda": torch.version.cuda,
+        "IDGAN_FAST_BACKEND": os.environ.get("IDGAN_FAST_BACKEND"),
+        **{name: installed(name) for name in PACKAGES},
+    }
+
+
+def checks(device: str) -> list[dict[str, Any]]:
+    """Every backend, operator, dtype and order of gradient in one layout: the errors' ratios, and a time."""
+    found = []
+    for case in numerics.cases(device):
+        for dtype in numerics.DTYPES:
+            for backend in numerics.backends(device):
+                rows = numerics.measure(case, dtype, "NHWC", backend, device)
+                for row in rows:
+                    found.append(
+                        {
+                            "device": device,
+                            "backend": backend,
+                            "operator": row.name,
+                            "dtype": row.dtype,
+                            "order": row.order,
+                            "maximum_error": row.ours[0],
+                            "ratio": round(max(row.ratios), 3),
+                            "limit": row.limit,
+                            "forward_us": round(forward_us(case, dtype, backend, device), 1),
+                            "passed": max(row.ratios) <= row.limit,
+                        }
+                    )
+    return found
+
+
+def forward_us(case: numerics.Case, dtype: torch.dtype, backend: str, device: str) -> float:
+    """The best of a few forward passes, in microseconds."""
+    tensors = numerics.draw(case, dtype, "NHWC", device)
+    best = float("inf")
+    with ops.backend(backend), torch.no_grad():
+        for _ in range(5):
+            began = time.perf_counter()
+            case.ours(*tensors)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            best = min(best, time.perf_counter() - began)
+    return best * 1e6
+
+
+def show(report: dict[str, Any]) -> None:
+    console = Console()
+    for name, value in report["system"].items():
+        console.print(f"{name:20} {'not there' if value is None else value}", highlight=False)
+    console.print()
+    for device, operators in report["available"].items():
+        for operator, backends in operators.items():
+            for backend, reason in backends.items():
+                console.print(f"{device:5} {operator:10} {backend:10} {reason or 'usable'}", highlight=False)
+    columns = ("where", "operator", "dtype", "µs", *numerics.ORDERS)
+    table = Table(*columns, box=None, title="\nforward time; maximum error, and its share of the limit")
+    lines: dict[tuple, dict[str, Any]] = {}
+    for check in report["checks"]:
+        key = (f"{check['device']} {check['backend']}", check["operator"], check["dtype"])
+        lines.setdefault(key, {"forward": check["forward_us"]})[check["order"]] = (
+            f"{check['maximum_error']:.0e} {check['ratio'] / check['limit']:.2f}" + ("" if check["passed"] else " FAIL")
+        )
+    for key, line in lines.items():
+        table.add_row(*key, f"{line['forward']:.0f}", *[line.get(order, "0") for order in numerics.ORDERS])
+    console.print(table)
+    failed = sum(not check["passed"] for check in report["checks"])
+    total = len(report["checks"])
+    console.print(f"{'pass' if not failed else 'FAIL'}: {total - failed} of {total} checks", highlight=False)

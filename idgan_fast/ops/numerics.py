@@ -1,0 +1,234 @@
+"""How far each operator is from float64, beside the plain torch composition in the same dtype.
+
+`python -m idgan_fast.ops.numerics` prints docs/numerics.md. The bound that a test holds every row to: `LIMIT` times the
+larger of torch's own error and that of the exact result rounded to the dtype.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import isnan
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from idgan_fast import ops
+from idgan_fast.ops import plain
+from idgan_fast.ops._dispatch import why_not
+from idgan_fast.ops.available import KERNELS
+
+LIMIT = 1.5
+SEEDS = 8
+# Convolutions of scaled activations, demodulated after the convolution: one more rounding of every activation than
+# with a weight for each sample, for 1 / N of the weight's memory.
+EXCEPTIONS = {"modulated_conv2d": 2.5, "styled_conv2d": 2.5}
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
+ORDERS = ("output", "gradient", "2nd order")
+CLAMP = 1.5
+
+HEAD = """# Numerics
+
+Written by `python -m idgan_fast.ops.numerics`. Errors against float64, relative to the RMS of the exact values, as
+maximum / RMS: ours, the plain torch composition in the same dtype (`idgan_fast/ops/plain.py`), and the exact values
+rounded to the dtype. A test fails where ours exceeds {limit} times the larger of the last two. Exceptions:
+{exceptions}. There the style scales the activations, and the demodulation the convolution's result: one more rounding
+than with weights made for each sample.
+
+Measured with torch {torch} on a CPU; inputs [2, 32, 16, 16], medians of {seeds} draws.
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operator on given shapes: ours and the plain composition, both functions of the same tensors."""
+
+    name: str
+    shapes: tuple[tuple[int, ...], ...]
+    ours: Callable[..., Tensor]
+    plain: Callable[..., Tensor]
+
+
+def cases(device: str = "cpu", size: int = 16, channels: int = 32) -> list[Case]:
+    """size: height and width of the input [2, channels, size, size]."""
+    f = plain.setup_filter(device)
+    x, w, s = (2, channels, size, size), (channels, channels, 3, 3), (2, channels)
+    b = (channels,)
+
+    def styled(up: int) -> Case:
+        return Case(
+            f"styled_conv2d up={up}",
+            (x, w, s, (2, 1, size * up, size * up), (), b),
+            lambda x, w, s, noise, strength, b: ops.styled_conv2d(x, w, s, noise, strength, b, up, f, clamp=CLAMP),
+            lambda x, w, s, noise, strength, b: plain.styled_conv2d(x, w, s, noise, strength, b, f, up, CLAMP),
+        )
+
+    return [
+        Case("bias_act lrelu", (x, b), lambda x, b: ops.bias_act(x, b, act="lrelu"), plain.bias_act),
+        Case(
+            "bias_act lrelu clamp",
+            (x, b),
+            lambda x, b: ops.bias_act(x, b, act="lrelu", clamp=CLAMP),
+            lambda x, b: plain.bias_act(x, b, clamp=CLAMP),
+        ),
+        Case(
+            "bias_act swish",
+            (x, b),
+            lambda x, b: ops.bias_act(x, b, act="swish"),
+            lambda x, b: plain.bias_act(x, b, "swish"),
+        ),
+        Case("upsample2d", (x,), lambda x: ops.upsample2d(x, f), lambda x: plain.upsample2d(x, f)),
+        Case("downsample2d", (x,), lambda x: ops.downsample2d(x, f), lambda x: plain.downsample2d(x, f)),
+        Case(
+            "filter2d",
+            (x,),
+            lambda x: ops.filter2d(x, f),
+            lambda x: plain.upfirdn2d(x, f, padding=(2, 1, 2, 1)),
+        ),
+        Case(
+            "conv2d_resample down=2",
+            (x, w),
+            lambda x, w: ops.conv2d_resample(x, w, f, down=2, padding=1),
+            lambda x, w: plain.conv2d_resample(x, w, f),
+        ),
+        *[
+            Case(
+                f"modulated_conv2d up={up}",
+                (x, w, s),
+                lambda x, w, s, up=up: ops.modulated_conv2d(x, w, s, up=up, padding=1, resample_filter=f),
+                lambda x, w, s, up=up: plain.modulated_conv2d(x, w, s, f, up),
+            )
+            for up in (1, 2)
+        ],
+        styled(1),
+        styled(2),
+        Case(
+            "filtered_lrelu",
+            (x, b),
+            lambda x, b: ops.filtered_lrelu(x, f, f, b, 2, 2, 3, clamp=CLAMP),
+            lambda x, b: plain.filtered_lrelu(x, f, b, CLAMP),
+        ),
+        Case("fma", (x, (2, channels, 1, 1), x), ops.fma, plain.fma),
+    ]
+
+
+def draw(case: Case, dtype: torch.dtype, layout: str, device: str = "cpu", seed: int = 0) -> list[Tensor]:
+    """Random tensors of a case, exact in `dtype`."""
+    rng = torch.Generator().manual_seed(seed)
+    tensors = [torch.randn(shape, generator=rng).to(device, dtype) for shape in case.shapes]
+    return [t.contiguous(memory_format=LAYOUTS[layout]) if t.ndim == 4 else t for t in tensors]
+
+
+def orders(function: Callable[..., Tensor], tensors: Sequence[Tensor], highest: int = 2) -> list[list[Tensor]]:
+    """The output, the gradients of <y, v>, and those of <gradients, u>, for fixed v and u that do not vanish."""
+    leaves = [t.detach().requires_grad_() for t in tensors]
+    y = function(*leaves)
+    found = [[y.detach()]]
+    if highest >= 1:
+        first = torch.autograd.grad(_weighted([y]), leaves, create_graph=highest >= 2)
+        found.append([g.detach() for g in first])
+    if highest >= 2:
+        curved = [g for g in first if g.requires_grad]
+        second = torch.autograd.grad(_weighted(curved), leaves, allow_unused=True) if curved else []
+        found.append([g for g in second if g is not None])
+    return found
+
+
+def _weighted(tensors: Sequence[Tensor]) -> Tensor:
+    total = tensors[0].new_zeros(())
+    for t in tensors:
+        n = max(t.numel(), 1)
+        v = (torch.linspace(0.5, 1.5, n, device=t.device) / n**0.5).to(t.dtype)  # float16 must not overflow
+        total = total + (t * v.reshape(t.shape)).sum()
+    return total
+
+
+def error(got: Sequence[Tensor], exact: Sequence[Tensor]) -> tuple[float, float]:
+    """(maximum, RMS) over the tensors, relative to the RMS of the exact one."""
+    worst, rms = 0.0, 0.0
+    for g, e in zip(got, exact, strict=True):
+        scale = e.square().mean().sqrt().clamp_min(1e-300)
+        delta = (g.double() - e).abs() / scale
+        of_this = delta.max().item(), delta.square().mean().sqrt().item()
+        if isnan(of_this[0]):
+            return float("inf"), float("inf")
+        worst, rms = max(worst, of_this[0]), max(rms, of_this[1])
+    return worst, rms
+
+
+@dataclass(frozen=True)
+class Row:
+    """Errors of one operator, dtype, layout, order and backend; each is (maximum, RMS)."""
+
+    name: str
+    dtype: str
+    layout: str
+    order: str
+    backend: str
+    ours: tuple[float, float]
+    torch: tuple[float, float]
+    rounding: tuple[float, float]
+
+    @property
+    def ratios(self) -> tuple[float, float]:
+        """Ours to the larger of torch's and of rounding alone; (maximum, RMS)."""
+        bound = [max(t, r) for t, r in zip(self.torch, self.rounding, strict=True)]
+        return tuple(o / b if b else float(o > 0) for o, b in zip(self.ours, bound, strict=True))  # type: ignore[return-value]
+
+    @property
+    def limit(self) -> float:
+        return EXCEPTIONS.get(self.name.split()[0], LIMIT)
+
+
+def backends(device: str = "cpu") -> list[str]:
+    """Those that can run every operator on the device."""
+    return [
+        b
+        for b in ops.BACKENDS
+        if all(why_not(b, tuple([low.name for low in lows]), device) is None for lows in KERNELS.values())
+    ]
+
+
+def measure(case: Case, dtype: torch.dtype, layout: str, backend: str, device: str = "cpu") -> list[Row]:
+    """One row for each order of gradient, medians over SEEDS draws: where rounding moves a value across a
+    kink, its derivative jumps, and one such draw says nothing about the operator."""
+    found: dict[str, list[list[tuple[float, float]]]] = {}
+    for seed in range(SEEDS):
+        tensors = draw(case, dtype, layout, device, seed)
+        exact = orders(case.plain, [t.double() for t in tensors])
+        theirs = orders(case.plain, tensors)
+        with ops.backend(backend):
+            ours = orders(case.ours, tensors)
+        for order, got, other, truth in zip(ORDERS, ours, theirs, exact, strict=True):
+            if truth:
+                rounded = [t.to(dtype) for t in truth]
+                found.setdefault(order, []).append([error(t, truth) for t in (got, other, rounded)])
+    rows = []
+    for order, errors in found.items():
+        ours_theirs_rounding = [
+            (median(e[0] for e in one), median(e[1] for e in one)) for one in zip(*errors, strict=True)
+        ]
+        rows.append(Row(case.name, str(dtype).removeprefix("torch."), layout, order, backend, *ours_theirs_rounding))
+    return rows
+
+
+def rows(device: str = "cpu") -> Iterator[Row]:
+    for case in cases(device):
+        for dtype in DTYPES:
+            for layout in LAYOUTS:
+                for backend in backends(device):
+                    yield from measure(case, dtype, layout, backend, device)
+
+
+def main() -> None:
+    print(HEAD.format(limit=LIMIT, exceptions=EXCEPTIONS, torch=torch.__version__.split("+")[0], seeds=SEEDS))
+    print("| operator | dtype | layout | order | backend | ours | torch | rounding | ratio |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for row in rows():
+        cells = [f"{a:.1e} / {b:.1e}" for a, b in (row.ours, row.torch, row.rounding)]
+        ratio = " / ".join(f"{r:.2f}" for r in row.ratios)
+        print("|", " | ".join([row.name, row.dtype, row.layout, row.order, row.backend, *cells, ratio]), "|")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""`idgan-fast doctor`: its table, its JSON, its exit status."""
+
+import json
+
+import pytest
+
+from idgan_fast import doctor
+from idgan_fast.__main__ import main
+from idgan_fast.ops import numerics
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = numerics.cases()[:2]
+    monkeypatch.setattr(numerics, "cases", lambda *_: few)
+
+
+def test_table_and_reasons(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert "bias_act" in text
+    assert "no compiled cpu kernel" in text
+    assert "pass: " in text
+
+
+def test_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main(["--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["passed"]
+    assert report["available"]["cpu"]["bias_act"]["reference"] is None
+    assert {check["order"] for check in report["checks"]} >= {"output", "gradient"}
+
+
+def test_a_wrong_operator_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    case = numerics.cases()[0]
+    wrong = numerics.Case(case.name, case.shapes, lambda x, b: case.ours(x, b) * 1.1, case.plain)
+    monkeypatch.setattr(numerics, "cases", lambda *_: [wrong])
+    assert doctor.main([]) == 1
+    assert "FAIL" in capsys.readouterr().out
