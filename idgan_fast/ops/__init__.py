@@ -8,12 +8,18 @@ from idgan_fast.ops.conv2d_resample import conv2d_resample
 from idgan_fast.ops.filtered_lrelu import filtered_lrelu
 from idgan_fast.ops.fma import fma
 from idgan_fast.ops.modulated_conv2d import modulated_conv2d
+from idgan_fast.ops.modules import Blur, Downsample, FusedLeakyReLU, ModulatedConv2d, Upsample
 from idgan_fast.ops.styled_conv2d import styled_conv2d
 from idgan_fast.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
 __all__ = [
     "BACKENDS",
     "BackendError",
+    "Blur",
+    "Downsample",
+    "FusedLeakyReLU",
+    "ModulatedConv2d",
+    "Upsample",
     "available",
     "backend",
     "bias_act",
