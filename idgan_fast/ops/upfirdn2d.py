@@ -220,22 +220,22 @@ def _reference(
 ) -> Tensor:
     n, c, h, w = x.shape
     (up_x, up_y), (down_x, down_y) = up, down
+    if n * c == 0:
+        return x.new_zeros(n, c, *output_size(x.shape, f, up, down, padding))
     y = x.to(accumulation(x.dtype))
     if up_x > 1 or up_y > 1:  # a pixel becomes up_y x up_x, zeros but for the first
         y = F.pad(y.reshape(n, c, h, 1, w, 1), (0, up_x - 1, 0, 0, 0, up_y - 1))
         y = y.reshape(n, c, h * up_y, w * up_x)
-    y = padded(y, padding) * gain
+    y = padded(y, padding)
     if f is None:
-        y = y[:, :, ::down_y, ::down_x]
+        y = y[:, :, ::down_y, ::down_x] * gain
     else:
         taps = f.to(y.dtype) if flip_filter else f.to(y.dtype).flip(tuple(range(f.ndim)))
-        images = y.reshape(n * c, 1, *y.shape[2:])
         if f.ndim == 2:
-            images = F.conv2d(images, taps[None, None], stride=(down_y, down_x))
+            y = F.conv2d(y, (taps * gain).expand(c, 1, -1, -1), stride=(down_y, down_x), groups=c)
         else:
-            images = F.conv2d(images, taps[None, None, None, :], stride=(1, down_x))
-            images = F.conv2d(images, taps[None, None, :, None], stride=(down_y, 1))
-        y = images.reshape(n, c, *images.shape[2:])
+            y = F.conv2d(y, (taps * gain).expand(c, 1, 1, -1), stride=(1, down_x), groups=c)
+            y = F.conv2d(y, taps[:, None].expand(c, 1, -1, 1), stride=(down_y, 1), groups=c)
     return laid_out_like(y.to(x.dtype), x)
 
 
