@@ -106,17 +106,24 @@ def show(report: dict[str, Any]) -> None:
         for operator, backends in operators.items():
             for backend, reason in backends.items():
                 console.print(f"{device:5} {operator:10} {backend:10} {reason or 'usable'}", highlight=False)
-    columns = ("where", "operator", "dtype", "µs", *numerics.ORDERS)
-    table = Table(*columns, box=None, title="\nforward time; maximum error, and its share of the limit")
-    lines: dict[tuple, dict[str, Any]] = {}
+    console.print("\nforward time in µs; for each order the maximum error and its share of the limit")
+    tables: dict[str, Table] = {}
+    lines: dict[tuple[str, str, str], dict[str, Any]] = {}
     for check in report["checks"]:
-        key = (f"{check['device']} {check['backend']}", check["operator"], check["dtype"])
+        where = f"{check['backend']} on {check['device']}"
+        key = (where, check["operator"], check["dtype"])
         lines.setdefault(key, {"forward": check["forward_us"]})[check["order"]] = (
             f"{check['maximum_error']:.0e} {check['ratio'] / check['limit']:.2f}" + ("" if check["passed"] else " FAIL")
         )
-    for key, line in lines.items():
-        table.add_row(*key, f"{line['forward']:.0f}", *[line.get(order, "0") for order in numerics.ORDERS])
-    console.print(table)
+    for (where, operator, dtype), line in lines.items():
+        if where not in tables:
+            tables[where] = Table(box=None, title=where, title_justify="left")
+            for column in ("operator", "dtype", "µs", *numerics.ORDERS):
+                tables[where].add_column(column, no_wrap=True)
+        cells = [line.get(order, "0") for order in numerics.ORDERS]
+        tables[where].add_row(operator, dtype, f"{line['forward']:.0f}", *cells)
+    for table in tables.values():
+        console.print(table)
     failed = sum(not check["passed"] for check in report["checks"])
     total = len(report["checks"])
     console.print(f"{'pass' if not failed else 'FAIL'}: {total - failed} of {total} checks", highlight=False)
