@@ -50,13 +50,7 @@ def modulated_conv2d(
         y = resampled(
             "modulated_conv2d", x, weight.to(x.dtype), resample_filter, up, down, padding, 1, flip_weight, False, impl
         )
-        if noise is not None:
-            check_noise("modulated_conv2d", noise, y)
-            noise = noise.to(y.dtype)
-        if scale is None:
-            return y if noise is None else y + noise
-        scale = scale.to(y.dtype)[:, :, None, None]
-        return y * scale if noise is None else fma(y, scale, noise)
+        return scaled_with_noise("modulated_conv2d", y, scale, noise)
 
 
 def modulate(x: Tensor, styles: Tensor) -> Tensor:
@@ -101,6 +95,17 @@ def check_operands(function: str, x: Tensor, weight: Tensor, styles: Tensor) -> 
         )
     if styles.shape != (n, i):
         raise ValueError(f"{function}: styles must be [{n}, {i}] for x {tuple(x.shape)}, got {tuple(styles.shape)}")
+
+
+def scaled_with_noise(function: str, y: Tensor, scale: Tensor | None, noise: Tensor | None) -> Tensor:
+    """y [N, O, H, W] times scale [N, O] plus noise, in the dtype of y; None leaves a term out."""
+    if noise is not None:
+        check_noise(function, noise, y)
+        noise = noise.to(y.dtype)
+    if scale is None:
+        return y if noise is None else y + noise
+    scale = scale.to(y.dtype)[:, :, None, None]
+    return y * scale if noise is None else fma(y, scale, noise)
 
 
 def check_noise(function: str, noise: Tensor, y: Tensor) -> None:

@@ -179,6 +179,10 @@ class Row:
     def limit(self) -> float:
         return EXCEPTIONS.get(self.name.split()[0], LIMIT)
 
+    @property
+    def passed(self) -> bool:
+        return max(self.ratios) <= self.limit
+
 
 def backends(device: str = "cpu") -> list[str]:
     """Those that can run every operator on the device."""

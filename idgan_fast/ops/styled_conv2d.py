@@ -8,8 +8,7 @@ from torch import Tensor
 from idgan_fast.ops._tensors import check_floating
 from idgan_fast.ops.bias_act import biased
 from idgan_fast.ops.conv2d_resample import resampled
-from idgan_fast.ops.fma import fma
-from idgan_fast.ops.modulated_conv2d import autocast, check_noise, check_operands, modulate, prepared
+from idgan_fast.ops.modulated_conv2d import autocast, check_operands, modulate, prepared, scaled_with_noise
 from idgan_fast.ops.upfirdn2d import setup_filter
 
 
@@ -41,6 +40,8 @@ def styled_conv2d(
     kh, kw = weight.shape[2:]
     if kh % 2 == 0 or kw % 2 == 0:
         raise ValueError(f"styled_conv2d: weight must have an odd kernel, got {kh} x {kw}")
+    if noise is not None:
+        check_floating("styled_conv2d", "noise", noise)
     if noise_strength is not None:
         check_floating("styled_conv2d", "noise_strength", noise_strength)
         if noise is None or noise_strength.numel() != 1:
@@ -55,12 +56,7 @@ def styled_conv2d(
         pad = (kw // 2, kw // 2, kh // 2, kh // 2)
         x = modulate(x, styles)
         y = resampled("styled_conv2d", x, weight.to(x.dtype), f, up, 1, pad, 1, True, False, impl)
-        if noise is not None:
-            check_noise("styled_conv2d", noise, y)
-            noise = (noise if noise_strength is None else noise * noise_strength.reshape(())).to(y.dtype)
-        if scale is not None:
-            scale = scale.to(y.dtype)[:, :, None, None]
-            y = y * scale if noise is None else fma(y, scale, noise)
-        elif noise is not None:
-            y = y + noise
+        if noise is not None and noise_strength is not None:
+            noise = noise * noise_strength.reshape(())
+        y = scaled_with_noise("styled_conv2d", y, scale, noise)
         return biased("styled_conv2d", y, bias, 1, act, None, gain, clamp, impl)

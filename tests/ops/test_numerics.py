@@ -16,7 +16,7 @@ def test_errors_stay_within_the_contract(name: str, dtype: torch.dtype, layout: 
     rows = numerics.measure(CASES[name], dtype, layout, backend)
     assert rows[0].order == "output"
     for row in rows:
-        assert max(row.ratios) <= row.limit, row
+        assert row.passed, row
 
 
 def test_a_wrong_operator_is_seen() -> None:
