@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from idgan_fast import ops
-from idgan_fast.ops import numerics
+from idgan_fast.ops import cases, numerics
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-CASES = {case.name: case for case in numerics.cases(DEVICE, size=64, channels=64)}
+CASES = {case.name: case for case in cases.cases(DEVICE, size=64, channels=64)}
 MODES = ("forward", "forward + backward")
 VARIANTS = [*numerics.backends(DEVICE), "plain", "plain compiled"]
 ROUNDS = 15
@@ -28,10 +28,10 @@ ROUNDS = 15
 def function(name: str, variant: str) -> Callable[..., Tensor]:
     case = CASES[name]
     if variant == "plain":
-        return case.plain
+        return case.plain[0]
     if variant == "plain compiled":
         torch._dynamo.reset()
-        return torch.compile(case.plain, fullgraph=True)
+        return torch.compile(case.plain[0], fullgraph=True)
 
     def on_backend(*tensors: Tensor) -> Tensor:
         with ops.backend(variant):
@@ -73,8 +73,8 @@ def copy_gb_per_s() -> float:
 @cache
 def timed(name: str, mode: str) -> dict[str, tuple[Callable[[], Any], float]]:
     """Every variant of a group: checked, then timed in turns."""
-    tensors = numerics.draw(CASES[name], torch.float32, "NCHW", DEVICE)
-    exact = CASES[name].plain(*[t.double() for t in tensors])
+    tensors = cases.draw(CASES[name], torch.float32, "NCHW", DEVICE)
+    exact = CASES[name].plain[0](*[t.double() for t in tensors])
     calls = {}
     for variant in VARIANTS:
         call = function(name, variant)
@@ -97,8 +97,8 @@ def test_operator(name: str, mode: str, variant: str, benchmark: Any, say: Calla
     run, taken = group[variant]
     info: dict[str, Any] = {"median_us": round(taken * 1e6), "ratio_to_plain": round(group["plain"][1] / taken, 2)}
     if mode == "forward":
-        tensors = numerics.draw(CASES[name], torch.float32, "NCHW", DEVICE)
-        moved = sum(t.nbytes for t in tensors) + CASES[name].plain(*tensors).nbytes
+        tensors = cases.draw(CASES[name], torch.float32, "NCHW", DEVICE)
+        moved = sum(t.nbytes for t in tensors) + CASES[name].plain[0](*tensors).nbytes
         rate = moved / taken / 1e9
         info |= {"bytes": moved, "gb_per_s": round(rate, 2), "of_copy_bandwidth": round(rate / copy_gb_per_s(), 3)}
     benchmark.extra_info.update(info)

@@ -9,7 +9,7 @@ from idgan_fast.ops.filtered_lrelu import filtered_lrelu
 from idgan_fast.ops.fma import fma
 from idgan_fast.ops.modulated_conv2d import modulated_conv2d
 from idgan_fast.ops.modules import Blur, Downsample, FusedLeakyReLU, ModulatedConv2d, Upsample
-from idgan_fast.ops.styled_conv2d import styled_conv2d
+from idgan_fast.ops.styled_conv2d import chained_styled_conv2d, styled_conv2d
 from idgan_fast.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "available",
     "backend",
     "bias_act",
+    "chained_styled_conv2d",
     "conv2d_gradfix",
     "conv2d_resample",
     "downsample2d",

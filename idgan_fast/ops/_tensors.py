@@ -27,6 +27,11 @@ def per_channel(b: Tensor, ndim: int, dim: int) -> Tensor:
     return b.reshape([-1 if i == dim else 1 for i in range(ndim)])
 
 
+def over_pixels(t: Tensor) -> Tensor:
+    """[N, C] -> [N, C, 1, 1], to be broadcast over the pixels of [N, C, H, W]."""
+    return t[:, :, None, None]
+
+
 def padded(x: Tensor, padding: Sequence[int]) -> Tensor:
     """Zeros on the sides (x0, x1, y0, y1) of [N, C, H, W]; a negative number crops, beyond the image too."""
     x0, x1, y0, y1 = padding

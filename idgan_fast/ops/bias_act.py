@@ -117,6 +117,24 @@ def biased(
     impl: str,
 ) -> Tensor:
     """`bias_act`, with errors in the name of the function that the user called."""
+    dim, alpha, gain, clamp = checked(function, x, b, dim, act, alpha, gain, clamp)
+    backend = _dispatch.choose(function, LOW_LEVEL, x.device, impl)
+    if b is None and act == "linear" and gain == 1 and clamp is None:
+        return x
+    return _bias_act(x, None if b is None else b.to(x.dtype), dim, act, alpha, gain, clamp, backend)
+
+
+def checked(
+    function: str,
+    x: Tensor,
+    b: Tensor | None,
+    dim: int,
+    act: str,
+    alpha: float | None,
+    gain: float | None,
+    clamp: float | None,
+) -> tuple[int, float, float, float | None]:
+    """dim (not negative), alpha, gain and clamp with their defaults filled in; raises on the first wrong argument."""
     check_floating(function, "x", x)
     spec = activation_funcs.get(act)
     if spec is None:
@@ -130,15 +148,16 @@ def biased(
             raise ValueError(
                 f"{function}: b must have shape ({x.shape[dim]},), the size of x along dim {dim}, got {tuple(b.shape)}"
             )
-        b = b.to(x.dtype)
     if clamp is not None and clamp < 0:
         raise ValueError(f"{function}: clamp must be None or at least 0, got {clamp}")
     alpha = spec.def_alpha if alpha is None else float(alpha)
     gain = spec.def_gain if gain is None else float(gain)
-    backend = _dispatch.choose(function, LOW_LEVEL, x.device, impl)
-    if b is None and act == "linear" and gain == 1 and clamp is None:
-        return x
-    return _bias_act(x, b, dim, act, alpha, gain, None if clamp is None else float(clamp), backend)
+    return dim, alpha, gain, None if clamp is None else float(clamp)
+
+
+def negative_slope(act: str, alpha: float) -> float | None:
+    """The slope below 0 of an activation that is piecewise linear; None for the others."""
+    return {"linear": 1.0, "relu": 0.0, "lrelu": alpha}.get(act)
 
 
 def _forward_reference(
@@ -169,6 +188,14 @@ def _backward_reference(
     dx = dy.to(accumulation(dy.dtype)) * _slope(saved, b, dim, act, alpha, gain, clamp)
     db = dx.sum([i for i in range(dx.ndim) if i != dim]) if want_db else dx.new_empty(0)
     return laid_out_like(dx.to(dy.dtype), saved), db.to(dy.dtype)
+
+
+def through_leaky_relu(dy: Tensor, y: Tensor, slope: float, gain: float, clamp: float | None) -> Tensor:
+    """dy times the derivative of y = clamp(gain * lrelu(v)), whose sign y shows: slope at least 0. In dy's dtype."""
+    dy = dy * gain
+    if slope != 1:
+        dy = torch.ops.aten.leaky_relu_backward(dy, y if gain > 0 else -y, slope, True)
+    return dy if clamp is None else torch.ops.aten.hardtanh_backward(dy, y, -clamp, clamp)
 
 
 def _slope(

@@ -46,26 +46,46 @@ def resampled(
     impl: str,
 ) -> Tensor:
     """`conv2d_resample`, with errors in the name of the function that the user called."""
+    y, around = convolved(function, x, w, f, up, down, padding, groups, flip_weight, flip_filter, impl)
+    return y if around is None else resample(function, y, f, 1, 1, around, flip_filter, up * up, impl)
+
+
+def convolved(
+    function: str,
+    x: Tensor,
+    w: Tensor,
+    f: Tensor | None,
+    up: int,
+    down: int,
+    padding: Pair,
+    groups: int,
+    flip_weight: bool,
+    flip_filter: bool,
+    impl: str,
+) -> tuple[Tensor, tuple[int, int, int, int] | None]:
+    """`resampled` up to the filter after a transposed convolution: the result, and that filter's padding or None."""
     pad = _check(function, x, w, f, up, down, padding, groups)
     _dispatch.choose(function, (), x.device, impl)  # refuses an unknown impl where nothing is resampled
     kh, kw = w.shape[2:]
     if up == 1 and down == 1:
-        return _padded_conv(x, w, pad, groups, flip_weight)
+        return _padded_conv(x, w, pad, groups, flip_weight), None
     x0, x1, y0, y1 = pad
     if up == 1:
         if kh == 1 and kw == 1:
             x = resample(function, x, f, 1, down, (x0, x1, y0, y1), flip_filter, 1, impl)
-            return _padded_conv(x, w, (0, 0, 0, 0), groups, flip_weight)
+            return _padded_conv(x, w, (0, 0, 0, 0), groups, flip_weight), None
         x = resample(function, x, f, 1, 1, (x0, x1, y0, y1), flip_filter, 1, impl)
-        return conv2d(x, w if flip_weight else w.flip((2, 3)), stride=down, groups=groups)
+        return conv2d(x, w if flip_weight else w.flip((2, 3)), stride=down, groups=groups), None
     if kh == 1 and kw == 1:
         y = _padded_conv(x, w, (0, 0, 0, 0), groups, flip_weight)
         y = resample(function, y, f, up, 1, (x0, x1, y0, y1), flip_filter, up * up, impl)
     else:
         y = conv_transpose2d(x, _transposed(w, groups, flip_weight), stride=up, groups=groups)
         around = (x0 - kw + 1, x1 - kw + up, y0 - kh + 1, y1 - kh + up)
+        if down == 1:
+            return y, around
         y = resample(function, y, f, 1, 1, around, flip_filter, up * up, impl)
-    return y if down == 1 else resample(function, y, f, 1, down, 0, flip_filter, 1, impl)
+    return y if down == 1 else resample(function, y, f, 1, down, 0, flip_filter, 1, impl), None
 
 
 def _padded_conv(x: Tensor, w: Tensor, padding: tuple[int, int, int, int], groups: int, flip_weight: bool) -> Tensor:

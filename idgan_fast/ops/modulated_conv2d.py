@@ -5,13 +5,16 @@ and d[n, o] = rsqrt(sum_i styles[n, i]^2 sum_k weight[o, i, k]^2 + 1e-8) is one 
 Source: Karras et al., Analyzing and Improving the Image Quality of StyleGAN (arXiv 1912.04958), equations 1 to 3.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from idgan_fast.ops._tensors import accumulation, check_floating, check_images
-from idgan_fast.ops.conv2d_resample import resampled
-from idgan_fast.ops.fma import fma
-from idgan_fast.ops.upfirdn2d import Pair, check_filter
+from idgan_fast.ops.conv2d_resample import convolved
+from idgan_fast.ops.modulate import modulate
+from idgan_fast.ops.styled_epilogue import Fir, styled_epilogue
+from idgan_fast.ops.upfirdn2d import Pair, check_filter, resample
 
 EPS = 1e-8
 
@@ -36,26 +39,24 @@ def modulated_conv2d(
     coefficients are found in float32. noise: [N, 1, H', W'] or [H', W'], cast to x's dtype.
     up, down, padding, resample_filter, flip_weight: as in `conv2d_resample`.
     fused_modconv: accepted for callers that pass it; both values give the same result from shared weights.
-    float16 with demodulation scales weight and styles by their largest values first, which demodulation cancels.
+    float16 with demodulation scales weight and styles into range by powers of two first, which demodulation cancels.
     Under autocast x is cast to its dtype, and the rest as above.
     Returns [N, O, H', W'] in the dtype of x. Gradients of every order, by x, weight, styles and noise.
     Raises TypeError, ValueError: one line on the argument. BackendError: impl cannot run here.
     """
-    check_operands("modulated_conv2d", x, weight, styles)
-    check_filter("modulated_conv2d", "resample_filter", resample_filter)
+    function = "modulated_conv2d"
+    check_operands(function, x, weight, styles)
+    check_filter(function, "resample_filter", resample_filter)
     x = autocast(x)
     with torch.autocast(x.device.type, enabled=False):
-        weight, styles, scale = prepared(weight, styles, x.dtype, demodulate)
-        x = modulate(x, styles)
-        y = resampled(
-            "modulated_conv2d", x, weight.to(x.dtype), resample_filter, up, down, padding, 1, flip_weight, False, impl
-        )
-        return scaled_with_noise("modulated_conv2d", y, scale, noise)
-
-
-def modulate(x: Tensor, styles: Tensor) -> Tensor:
-    """x [N, I, H, W] times styles [N, I], in the dtype of x."""
-    return x * styles.to(x.dtype)[:, :, None, None]
+        if demodulate:
+            styles = normalized(styles, x.dtype)
+        x = modulate(function, x, styles, impl)
+        weight, scale = prepared(weight, styles, x.dtype, demodulate)
+        y, fir = filterless(function, x, weight, resample_filter, up, down, padding, flip_weight, impl)
+        if fir is None and scale is None and noise is None:
+            return y
+        return styled_epilogue(function, y, fir, scale=scale, noise=noise, impl=impl)
 
 
 def demodulation(weight: Tensor, styles: Tensor) -> Tensor:
@@ -63,17 +64,47 @@ def demodulation(weight: Tensor, styles: Tensor) -> Tensor:
     return (styles.square() @ weight.square().sum((2, 3)).t() + EPS).rsqrt()
 
 
-def prepared(
-    weight: Tensor, styles: Tensor, dtype: torch.dtype, demodulate: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Weight and styles to compute with in `dtype`, and the demodulation coefficients [N, O]."""
-    weight, styles = weight.to(accumulation(dtype)), styles.to(accumulation(dtype))
+def normalized(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """For float16, a weight or styles with each leading row brought near 1 by a power of two; else as it came.
+
+    Demodulation cancels the factor, so that it counts as a constant in the gradients; a power of two rounds nothing.
+    """
+    if dtype != torch.float16 or t.numel() == 0:
+        return t
+    t = t.float()
+    largest = t.detach().abs().amax(tuple(range(1, t.ndim)), keepdim=True)
+    return torch.ldexp(t, -torch.frexp(largest).exponent)
+
+
+def prepared(weight: Tensor, styles: Tensor, dtype: torch.dtype, demodulate: bool) -> tuple[Tensor, Tensor | None]:
+    """The weight to convolve with in `dtype`, and the demodulation coefficients [N, O] of it or None."""
     if not demodulate:
-        return weight, styles, None
-    if dtype == torch.float16 and weight.numel() and styles.numel():
-        weight = weight / (weight.abs().amax((1, 2, 3), keepdim=True) * weight[0].numel() ** 0.5)
-        styles = styles / styles.abs().amax(1, keepdim=True)
-    return weight, styles, demodulation(weight, styles)
+        return weight.to(dtype), None
+    weight, styles = weight.to(accumulation(dtype)), styles.to(accumulation(dtype))
+    if dtype == torch.float16:
+        fan_in = math.prod(weight.shape[1:])
+        weight = normalized(weight, dtype) / 2 ** (int(fan_in).bit_length() // 2)  # about its square root
+    return weight.to(dtype), demodulation(weight, styles)
+
+
+def filterless(
+    function: str,
+    x: Tensor,
+    weight: Tensor,
+    f: Tensor | None,
+    up: int,
+    down: int,
+    padding: Pair,
+    flip_weight: bool,
+    impl: str,
+) -> tuple[Tensor, Fir | None]:
+    """The resampling convolution, and the filter that is left for the epilogue, if any."""
+    y, around = convolved(function, x, weight, f, up, down, padding, 1, flip_weight, False, impl)
+    if around is None:
+        return y, None
+    if f is None:  # nothing to filter by: cropping and the gain are left
+        return resample(function, y, f, 1, 1, around, False, up * up, impl), None
+    return y, Fir(f.to(y.device), around, up * up)
 
 
 def autocast(x: Tensor) -> Tensor:
@@ -95,21 +126,3 @@ def check_operands(function: str, x: Tensor, weight: Tensor, styles: Tensor) -> 
         )
     if styles.shape != (n, i):
         raise ValueError(f"{function}: styles must be [{n}, {i}] for x {tuple(x.shape)}, got {tuple(styles.shape)}")
-
-
-def scaled_with_noise(function: str, y: Tensor, scale: Tensor | None, noise: Tensor | None) -> Tensor:
-    """y [N, O, H, W] times scale [N, O] plus noise, in the dtype of y; None leaves a term out."""
-    if noise is not None:
-        check_noise(function, noise, y)
-        noise = noise.to(y.dtype)
-    if scale is None:
-        return y if noise is None else y + noise
-    scale = scale.to(y.dtype)[:, :, None, None]
-    return y * scale if noise is None else fma(y, scale, noise)
-
-
-def check_noise(function: str, noise: Tensor, y: Tensor) -> None:
-    check_floating(function, "noise", noise)
-    n, _, h, w = y.shape
-    if tuple(noise.shape) not in ((n, 1, h, w), (1, 1, h, w), (h, w)):
-        raise ValueError(f"{function}: noise must be [{n}, 1, {h}, {w}] or [{h}, {w}], got {tuple(noise.shape)}")

@@ -13,110 +13,26 @@ import torch
 from torch import Tensor
 
 from idgan_fast import ops
-from idgan_fast.ops import plain
 from idgan_fast.ops._dispatch import why_not
 from idgan_fast.ops.available import KERNELS
+from idgan_fast.ops.cases import LAYOUTS, Case, cases, draw
 
 LIMIT = 1.5
 SEEDS = 8
-# Set above the ratios seen, up to 1.9. The likely cause, not isolated: scaled activations and a demodulation after the
-# convolution round every activation once more than a weight for each sample does.
-EXCEPTIONS = {"modulated_conv2d": 2.5, "styled_conv2d": 2.5}
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 ORDERS = ("output", "gradient", "2nd order")
-CLAMP = 1.5
 
 HEAD = """# Numerics
 
 Written by `python -m idgan_fast.ops.numerics`. Errors against float64, relative to the RMS of the exact values, as
 maximum / RMS: ours, the plain torch composition in the same dtype (`idgan_fast/ops/plain.py`), and the exact values
-rounded to the dtype. A test fails where ours exceeds {limit} times the larger of the last two. Exceptions:
-{exceptions}, set above the ratios seen. The likely cause, not isolated: the style scales the activations and the
-demodulation the convolution's result, one more rounding than with weights made for each sample.
+rounded to the dtype. Of modulated convolutions StyleGAN code has two compositions, a weight for each sample and one
+weight for all, and the larger error counts: with torch's own convolution, the second gives 1.4 times the error in the
+gradient by the weight, since it sums over all samples at once. A test fails where ours exceeds {limit} times the larger
+of the other two.
 
 Measured with torch {torch} on a CPU; inputs [2, 32, 16, 16], medians of {seeds} draws.
 """
-
-
-@dataclass(frozen=True)
-class Case:
-    """An operator on given shapes: ours and the plain composition, both functions of the same tensors."""
-
-    name: str
-    shapes: tuple[tuple[int, ...], ...]
-    ours: Callable[..., Tensor]
-    plain: Callable[..., Tensor]
-
-
-def cases(device: str = "cpu", size: int = 16, channels: int = 32) -> list[Case]:
-    """size: height and width of the input [2, channels, size, size]."""
-    f = plain.setup_filter(device)
-    x, w, s = (2, channels, size, size), (channels, channels, 3, 3), (2, channels)
-    b = (channels,)
-
-    def styled(up: int) -> Case:
-        return Case(
-            f"styled_conv2d up={up}",
-            (x, w, s, (2, 1, size * up, size * up), (), b),
-            lambda x, w, s, noise, strength, b: ops.styled_conv2d(x, w, s, noise, strength, b, up, f, clamp=CLAMP),
-            lambda x, w, s, noise, strength, b: plain.styled_conv2d(x, w, s, noise, strength, b, f, up, CLAMP),
-        )
-
-    return [
-        Case("bias_act lrelu", (x, b), lambda x, b: ops.bias_act(x, b, act="lrelu"), plain.bias_act),
-        Case(
-            "bias_act lrelu clamp",
-            (x, b),
-            lambda x, b: ops.bias_act(x, b, act="lrelu", clamp=CLAMP),
-            lambda x, b: plain.bias_act(x, b, clamp=CLAMP),
-        ),
-        Case(
-            "bias_act swish",
-            (x, b),
-            lambda x, b: ops.bias_act(x, b, act="swish"),
-            lambda x, b: plain.bias_act(x, b, "swish"),
-        ),
-        Case("upsample2d", (x,), lambda x: ops.upsample2d(x, f), lambda x: plain.upsample2d(x, f)),
-        Case("downsample2d", (x,), lambda x: ops.downsample2d(x, f), lambda x: plain.downsample2d(x, f)),
-        Case(
-            "filter2d",
-            (x,),
-            lambda x: ops.filter2d(x, f),
-            lambda x: plain.upfirdn2d(x, f, padding=(2, 1, 2, 1)),
-        ),
-        Case(
-            "conv2d_resample down=2",
-            (x, w),
-            lambda x, w: ops.conv2d_resample(x, w, f, down=2, padding=1),
-            lambda x, w: plain.conv2d_resample(x, w, f),
-        ),
-        *[
-            Case(
-                f"modulated_conv2d up={up}",
-                (x, w, s),
-                lambda x, w, s, up=up: ops.modulated_conv2d(x, w, s, up=up, padding=1, resample_filter=f),
-                lambda x, w, s, up=up: plain.modulated_conv2d(x, w, s, f, up),
-            )
-            for up in (1, 2)
-        ],
-        styled(1),
-        styled(2),
-        Case(
-            "filtered_lrelu",
-            (x, b),
-            lambda x, b: ops.filtered_lrelu(x, f, f, b, 2, 2, 3, clamp=CLAMP),
-            lambda x, b: plain.filtered_lrelu(x, f, b, CLAMP),
-        ),
-        Case("fma", (x, (2, channels, 1, 1), x), ops.fma, plain.fma),
-    ]
-
-
-def draw(case: Case, dtype: torch.dtype, layout: str, device: str = "cpu", seed: int = 0) -> list[Tensor]:
-    """Random tensors of a case, exact in `dtype`."""
-    rng = torch.Generator().manual_seed(seed)
-    tensors = [torch.randn(shape, generator=rng).to(device, dtype) for shape in case.shapes]
-    return [t.contiguous(memory_format=LAYOUTS[layout]) if t.ndim == 4 else t for t in tensors]
 
 
 def orders(function: Callable[..., Tensor], tensors: Sequence[Tensor], highest: int = 2) -> list[list[Tensor]]:
@@ -176,12 +92,8 @@ class Row:
         return tuple(o / b if b else float(o > 0) for o, b in zip(self.ours, bound, strict=True))  # type: ignore[return-value]
 
     @property
-    def limit(self) -> float:
-        return EXCEPTIONS.get(self.name.split()[0], LIMIT)
-
-    @property
     def passed(self) -> bool:
-        return max(self.ratios) <= self.limit
+        return max(self.ratios) <= LIMIT
 
 
 def backends(device: str = "cpu") -> list[str]:
@@ -199,14 +111,16 @@ def measure(case: Case, dtype: torch.dtype, layout: str, backend: str, device: s
     found: dict[str, list[list[tuple[float, float]]]] = {}
     for seed in range(SEEDS):
         tensors = draw(case, dtype, layout, device, seed)
-        exact = orders(case.plain, [t.double() for t in tensors])
-        theirs = orders(case.plain, tensors)
+        exact = orders(case.plain[0], [t.double() for t in tensors])
+        theirs = [orders(form, tensors) for form in case.plain]
         with ops.backend(backend):
             ours = orders(case.ours, tensors)
-        for order, got, other, truth in zip(ORDERS, ours, theirs, exact, strict=True):
+        for i, (order, truth) in enumerate(zip(ORDERS, exact, strict=True)):
             if truth:
+                other = [error(form[i], truth) for form in theirs]
+                worst = max(e[0] for e in other), max(e[1] for e in other)
                 rounded = [t.to(dtype) for t in truth]
-                found.setdefault(order, []).append([error(t, truth) for t in (got, other, rounded)])
+                found.setdefault(order, []).append([error(ours[i], truth), worst, error(rounded, truth)])
     rows = []
     for order, errors in found.items():
         ours_theirs_rounding = [
@@ -225,7 +139,7 @@ def rows(device: str = "cpu") -> Iterator[Row]:
 
 
 def main() -> None:
-    print(HEAD.format(limit=LIMIT, exceptions=EXCEPTIONS, torch=torch.__version__.split("+")[0], seeds=SEEDS))
+    print(HEAD.format(limit=LIMIT, torch=torch.__version__.split("+")[0], seeds=SEEDS))
     print("| operator | dtype | layout | order | backend | ours | torch | rounding | ratio |")
     print("|---|---|---|---|---|---|---|---|---|")
     for row in rows():

@@ -5,6 +5,7 @@ exact values. Arguments as in the public functions, reduced to what the comparis
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -56,9 +57,29 @@ def modulated_conv2d(x: Tensor, weight: Tensor, styles: Tensor, f: Tensor | None
     w_t = w_n.transpose(1, 2).flip((3, 4)).reshape(n * i, o, k, k)
     y = F.conv_transpose2d(x, w_t, stride=up, groups=n)
     y = y.reshape(n, o, *y.shape[2:])
+    return upfirdn2d(y, f, padding=_after_transposed(k, f, up), gain=up * up)
+
+
+def shared_modulated_conv2d(x: Tensor, weight: Tensor, styles: Tensor, f: Tensor | None = None, up: int = 1) -> Tensor:
+    """The same with one weight for all samples: the style scales x, the demodulation the result."""
+    n, i = x.shape[:2]
+    k = weight.shape[2]
+    w_n = weight[None] * styles.reshape(n, 1, i, 1, 1)
+    d = (w_n.square().sum((2, 3, 4)) + 1e-8).rsqrt()
+    x = x * styles[:, :, None, None]
+    if up == 1:
+        y = F.conv2d(x, weight, padding=k // 2)
+    else:
+        assert f is not None
+        y = F.conv_transpose2d(x, weight.transpose(0, 1).flip((2, 3)), stride=up)
+        y = upfirdn2d(y, f, padding=_after_transposed(k, f, up), gain=up * up)
+    return y * d[:, :, None, None]
+
+
+def _after_transposed(k: int, f: Tensor, up: int) -> tuple[int, int, int, int]:
     p0 = (f.shape[0] + up - 1) // 2 + k // 2 - (k - 1)
     p1 = (f.shape[0] - up) // 2 + k // 2 - (k - up)
-    return upfirdn2d(y, f, padding=(p0, p1, p0, p1), gain=up * up)
+    return p0, p1, p0, p1
 
 
 def styled_conv2d(
@@ -71,9 +92,9 @@ def styled_conv2d(
     f: Tensor,
     up: int,
     clamp: float,
+    modulated: Callable[..., Tensor] = modulated_conv2d,
 ) -> Tensor:
-    y = modulated_conv2d(x, weight, styles, f, up) + noise * strength
-    return bias_act(y, b, clamp=clamp)
+    return bias_act(modulated(x, weight, styles, f, up) + noise * strength, b, clamp=clamp)
 
 
 def filtered_lrelu(x: Tensor, f: Tensor, b: Tensor, clamp: float) -> Tensor:

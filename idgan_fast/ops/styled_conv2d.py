@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from idgan_fast.ops._tensors import check_floating
-from idgan_fast.ops.bias_act import biased
-from idgan_fast.ops.conv2d_resample import resampled
-from idgan_fast.ops.modulated_conv2d import autocast, check_operands, modulate, prepared, scaled_with_noise
+from idgan_fast.ops.bias_act import biased, checked, negative_slope
+from idgan_fast.ops.modulate import modulate
+from idgan_fast.ops.modulated_conv2d import autocast, check_operands, filterless, normalized, prepared
+from idgan_fast.ops.styled_epilogue import styled_epilogue
 from idgan_fast.ops.upfirdn2d import setup_filter
 
 
@@ -32,31 +33,102 @@ def styled_conv2d(
     x: [N, I, H, W]. weight: [O, I, k, k], k odd, padded by k // 2. styles: [N, I]. bias: [O] or None.
     noise: [N, 1, H up, W up] or [H up, W up], or None; noise_strength: a scalar tensor or None for 1.
     up: int. resample_filter: taps (made into a filter at each call) or a filter as in `upfirdn2d`.
-    act, gain, clamp: as in `bias_act`. Dtypes, autocast and float16: as in `modulated_conv2d`.
+    act, gain, clamp: as in `bias_act`. Autocast and float16: as in `modulated_conv2d`. In the half types all that
+    follows the convolution is computed in float32 and, but for the smooth activations, rounded once.
     Returns [N, O, H up, W up] in the dtype of x. Gradients of every order by every tensor but the filter.
     Raises TypeError, ValueError: one line on the argument. BackendError: impl cannot run here.
     """
     check_operands("styled_conv2d", x, weight, styles)
-    kh, kw = weight.shape[2:]
-    if kh % 2 == 0 or kw % 2 == 0:
-        raise ValueError(f"styled_conv2d: weight must have an odd kernel, got {kh} x {kw}")
-    if noise is not None:
-        check_floating("styled_conv2d", "noise", noise)
-    if noise_strength is not None:
-        check_floating("styled_conv2d", "noise_strength", noise_strength)
-        if noise is None or noise_strength.numel() != 1:
-            shape = tuple(noise_strength.shape)
-            raise ValueError(f"styled_conv2d: noise_strength must be a scalar that comes with noise, got shape {shape}")
     x = autocast(x)
     with torch.autocast(x.device.type, enabled=False):
-        weight, styles, scale = prepared(weight, styles, x.dtype, demodulate)
+        if demodulate:
+            styles = normalized(styles, x.dtype)
+        x = modulate("styled_conv2d", x, styles, impl)
+    return _layer(
+        "styled_conv2d", x, weight, styles, noise, noise_strength, bias, None, up,
+        resample_filter, demodulate, act, gain, clamp, impl,
+    )  # fmt: skip
+
+
+def chained_styled_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    noise: Tensor | None = None,
+    noise_strength: Tensor | None = None,
+    bias: Tensor | None = None,
+    next_styles: Tensor | None = None,
+    up: int = 1,
+    resample_filter: Tensor | Sequence[float] = (1, 3, 3, 1),
+    demodulate: bool = True,
+    act: str = "lrelu",
+    gain: float | None = None,
+    clamp: float | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """A layer in a chain: `styled_conv2d` of an x that carries its style already, and that applies the next one's.
+
+    x: [N, I, H, W], multiplied by `styles` [N, I], which serve for the demodulation alone.
+    next_styles: [N, O] or None: the result is multiplied by them, in the pass that writes it. It is what the next
+    layer takes as x, so that a chain reads and writes each activation once less:
+
+        h = chained_styled_conv2d(x * styles1[:, :, None, None], weight1, styles1, next_styles=styles2)
+        y = chained_styled_conv2d(h, weight2, styles2)
+
+    In float16 divide a demodulated layer's styles by each sample's largest before you use them, as `styled_conv2d`
+    does: demodulation cancels the factor, and the activations stay in range.
+    The other arguments, the result, gradients and errors: as in `styled_conv2d`.
+    """
+    check_operands("chained_styled_conv2d", x, weight, styles)
+    return _layer(
+        "chained_styled_conv2d", autocast(x), weight, styles, noise, noise_strength, bias, next_styles, up,
+        resample_filter, demodulate, act, gain, clamp, impl,
+    )  # fmt: skip
+
+
+def _layer(
+    function: str,
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    noise: Tensor | None,
+    noise_strength: Tensor | None,
+    bias: Tensor | None,
+    next_styles: Tensor | None,
+    up: int,
+    resample_filter: Tensor | Sequence[float],
+    demodulate: bool,
+    act: str,
+    gain: float | None,
+    clamp: float | None,
+    impl: str,
+) -> Tensor:
+    """What follows the modulation of x."""
+    kh, kw = weight.shape[2:]
+    if kh % 2 == 0 or kw % 2 == 0:
+        raise ValueError(f"{function}: weight must have an odd kernel, got {kh} x {kw}")
+    if noise_strength is not None:
+        check_floating(function, "noise_strength", noise_strength)
+        if noise is None or noise_strength.numel() != 1:
+            shape = tuple(noise_strength.shape)
+            raise ValueError(f"{function}: noise_strength must be a scalar that comes with noise, got shape {shape}")
+    if next_styles is not None:
+        check_floating(function, "next_styles", next_styles)
+        wanted = (x.shape[0], weight.shape[0])
+        if next_styles.shape != wanted:
+            raise ValueError(f"{function}: next_styles must be {list(wanted)}, got {tuple(next_styles.shape)}")
+    with torch.autocast(x.device.type, enabled=False):
+        weight, scale = prepared(weight, styles, x.dtype, demodulate)
         f = None
         if up != 1:
             f = resample_filter if isinstance(resample_filter, Tensor) else setup_filter(resample_filter, x.device)
-        pad = (kw // 2, kw // 2, kh // 2, kh // 2)
-        x = modulate(x, styles)
-        y = resampled("styled_conv2d", x, weight.to(x.dtype), f, up, 1, pad, 1, True, False, impl)
-        if noise is not None and noise_strength is not None:
-            noise = noise * noise_strength.reshape(())
-        y = scaled_with_noise("styled_conv2d", y, scale, noise)
-        return biased("styled_conv2d", y, bias, 1, act, None, gain, clamp, impl)
+        y, fir = filterless(function, x, weight, f, up, 1, (kw // 2, kw // 2, kh // 2, kh // 2), True, impl)
+        _, alpha, gain, clamp = checked(function, y, bias, 1, act, None, gain, clamp)
+        slope = negative_slope(act, alpha)
+        after = (1.0, 1.0, None) if slope is None else (slope, gain, clamp)
+        then = None if slope is None else next_styles
+        y = styled_epilogue(function, y, fir, scale, noise, noise_strength, bias, then, *after, impl)
+        if slope is not None:
+            return y
+        y = biased(function, y, None, 1, act, alpha, gain, clamp, impl)
+        return y if next_styles is None else modulate(function, y, next_styles, impl)

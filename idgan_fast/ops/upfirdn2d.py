@@ -133,7 +133,7 @@ def resample(
         )
     backend = _dispatch.choose(function, LOW_LEVEL, x.device, impl)
     f = None if f is None else f.to(x.device)
-    return _upfirdn2d(x, f, up_xy, down_xy, pad, bool(flip_filter), float(gain), backend)
+    return apply(x, f, up_xy, down_xy, pad, bool(flip_filter), float(gain), backend)
 
 
 def _is_int(value: Any) -> bool:
@@ -196,6 +196,25 @@ def output_size(
     return height, width
 
 
+def adjoint_padding(
+    size: Sequence[int],
+    out_size: Sequence[int],
+    f: Tensor | None,
+    up: Sequence[int],
+    down: Sequence[int],
+    padding: Sequence[int],
+) -> tuple[int, int, int, int]:
+    """The padding of the adjoint, which has up and down exchanged and the filter flipped; sizes: (height, width)."""
+    fh, fw = filter_size(f)
+    (h, w), (out_h, out_w), (x0, _, y0, _) = size, out_size, padding
+    return (
+        fw - x0 - 1,
+        w * up[0] - out_w * down[0] + x0 - up[0] + 1,
+        fh - y0 - 1,
+        h * up[1] - out_h * down[1] + y0 - up[1] + 1,
+    )
+
+
 def check_filter(function: str, name: str, f: Tensor | None) -> None:
     if f is None:
         return
@@ -209,7 +228,7 @@ def check_filter(function: str, name: str, f: Tensor | None) -> None:
         raise ValueError(f"{function}: {name} has no gradient, got one that requires it: pass f.detach()")
 
 
-def _reference(
+def reference(
     x: Tensor,
     f: Tensor | None,
     up: Sequence[int],
@@ -242,7 +261,7 @@ def _reference(
 _resample = LowLevel(
     "upfirdn2d",
     "(Tensor x, Tensor? f, SymInt[] up, SymInt[] down, SymInt[] padding, bool flip_filter, float gain) -> Tensor",
-    _reference,
+    reference,
 )
 LOW_LEVEL = (_resample,)
 
@@ -263,15 +282,9 @@ class _Upfirdn2d(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple:
         (f,) = ctx.saved_tensors
-        up, down, (x0, _, y0, _), flip_filter, gain, backend = ctx.args
-        (h, w), (out_h, out_w), (fh, fw) = ctx.size, ctx.out_size, filter_size(f)
-        padding = (
-            fw - x0 - 1,
-            w * up[0] - out_w * down[0] + x0 - up[0] + 1,
-            fh - y0 - 1,
-            h * up[1] - out_h * down[1] + y0 - up[1] + 1,
-        )
-        return _upfirdn2d(dy, f, down, up, padding, not flip_filter, gain, backend), *[None] * 7
+        up, down, padding, flip_filter, gain, backend = ctx.args
+        padding = adjoint_padding(ctx.size, ctx.out_size, f, up, down, padding)
+        return apply(dy, f, down, up, padding, not flip_filter, gain, backend), *[None] * 7
 
 
-_upfirdn2d = _dispatch.function(_Upfirdn2d)
+apply = _dispatch.function(_Upfirdn2d)

@@ -6,13 +6,13 @@ import pytest
 
 from idgan_fast import doctor
 from idgan_fast.__main__ import main
-from idgan_fast.ops import numerics
+from idgan_fast.ops import cases
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = numerics.cases()[:2]
-    monkeypatch.setattr(numerics, "cases", lambda *_: few)
+    few = cases.cases()[:2]
+    monkeypatch.setattr(doctor, "cases", lambda *_: few)
 
 
 def test_table_and_reasons(capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,8 +32,8 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_wrong_operator_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    case = numerics.cases()[0]
-    wrong = numerics.Case(case.name, case.shapes, lambda x, b: case.ours(x, b) * 1.1, case.plain)
-    monkeypatch.setattr(numerics, "cases", lambda *_: [wrong])
+    case = cases.cases()[0]
+    wrong = cases.Case(case.name, case.shapes, lambda x, b: case.ours(x, b) * 1.1, case.plain)
+    monkeypatch.setattr(doctor, "cases", lambda *_: [wrong])
     assert doctor.main([]) == 1
     assert "FAIL" in capsys.readouterr().out

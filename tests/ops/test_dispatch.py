@@ -1,17 +1,18 @@
 """Backends: chosen in Python, refused with the reason, the registered operators equal to their plain twins."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 
 from idgan_fast import ops
 from idgan_fast.ops import _dispatch
-from idgan_fast.ops.bias_act import _backward, _forward
-from idgan_fast.ops.upfirdn2d import _resample
+from idgan_fast.ops.available import KERNELS
 
 X = torch.randn(2, 3, 5, 4)
 
@@ -76,12 +77,29 @@ def test_opcheck(layout: torch.memory_format, dtype: torch.dtype) -> None:
         torch.library.opcheck(namespace.upfirdn2d.default, (x, taps, [2, 1], [1, 2], [1, 2, 3, -1], True, 2.0))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_opcheck_of_the_layer(layout: torch.memory_format, dtype: torch.dtype) -> None:
+    x = torch.randn(2, 3, 5, 4).to(dtype).contiguous(memory_format=layout)
+    styles, b, noise, strength = torch.randn(2, 3), torch.randn(3), torch.randn(1, 1, 5, 4), torch.randn(())
+    namespace = torch.ops.idgan_fast
+    torch.library.opcheck(namespace.modulate_fwd.default, (x, styles))
+    for want in (True, False):
+        torch.library.opcheck(namespace.modulate_bwd.default, (x, x, styles, want))
+    for f, padding in ((None, [0, 0, 0, 0]), (torch.rand(4, 4), [2, 1, 2, 1])):
+        for tensors in ((styles, noise, strength, b, styles), (None, noise, None, None, None), (None,) * 5):
+            want = [t is not None for t in tensors]
+            numbers = (padding, 1.5, 0.2, 1.4, 0.5)
+            torch.library.opcheck(namespace.styled_epilogue_fwd.default, (x, f, *tensors, *numbers))
+            torch.library.opcheck(namespace.styled_epilogue_bwd.default, (x, x, x, f, *tensors, *numbers, want))
+
+
 def test_every_low_level_operator_is_opchecked() -> None:
-    checked = {"bias_act_fwd", "bias_act_bwd", "upfirdn2d"}
+    checked = set(re.findall(r"namespace\.(\w+)\.default", Path(__file__).read_text()))
     registered = {
         name.split("::")[1] for name in torch._C._dispatch_get_all_op_names() if name.startswith("idgan_fast::")
     }
-    assert registered == checked == {op.name for op in (_forward, _backward, _resample)}
+    assert registered == checked == {low.name for lows in KERNELS.values() for low in lows}
 
 
 def test_registered_operators_carry_all_gradients(monkeypatch: pytest.MonkeyPatch) -> None:

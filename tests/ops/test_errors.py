@@ -8,6 +8,7 @@ from torch import Tensor
 
 from idgan_fast import ops
 
+LAYERS = ["modulated_conv2d", "styled_conv2d", "chained_styled_conv2d"]
 RESAMPLERS = ["upfirdn2d", "filter2d", "upsample2d", "downsample2d"]
 
 
@@ -28,12 +29,13 @@ def arguments(name: str, x: Tensor) -> tuple[Any, ...]:
     """A right call, but for x."""
     if name == "conv2d_resample":
         return x, image(4, 3, 3, 3)
-    if name == "modulated_conv2d":
+    if name in LAYERS:
         return x, image(4, 3, 3, 3), image(2, 3)
     return (x, None) if name in RESAMPLERS else (x,)
 
 
-FOUR_DIMENSIONS = [*RESAMPLERS, "conv2d_resample", "modulated_conv2d", "filtered_lrelu"]
+FOUR_DIMENSIONS = [*RESAMPLERS, "conv2d_resample", *LAYERS, "filtered_lrelu"]
+PADDED = [*RESAMPLERS, "conv2d_resample", "modulated_conv2d", "filtered_lrelu"]
 
 
 @pytest.mark.parametrize("name", [*FOUR_DIMENSIONS, "bias_act"])
@@ -86,7 +88,7 @@ def test_dim_out_of_range(dim: int) -> None:
 
 
 @pytest.mark.parametrize("padding", [[], [1], [1, 1, 1], [1, 1, 1, 1, 1], [0.5, 1], 0.5, "1", None])
-@pytest.mark.parametrize("name", FOUR_DIMENSIONS)
+@pytest.mark.parametrize("name", PADDED)
 def test_bad_padding(name: str, padding: Any) -> None:
     assert "padding" in message(name, *arguments(name, image()), padding=padding)
 
@@ -117,7 +119,7 @@ def test_no_pixel_is_left(padding: Any) -> None:
         message(name, *arguments(name, image()), padding=padding)
 
 
-@pytest.mark.parametrize("name", FOUR_DIMENSIONS)
+@pytest.mark.parametrize("name", PADDED)
 def test_nothing_is_left(name: str) -> None:
     message(name, *arguments(name, image()), padding=-50)
 
@@ -180,14 +182,34 @@ def test_groups_that_do_not_match(channels: int, shape: tuple[int, ...], groups:
     message("conv2d_resample", image(2, channels, 6, 5), image(*shape), groups=groups)
 
 
+@pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("shape", [(2, 4), (1, 3), (3, 3), (3,), (2, 3, 1), (2, 3, 1, 1), (6,), ()])
-def test_styles_of_wrong_shape(shape: tuple[int, ...]) -> None:
-    text = message("modulated_conv2d", image(), image(4, 3, 3, 3), torch.ones(shape))
+def test_styles_of_wrong_shape(shape: tuple[int, ...], name: str) -> None:
+    text = message(name, image(), image(4, 3, 3, 3), torch.ones(shape))
     assert "styles" in text
     assert str(shape) in text
 
 
+@pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("shape", [(3, 3), (2, 1, 6, 6), (2, 4, 6, 5), (3, 1, 6, 5), (2, 6, 5), (5,)])
-def test_noise_of_wrong_shape(shape: tuple[int, ...]) -> None:
-    text = message("modulated_conv2d", image(), image(4, 3, 3, 3), image(2, 3), torch.ones(shape), padding=1)
-    assert "noise" in text
+def test_noise_of_wrong_shape(shape: tuple[int, ...], name: str) -> None:
+    padding = {"padding": 1} if name == "modulated_conv2d" else {}
+    assert "noise" in message(name, image(), image(4, 3, 3, 3), image(2, 3), torch.ones(shape), **padding)
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        ({"next_styles": torch.ones(2, 3)}, "next_styles"),
+        ({"next_styles": torch.ones(4)}, "next_styles"),
+        ({"next_styles": torch.ones(2, 4, dtype=torch.int32)}, "next_styles"),
+        ({"noise_strength": torch.ones(())}, "noise_strength"),
+        ({"noise": torch.ones(6, 5), "noise_strength": torch.ones(2)}, "noise_strength"),
+        ({"bias": torch.ones(3)}, "(4,)"),
+        ({"act": "mish"}, "mish"),
+        ({"clamp": -1}, "clamp"),
+        ({"up": 0}, "up"),
+    ],
+)
+def test_wrong_arguments_of_a_chained_layer(given: dict[str, Any], word: str) -> None:
+    assert word in message("chained_styled_conv2d", image(), image(4, 3, 3, 3), image(2, 3), **given)

@@ -85,6 +85,47 @@ def test_styled_conv2d(act: str, up: int) -> None:
     check(layer, leaf(2, 2, 3, 3), leaf(3, 2, 3, 3), leaf(2, 2), leaf(3 * up, 3 * up), leaf(), leaf(3))
 
 
+@pytest.mark.parametrize("up", [1, 2])
+@pytest.mark.parametrize("act", ["lrelu", "linear", "relu", "tanh"])
+def test_chained_styled_conv2d(act: str, up: int) -> None:
+    """Strided, shared noise; a gain below 0; and once as for a layer without demodulation."""
+
+    def layer(x: Tensor, w: Tensor, s: Tensor, noise: Tensor, strength: Tensor, b: Tensor, t: Tensor) -> Tensor:
+        return ops.chained_styled_conv2d(x, w, s, noise, strength, b, t, up, act=act, gain=-1.3, clamp=1.2)
+
+    def undemodulated(x: Tensor, w: Tensor, s: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        return ops.chained_styled_conv2d(x, w, s, noise, next_styles=t, up=up, demodulate=False, act=act)
+
+    x, w, s, t = leaf(2, 2, 3, 3), leaf(3, 2, 3, 3), leaf(2, 2), leaf(2, 3)
+    noise = torch.randn(3 * up, 6 * up, dtype=F64)[:, ::2].requires_grad_()
+    check(layer, x, w, s, noise, leaf(), leaf(3), t)
+    check(undemodulated, x, w, s, noise, t)
+
+
+def test_a_chain_equals_its_layers() -> None:
+    x, w, s, t = leaf(2, 3, 4, 4), leaf(4, 3, 3, 3), leaf(2, 3), leaf(2, 4)
+    v, noise, b, f = leaf(5, 4, 1, 1), leaf(2, 1, 8, 8), leaf(4), networks.taps()
+    layers = ops.styled_conv2d(ops.styled_conv2d(x, w, s, noise, bias=b, up=2, clamp=1), v, t, act="tanh")
+    h = ops.chained_styled_conv2d(x * s[:, :, None, None], w, s, noise, None, b, t, 2, f, clamp=1)
+    torch.testing.assert_close(ops.chained_styled_conv2d(h, v, t, act="tanh"), layers)
+
+
+@pytest.mark.parametrize("wanted", range(7))
+def test_each_gradient_alone_equals_all_of_them_at_once(wanted: int) -> None:
+    tensors = (leaf(2, 2, 3, 3), leaf(3, 2, 3, 3), leaf(2, 2), leaf(2, 1, 6, 6), leaf(), leaf(3), leaf(2, 3))
+
+    def outcome(leaves: tuple[Tensor, ...], by: list[Tensor]) -> tuple[Tensor, Tensor]:
+        x, w, s, noise, strength, b, t = leaves
+        y = ops.chained_styled_conv2d(x, w, s, noise, strength, b, t, 2, clamp=1.2)
+        first = torch.autograd.grad(y.square().sum(), by, create_graph=True)[-1]
+        return first, torch.autograd.grad(first.square().sum(), by)[-1]
+
+    alone = tuple(t if i == wanted else t.detach() for i, t in enumerate(tensors))
+    everything = [t for i, t in enumerate(tensors) if i != wanted] + [tensors[wanted]]
+    for got, expected in zip(outcome(alone, [tensors[wanted]]), outcome(tensors, everything), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
 def test_filtered_lrelu() -> None:
     fu, fd = networks.taps(1, 3, 3, 1), ops.setup_filter([1, 2, 1], separable=True)
     check(lambda x, b: ops.filtered_lrelu(x, fu, fd, b, 2, 2, 3, clamp=0.9), leaf(2, 2, 4, 3), leaf(2))
@@ -157,6 +198,9 @@ def test_layouts_give_the_same_outputs_and_gradients(layout: str) -> None:
         lambda x: ops.upfirdn2d(x, f, up=2, padding=2),
         lambda x: ops.filtered_lrelu(x, f, f, up=2, down=2, padding=3),
         lambda x: ops.styled_conv2d(x, torch.ones(4, 3, 3, 3, dtype=F64), x.mean((2, 3)), up=2),
+        lambda x: ops.chained_styled_conv2d(
+            x, torch.ones(3, 3, 3, 3, dtype=F64), x.mean((2, 3)), x[:, :1], None, x[0, :, 0, 0], x.mean((2, 3)), clamp=1
+        ),
     ]
     x = LAYOUTS[layout](torch.randn(2, 3, 4, 5, dtype=F64))
     for operator in operators:
@@ -173,10 +217,14 @@ def test_layouts_give_the_same_outputs_and_gradients(layout: str) -> None:
 @pytest.mark.parametrize("shape", [(0, 3, 4, 4), (1, 3, 1, 1), (2, 0, 3, 3)])
 def test_empty_and_single_pixel(shape: tuple[int, ...]) -> None:
     x = leaf(*shape)
-    for y in (ops.bias_act(x, leaf(shape[1]), act="lrelu"), ops.upsample2d(x, networks.taps())):
+    outputs = [ops.bias_act(x, leaf(shape[1]), act="lrelu"), ops.upsample2d(x, networks.taps())]
+    if shape[1]:  # torch has no convolution of no channels
+        w, s, noise = leaf(2, shape[1], 3, 3), leaf(*shape[:2]), leaf(shape[0], 1, *shape[2:])
+        outputs.append(ops.chained_styled_conv2d(x, w, s, noise, leaf(), leaf(2), leaf(shape[0], 2), clamp=1))
+    for y in outputs:
         (gradient,) = torch.autograd.grad(y.sum(), x, create_graph=True)
         assert gradient.shape == x.shape
-        assert y.shape[:2] == x.shape[:2]
+        assert y.shape[0] == x.shape[0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -192,6 +240,13 @@ def test_float16_demodulation_does_not_overflow() -> None:
     wanted = ops.modulated_conv2d(x, w, s, padding=1)
     got = ops.modulated_conv2d(x.half(), w, s, padding=1)
     assert (got.float() - wanted).abs().max() < 5e-3 * wanted.abs().max()
+
+
+def test_float16_with_weights_or_styles_of_zero_is_finite() -> None:
+    x, w, s = (t.requires_grad_() for t in (torch.randn(1, 2, 3, 3).half(), torch.zeros(2, 2, 3, 3), torch.zeros(1, 2)))
+    y = ops.styled_conv2d(x, w, s)
+    assert torch.equal(y, torch.zeros_like(y))
+    assert all(g.isfinite().all() for g in torch.autograd.grad(y.sum(), [x, w, s]))
 
 
 def test_autocast_reaches_the_convolution_and_leaves_the_rest() -> None:

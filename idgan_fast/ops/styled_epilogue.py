@@ -1,0 +1,271 @@
+"""What follows the convolution of a StyleGAN2 layer, in one pass over memory:
+
+u = FIR(y)      v = u * scale[n, c] + noise * strength + b[c]
+z = clamp(gain * lrelu(v), -clamp, clamp)       out = z * next_styles[n, c]
+
+Every part is optional. lrelu's slope below 0 is 1 for a linear layer and 0 for relu. Gradients: with g that of out,
+M = dz/dv (constant almost everywhere, read from z) and h = M g next_styles, that of y is FIR^T(h scale), and the others
+are sums: of y FIR^T(h) for scale, h strength for noise, h noise for strength, h for b, g z for next_styles.
+Source: Karras et al., Analyzing and Improving the Image Quality of StyleGAN (arXiv 1912.04958), section 2.2.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from idgan_fast.ops import _dispatch
+from idgan_fast.ops._dispatch import LowLevel, no_autocast
+from idgan_fast.ops._tensors import accumulation, check_floating, laid_out_like, over_pixels, per_channel
+from idgan_fast.ops.bias_act import through_leaky_relu
+from idgan_fast.ops.upfirdn2d import LOW_LEVEL as UPFIRDN2D
+from idgan_fast.ops.upfirdn2d import adjoint_padding, output_size
+from idgan_fast.ops.upfirdn2d import apply as fir_filter
+from idgan_fast.ops.upfirdn2d import reference as fir_reference
+
+ONE = (1, 1)
+
+
+class Fir(NamedTuple):
+    """A filter as in `upfirdn2d`, its padding (x0, x1, y0, y1) and its gain."""
+
+    f: Tensor
+    padding: tuple[int, int, int, int]
+    gain: float
+
+
+def styled_epilogue(
+    function: str,
+    y: Tensor,
+    fir: Fir | None = None,
+    scale: Tensor | None = None,
+    noise: Tensor | None = None,
+    strength: Tensor | None = None,
+    b: Tensor | None = None,
+    next_styles: Tensor | None = None,
+    slope: float = 1,
+    gain: float = 1,
+    clamp: float | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """y: [N, C, H, W], any floating dtype; the rest is cast to float32 for the half types, and so is the arithmetic.
+
+    scale, next_styles: [N, C]. noise: [N, 1, H', W'] or [H', W']. strength: one element. b: [C]. slope: at least 0.
+    Returns [N, C, H', W'] in y's dtype and memory format. Gradients of every order by all tensors but f.
+    """
+    dtype = accumulation(y.dtype)
+    backend = _dispatch.choose(function, LOW_LEVEL, y.device, impl)
+    f, padding, fir_gain = (None, (0, 0, 0, 0), 1.0) if fir is None else fir
+    if noise is not None:
+        height, width = output_size(y.shape, f, ONE, ONE, padding)
+        check_noise(function, noise, (y.shape[0], 1, height, width))
+        noise = noise.to(dtype).reshape(noise.shape[0] if noise.ndim == 4 else 1, 1, height, width)
+    scale, strength, b, next_styles = (None if t is None else t.to(dtype) for t in (scale, strength, b, next_styles))
+    strength = None if strength is None else strength.reshape(())
+    tensors = (scale, noise, strength, b, next_styles)
+    return _styled_epilogue(y, f, *tensors, padding, float(fir_gain), float(slope), float(gain), clamp, backend)
+
+
+def check_noise(function: str, noise: Tensor, shape: tuple[int, int, int, int]) -> None:
+    check_floating(function, "noise", noise)
+    n, _, h, w = shape
+    if tuple(noise.shape) not in (shape, (1, 1, h, w), (h, w)):
+        raise ValueError(f"{function}: noise must be [{n}, 1, {h}, {w}] or [{h}, {w}], got {tuple(noise.shape)}")
+
+
+def _filtered(y: Tensor, f: Tensor | None, padding: Sequence[int], flip: bool, gain: float) -> Tensor:
+    y = y.to(accumulation(y.dtype))
+    return y if f is None else fir_reference(y, f, ONE, ONE, padding, flip, gain)
+
+
+def _pre_activation(
+    u: Tensor, scale: Tensor | None, noise: Tensor | None, strength: Tensor | None, b: Tensor | None
+) -> Tensor:
+    v = u if scale is None else u * over_pixels(scale)
+    if noise is not None:
+        v = v + (noise if strength is None else noise * strength)
+    return v if b is None else v + per_channel(b, 4, 1)
+
+
+def _activated(v: Tensor, slope: float, gain: float, clamp: float | None) -> Tensor:
+    z = (v if slope == 1 else F.leaky_relu(v, slope)) * gain
+    return z if clamp is None else z.clamp(-clamp, clamp)
+
+
+def _forward_reference(
+    y: Tensor,
+    f: Tensor | None,
+    scale: Tensor | None,
+    noise: Tensor | None,
+    strength: Tensor | None,
+    b: Tensor | None,
+    next_styles: Tensor | None,
+    padding: Sequence[int],
+    fir_gain: float,
+    slope: float,
+    gain: float,
+    clamp: float | None,
+) -> Tensor:
+    u = _filtered(y, f, padding, False, fir_gain)
+    z = _activated(_pre_activation(u, scale, noise, strength, b), slope, gain, clamp)
+    return laid_out_like((z if next_styles is None else z * over_pixels(next_styles)).to(y.dtype), y)
+
+
+def _backward_reference(
+    dout: Tensor,
+    y: Tensor,
+    out: Tensor,
+    f: Tensor | None,
+    scale: Tensor | None,
+    noise: Tensor | None,
+    strength: Tensor | None,
+    b: Tensor | None,
+    next_styles: Tensor | None,
+    padding: Sequence[int],
+    fir_gain: float,
+    slope: float,
+    gain: float,
+    clamp: float | None,
+    want: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """want: which of the gradients by scale, noise, strength, b, next_styles to compute; the others come empty."""
+    of_scale, of_noise, of_strength, of_b, of_next = want
+    dtype = accumulation(y.dtype)
+    dscale, dnoise, dstrength, db, dnext = (torch.empty(0, dtype=dtype, device=y.device) for _ in want)
+    h, z = dout.to(dtype), out.to(dtype)
+    if next_styles is not None:
+        u = _filtered(y, f, padding, False, fir_gain)
+        z = _activated(_pre_activation(u, scale, noise, strength, b), slope, gain, clamp)
+        dnext = (h * z).sum((2, 3)) if of_next else dnext
+        h = h * over_pixels(next_styles)
+    h = through_leaky_relu(h, z, slope, gain, clamp)
+    if noise is not None and (of_noise or of_strength):
+        over_channels = _summed(h, noise)
+        dnoise = (over_channels if strength is None else over_channels * strength) if of_noise else dnoise
+        dstrength = (over_channels * noise).sum() if of_strength else dstrength
+    db = h.sum((0, 2, 3)) if of_b else db
+    back = adjoint_padding(y.shape[2:], out.shape[2:], f, ONE, ONE, padding)
+    to_u = _filtered(h, f, back, True, fir_gain)
+    dscale = (to_u * y).sum((2, 3)) if of_scale else dscale
+    dy = to_u if scale is None else to_u * over_pixels(scale)
+    return laid_out_like(dy.to(y.dtype), y), dscale, dnoise, dstrength, db, dnext
+
+
+def _summed(t: Tensor, noise: Tensor) -> Tensor:
+    """The sum over channels, and over samples where they share the noise."""
+    return t.sum(1, keepdim=True) if noise.shape[0] == t.shape[0] else t.sum((0, 1), keepdim=True)
+
+
+_TENSORS = "Tensor? f, Tensor? scale, Tensor? noise, Tensor? strength, Tensor? b, Tensor? next_styles"
+_NUMBERS = "SymInt[] padding, float fir_gain, float slope, float gain, float? clamp"
+_forward = LowLevel("styled_epilogue_fwd", f"(Tensor y, {_TENSORS}, {_NUMBERS}) -> Tensor", _forward_reference)
+_backward = LowLevel(
+    "styled_epilogue_bwd",
+    f"(Tensor dout, Tensor y, Tensor out, {_TENSORS}, {_NUMBERS}, bool[] want)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _backward_reference,
+)
+LOW_LEVEL = (_forward, _backward, *UPFIRDN2D)
+
+
+class _StyledEpilogue(torch.autograd.Function):
+    @staticmethod
+    @no_autocast
+    def forward(y: Tensor, *args: Any) -> Tensor:
+        *rest, backend = args
+        return _forward(backend, y, *rest)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        y, f, scale, noise, strength, b, next_styles, *ctx.args = inputs
+        ctx.save_for_backward(y, output, f, scale, noise, strength, b, next_styles)
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> tuple:
+        want = list(ctx.needs_input_grad[2:7])
+        dy, *others = _styled_epilogue_grad(dout, *ctx.saved_tensors, want, *ctx.args)
+        return dy, None, *[g if w else None for g, w in zip(others, want, strict=True)], *[None] * len(ctx.args)
+
+
+class _StyledEpilogueGrad(torch.autograd.Function):
+    @staticmethod
+    @no_autocast
+    def forward(dout: Tensor, *args: Any) -> tuple:
+        *tensors, want, padding, fir_gain, slope, gain, clamp, backend = args
+        return _backward(backend, dout, *tensors, padding, fir_gain, slope, gain, clamp, want)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        dout, y, out, f, scale, noise, strength, b, next_styles, ctx.want, *ctx.args = inputs
+        ctx.save_for_backward(dout, y, out, f, scale, noise, strength, b, next_styles)
+
+    @staticmethod
+    @no_autocast
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple:
+        """Gradients of L = <gradients, their cotangents> = sum g (next_styles M change + z ddnext), in which
+        change = scale FIR(ddy) + ddscale u + ddnoise strength + noise ddstrength + ddb.
+        """
+        padding, fir_gain, slope, gain, clamp, backend = ctx.args
+        of_scale, of_noise, of_strength, of_b, of_next = ctx.want
+        dout, y, out, f, scale, noise, strength, b, next_styles = ctx.saved_tensors
+        dtype = accumulation(y.dtype)
+        ddy, ddscale, ddnoise, ddstrength, ddb, ddnext = cotangents
+        g = dout.to(dtype)
+
+        def filtered(t: Tensor) -> Tensor:
+            return t if f is None else fir_filter(t, f, ONE, ONE, padding, False, fir_gain, backend)
+
+        u, du = filtered(y.to(dtype)), filtered(ddy.to(dtype))
+        change = du if scale is None else du * over_pixels(scale)
+        if of_scale:
+            change = change + u * over_pixels(ddscale)
+        if of_noise:
+            change = change + (ddnoise if strength is None else ddnoise * strength)
+        if of_strength:
+            change = change + noise * ddstrength
+        if of_b:
+            change = change + per_channel(ddb, 4, 1)
+
+        z = out.to(dtype)
+        if next_styles is not None:
+            z = _activated(_pre_activation(u, scale, noise, strength, b), slope, gain, clamp)
+        change = through_leaky_relu(change, z, slope, gain, clamp)
+        h = g if next_styles is None else g * over_pixels(next_styles)
+        h = through_leaky_relu(h, z, slope, gain, clamp)
+
+        by_dout = change if next_styles is None else change * over_pixels(next_styles)
+        by_u = h * over_pixels(ddscale) if of_scale else None
+        by_v = None
+        if of_next:
+            by_dout = by_dout + z * over_pixels(ddnext)
+            by_v = through_leaky_relu(g * over_pixels(ddnext), z, slope, gain, clamp)
+            through_u = by_v if scale is None else by_v * over_pixels(scale)
+            by_u = through_u if by_u is None else by_u + through_u
+        by_y = None
+        if by_u is not None:
+            if f is not None:
+                back = adjoint_padding(y.shape[2:], out.shape[2:], f, ONE, ONE, padding)
+                by_u = fir_filter(by_u, f, ONE, ONE, back, True, fir_gain, backend)
+            by_y = by_u.to(y.dtype)
+        by_scale = by_noise = by_strength = by_b = by_next = None
+        if scale is not None:
+            by_scale = (h * du if by_v is None else h * du + by_v * u).sum((2, 3))
+        if noise is not None:
+            zero = torch.zeros_like(noise)
+            s = _summed(h, noise)
+            s_v = zero if by_v is None else _summed(by_v, noise)
+            by_noise = (s * ddstrength if of_strength else zero) + (s_v if strength is None else s_v * strength)
+            if strength is not None:
+                by_strength = ((s * ddnoise if of_noise else zero) + s_v * noise).sum()
+        if b is not None and by_v is not None:
+            by_b = by_v.sum((0, 2, 3))
+        if next_styles is not None:
+            by_next = (g * change).sum((2, 3))
+        by = (by_scale, by_noise, by_strength, by_b, by_next)
+        return by_dout.to(dout.dtype), by_y, None, None, *by, None, *[None] * len(ctx.args)
+
+
+_styled_epilogue = _dispatch.function(_StyledEpilogue)
+_styled_epilogue_grad = _dispatch.function(_StyledEpilogueGrad)
