@@ -2,6 +2,7 @@
 
 from idgan_fast.ops._dispatch import BACKENDS, LowLevel, why_not
 from idgan_fast.ops.bias_act import LOW_LEVEL as BIAS_ACT
+from idgan_fast.ops.filtered_lrelu import LOW_LEVEL as FILTERED_LRELU
 from idgan_fast.ops.modulate import LOW_LEVEL as MODULATE
 from idgan_fast.ops.styled_epilogue import LOW_LEVEL as STYLED_EPILOGUE
 from idgan_fast.ops.upfirdn2d import LOW_LEVEL as UPFIRDN2D
@@ -12,6 +13,7 @@ KERNELS: dict[str, tuple[LowLevel, ...]] = {
     "upfirdn2d": UPFIRDN2D,
     "modulate": MODULATE,
     "styled_epilogue": STYLED_EPILOGUE,
+    "filtered_lrelu": FILTERED_LRELU,
 }
 
 

@@ -1,12 +1,28 @@
-"""Bias, upsampling, leaky ReLU with gain and clamp, downsampling: StyleGAN3's alias-free non-linearity."""
+"""Bias, upsampling, leaky ReLU with gain and clamp, downsampling: StyleGAN3's alias-free non-linearity.
+
+u = FIR_up(x + b)       y = FIR_down(clamp(gain * lrelu(u), -clamp, clamp))
+
+For the gradients a code of 2 bits is kept for each pixel of u: 0 above 0, 1 below, 2 where the clamp binds. With these
+fixed the operator is linear, and its adjoint is an operator of the same kind: filters and factors exchange places.
+Source: Karras et al., Alias-Free Generative Adversarial Networks (arXiv 2106.12423), section 3.2 and appendix E.
+"""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from idgan_fast.ops._tensors import check_images
-from idgan_fast.ops.bias_act import biased
-from idgan_fast.ops.upfirdn2d import Pair, check_filter, resample, scaling
+from idgan_fast.ops import _dispatch
+from idgan_fast.ops._dispatch import LowLevel, no_autocast
+from idgan_fast.ops._tensors import accumulation, check_floating, check_images, laid_out_like, per_channel
+from idgan_fast.ops.upfirdn2d import Pair, adjoint_padding, check_filter, check_size, output_size, paddings, scaling
+from idgan_fast.ops.upfirdn2d import reference as fir
+
+ONE, NO_PADDING = (1, 1), (0, 0, 0, 0)
+POSITIVE, NEGATIVE, CLAMPED = 0, 1, 2
 
 
 def filtered_lrelu(
@@ -26,15 +42,164 @@ def filtered_lrelu(
     """upfirdn2d(lrelu(upfirdn2d(x + b, fu, up, padding, gain up^2)) * gain, clamped, fd, down); arXiv 2106.12423.
 
     x: [N, C, H, W]. b: [C] or None. fu, fd: filters as in `upfirdn2d`. padding: by the upsampled image.
-    clamp: bound of the leaky ReLU's result times gain, None for none. Gradients of every order, by x and b.
-    Returns [N, C, H', W'] of x's dtype and memory format. Raises TypeError, ValueError: one line on the argument.
+    clamp: bound of the leaky ReLU's result times gain, None for none; the gradient is 0 where it binds.
+    In the half types all is computed in float32 and rounded once. Kept for the backward pass: 2 bits for each pixel of
+    the upsampled image. Returns [N, C, H', W'] of x's dtype and memory format. Gradients of every order, by x and b.
+    Raises TypeError, ValueError: one line on the argument. BackendError: impl cannot run here.
     """
     function = "filtered_lrelu"
     check_images(function, x)
     check_filter(function, "fu", fu)
     check_filter(function, "fd", fd)
-    up_x, up_y = scaling(function, "up", up)
-    x = biased(function, x, b, 1, "linear", None, None, None, impl)
-    x = resample(function, x, fu, up, 1, padding, flip_filter, up_x * up_y, impl)
-    x = biased(function, x, None, 1, "lrelu", slope, gain, clamp, impl)
-    return resample(function, x, fd, 1, down, 0, flip_filter, 1, impl)
+    up_xy, down_xy, pad = scaling(function, "up", up), scaling(function, "down", down), paddings(function, padding)
+    if b is not None:
+        check_floating(function, "b", b)
+        if b.shape != x.shape[1:2]:
+            raise ValueError(f"{function}: b must have shape ({x.shape[1]},), a value a channel, got {tuple(b.shape)}")
+        b = b.to(accumulation(x.dtype))
+    if clamp is not None and clamp < 0:
+        raise ValueError(f"{function}: clamp must be None or at least 0, got {clamp}")
+    middle = check_size(function, x.shape, fu, up_xy, ONE, pad)
+    check_size(function, (*x.shape[:2], *middle), fd, ONE, down_xy, NO_PADDING)
+    backend = _dispatch.choose(function, LOW_LEVEL, x.device, impl)
+    fu, fd = (None if f is None else f.to(x.device) for f in (fu, fd))
+    differentiable = torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad))
+    clamp = None if clamp is None else float(clamp)
+    numbers = (up_xy, down_xy, pad, float(gain), float(slope), clamp, bool(flip_filter))
+    return _filtered_lrelu(x, b, fu, fd, *numbers, differentiable, backend)[0]
+
+
+def _forward_reference(
+    x: Tensor,
+    b: Tensor | None,
+    fu: Tensor | None,
+    fd: Tensor | None,
+    up: Sequence[int],
+    down: Sequence[int],
+    padding: Sequence[int],
+    gain: float,
+    slope: float,
+    clamp: float | None,
+    flip_filter: bool,
+    want_codes: bool,
+) -> tuple[Tensor, Tensor]:
+    v = x.to(accumulation(x.dtype))
+    v = v if b is None else v + per_channel(b, 4, 1)
+    u = fir(v, fu, up, ONE, padding, flip_filter, up[0] * up[1])
+    z = F.leaky_relu(u, slope) * gain
+    codes = packed(u, z, clamp) if want_codes else torch.empty(0, dtype=torch.uint8, device=x.device)
+    z = z if clamp is None else z.clamp(-clamp, clamp)
+    return laid_out_like(fir(z, fd, ONE, down, NO_PADDING, flip_filter, 1).to(x.dtype), x), codes
+
+
+def packed(u: Tensor, z: Tensor, clamp: float | None) -> Tensor:
+    """The codes of u [N, C, H, W] and z = gain * lrelu(u): uint8 [N, C, H, ceil(W / 4)], the left in the low bits."""
+    codes = (u <= 0).to(torch.uint8) * NEGATIVE
+    if clamp is not None:
+        codes = codes.masked_fill(z.abs() >= clamp, CLAMPED)
+    codes = F.pad(codes, (0, -u.shape[3] % 4)).contiguous()
+    c0, c1, c2, c3 = codes.unflatten(3, (-1, 4)).unbind(4)
+    return (c0 | c1 << 2 | c2 << 4 | c3 << 6).contiguous()
+
+
+def slopes(codes: Tensor, width: int, gain: float, slope: float, dtype: torch.dtype) -> Tensor:
+    """dz / du of each pixel from its code: [N, C, H, width]."""
+    each = torch.stack([codes >> shift & 3 for shift in (0, 2, 4, 6)], 4).flatten(3)[..., :width]
+    kinked = torch.where(each == POSITIVE, gain, gain * slope)
+    return torch.where(each == CLAMPED, 0, kinked).to(dtype)
+
+
+def _linear_reference(
+    x: Tensor,
+    codes: Tensor,
+    middle: Sequence[int],
+    fu: Tensor | None,
+    fd: Tensor | None,
+    up: Sequence[int],
+    down: Sequence[int],
+    padding: Sequence[int],
+    padding_down: Sequence[int],
+    gain: float,
+    slope: float,
+    flip_filter: bool,
+) -> Tensor:
+    """FIR_down(M FIR_up(x)), M given by the codes of the upsampled image of size middle (height, width)."""
+    dtype = accumulation(x.dtype)
+    u = fir(x.to(dtype), fu, up, ONE, padding, flip_filter, 1)
+    z = u * slopes(codes, middle[1], gain, slope, dtype)
+    return laid_out_like(fir(z, fd, ONE, down, padding_down, flip_filter, 1).to(x.dtype), x)
+
+
+_forward = LowLevel(
+    "filtered_lrelu_fwd",
+    "(Tensor x, Tensor? b, Tensor? fu, Tensor? fd, SymInt[] up, SymInt[] down, SymInt[] padding, float gain, "
+    "float slope, float? clamp, bool flip_filter, bool want_codes) -> (Tensor, Tensor)",
+    _forward_reference,
+)
+_linear = LowLevel(
+    "filtered_lrelu_linear",
+    "(Tensor x, Tensor codes, SymInt[] middle, Tensor? fu, Tensor? fd, SymInt[] up, SymInt[] down, SymInt[] padding, "
+    "SymInt[] padding_down, float gain, float slope, bool flip_filter) -> Tensor",
+    _linear_reference,
+)
+LOW_LEVEL = (_forward, _linear)
+
+
+class _FilteredLrelu(torch.autograd.Function):
+    @staticmethod
+    @no_autocast
+    def forward(x: Tensor, b: Tensor | None, *args: Any) -> tuple[Tensor, Tensor]:
+        *rest, backend = args
+        return _forward(backend, x, b, *rest)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+        x, _, fu, fd, *ctx.args, ctx.differentiable, ctx.backend = inputs
+        y, codes = output
+        ctx.mark_non_differentiable(codes)
+        ctx.save_for_backward(codes, fu, fd)
+        ctx.size, ctx.out_size = x.shape[2:], y.shape[2:]
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple:
+        codes, fu, fd = ctx.saved_tensors
+        up, down, padding, gain, slope, _, flip = ctx.args
+        middle = output_size((0, 0, *ctx.size), fu, up, ONE, padding)
+        dx = _filtered_lrelu_linear(
+            dy, codes, middle, fd, fu, down, up,
+            adjoint_padding(middle, ctx.out_size, fd, ONE, down, NO_PADDING),
+            adjoint_padding(ctx.size, middle, fu, up, ONE, padding),
+            gain * up[0] * up[1], slope, not flip, ctx.backend,
+        )  # fmt: skip
+        db = dx.to(accumulation(dx.dtype)).sum((0, 2, 3)) if ctx.needs_input_grad[1] else None
+        return dx, db, *[None] * 11
+
+
+class _FilteredLreluLinear(torch.autograd.Function):
+    @staticmethod
+    @no_autocast
+    def forward(x: Tensor, codes: Tensor, *args: Any) -> Tensor:
+        *rest, backend = args
+        return _linear(backend, x, codes, *rest)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        x, codes, ctx.middle, fu, fd, *ctx.args = inputs
+        ctx.save_for_backward(codes, fu, fd)
+        ctx.size, ctx.out_size = x.shape[2:], output.shape[2:]
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple:
+        codes, fu, fd = ctx.saved_tensors
+        up, down, padding, padding_down, gain, slope, flip, backend = ctx.args
+        dx = _filtered_lrelu_linear(
+            dy, codes, ctx.middle, fd, fu, down, up,
+            adjoint_padding(ctx.middle, ctx.out_size, fd, ONE, down, padding_down),
+            adjoint_padding(ctx.size, ctx.middle, fu, up, ONE, padding),
+            gain, slope, not flip, backend,
+        )  # fmt: skip
+        return dx, *[None] * 12
+
+
+_filtered_lrelu = _dispatch.function(_FilteredLrelu)
+_filtered_lrelu_linear = _dispatch.function(_FilteredLreluLinear)

@@ -45,8 +45,8 @@ def orders(function: Callable[..., Tensor], tensors: Sequence[Tensor], highest: 
         found.append([g.detach() for g in first])
     if highest >= 2:
         curved = [g for g in first if g.requires_grad]
-        second = torch.autograd.grad(_weighted(curved), leaves, allow_unused=True) if curved else []
-        found.append([g for g in second if g is not None])
+        second = torch.autograd.grad(_weighted(curved), leaves, allow_unused=True) if curved else [None] * len(leaves)
+        found.append([torch.zeros_like(t) if g is None else g for t, g in zip(leaves, second, strict=True)])
     return found
 
 
@@ -116,7 +116,7 @@ def measure(case: Case, dtype: torch.dtype, layout: str, backend: str, device: s
         with ops.backend(backend):
             ours = orders(case.ours, tensors)
         for i, (order, truth) in enumerate(zip(ORDERS, exact, strict=True)):
-            if truth:
+            if any(t.count_nonzero() for t in (*truth, *ours[i])):
                 other = [error(form[i], truth) for form in theirs]
                 worst = max(e[0] for e in other), max(e[1] for e in other)
                 rounded = [t.to(dtype) for t in truth]

@@ -125,12 +125,7 @@ def resample(
     check_filter(function, "f", f)
     up_xy, down_xy = scaling(function, "up", up), scaling(function, "down", down)
     pad = paddings(function, padding)
-    height, width = output_size(x.shape, f, up_xy, down_xy, pad)
-    if height < 1 or width < 1:
-        raise ValueError(
-            f"{function}: the result must have at least one pixel, got {height} x {width} from x {tuple(x.shape)}, "
-            f"f {filter_size(f)}, up {up_xy}, down {down_xy}, padding {pad}: pad more"
-        )
+    check_size(function, x.shape, f, up_xy, down_xy, pad)
     backend = _dispatch.choose(function, LOW_LEVEL, x.device, impl)
     f = None if f is None else f.to(x.device)
     return apply(x, f, up_xy, down_xy, pad, bool(flip_filter), float(gain), backend)
@@ -193,6 +188,24 @@ def output_size(
     fh, fw = filter_size(f)
     height = (shape[2] * up[1] + padding[2] + padding[3] - fh) // down[1] + 1
     width = (shape[3] * up[0] + padding[0] + padding[1] - fw) // down[0] + 1
+    return height, width
+
+
+def check_size(
+    function: str,
+    shape: Sequence[int],
+    f: Tensor | None,
+    up: Sequence[int],
+    down: Sequence[int],
+    padding: Sequence[int],
+) -> tuple[int, int]:
+    """`output_size`, refused below one pixel."""
+    height, width = output_size(shape, f, up, down, padding)
+    if height < 1 or width < 1:
+        raise ValueError(
+            f"{function}: the result must have at least one pixel, got {height} x {width} from x {tuple(shape)}, "
+            f"f {filter_size(f)}, up {up}, down {down}, padding {padding}: pad more"
+        )
     return height, width
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from idgan_fast import ops
-from idgan_fast.ops import _dispatch
+from idgan_fast.ops import _dispatch, cases
 from tests.ops import networks
 
 
@@ -65,6 +65,21 @@ def test_second_derivative_through_the_output_survives_compilation(path: str) ->
     (expected,) = torch.autograd.grad(penalty(x, w), w)
     (got,) = torch.autograd.grad(torch.compile(penalty, fullgraph=True, backend="aot_eager")(x, w), w)
     torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("name", ["chained_styled_conv2d up=2", "filtered_lrelu"])
+def test_an_operator_and_a_penalty_on_its_gradient(name: str, path: str) -> None:
+    case = next(case for case in cases.cases(size=4, channels=3) if case.name == name)
+    x, *rest = (t.requires_grad_() for t in cases.draw(case, torch.float64, "NCHW"))
+
+    def penalty(x: Tensor, *rest: Tensor) -> Tensor:
+        (gradient,) = torch.autograd.grad(case.ours(x, *rest).tanh().sum(), x, create_graph=True)
+        return gradient.square().sum()
+
+    expected = torch.autograd.grad(penalty(x, *rest), [x, *rest])
+    compiled = torch.compile(penalty, fullgraph=True, backend="aot_eager")
+    for got, wanted in zip(torch.autograd.grad(compiled(x, *rest), [x, *rest]), expected, strict=True):
+        torch.testing.assert_close(got, wanted)
 
 
 def test_inductor() -> None:

@@ -94,6 +94,20 @@ def test_opcheck_of_the_layer(layout: torch.memory_format, dtype: torch.dtype) -
             torch.library.opcheck(namespace.styled_epilogue_bwd.default, (x, x, x, f, *tensors, *numbers, want))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_opcheck_of_filtered_lrelu(layout: torch.memory_format, dtype: torch.dtype) -> None:
+    x = torch.randn(2, 3, 5, 4).to(dtype).contiguous(memory_format=layout)
+    fu, fd, namespace = torch.rand(4), torch.rand(3, 3), torch.ops.idgan_fast
+    up, down, padding = [2, 2], [1, 2], [3, 2, 1, 3]
+    for b, clamp, want in ((torch.randn(3), 0.5, True), (None, None, True), (None, 0.5, False)):
+        numbers = (up, down, padding, 1.4, 0.2, clamp, False)
+        torch.library.opcheck(namespace.filtered_lrelu_fwd.default, (x, b, fu, fd, *numbers, want))
+    _, codes = namespace.filtered_lrelu_fwd(x, None, fu, fd, *numbers, True)
+    numbers = (up, down, padding, [1, 0, 2, 1], 1.4, 0.2, True)
+    torch.library.opcheck(namespace.filtered_lrelu_linear.default, (x, codes, [11, 10], fu, fd, *numbers))
+
+
 def test_every_low_level_operator_is_opchecked() -> None:
     checked = set(re.findall(r"namespace\.(\w+)\.default", Path(__file__).read_text()))
     registered = {
