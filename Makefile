@@ -34,7 +34,9 @@ test-all: install
 	$(PY) -m pytest
 
 bench: install
-	$(PY) -m pytest benchmarks --benchmark-only
+	mkdir -p build
+	$(PY) -m pytest benchmarks --benchmark-only --benchmark-json=build/bench.json
+	$(PY) -m benchmarks.report build/bench.json
 
 check: install
 	$(PY) -m ruff format --check .

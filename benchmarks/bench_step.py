@@ -7,7 +7,6 @@ machine's fp32 matrix product, measured in the same run: convolutions are nearly
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,9 +17,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
+from benchmarks import measuring
+from benchmarks.measuring import CLOCK
 from benchmarks.public_step import PublicStep
 from idgan_fast.models.vae import VAE
 from idgan_fast.precision import choose
@@ -29,19 +28,6 @@ from idgan_fast.stages.gan import GANStage
 
 BATCH = 8
 ROUNDS = 7
-
-
-class Flops(TorchDispatchMode):
-    """Counts by torch's own table; its FlopCounterMode refuses autograd.grad."""
-
-    total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func._overloadpacket)
-        if count is not None:
-            self.total += count(*args, **(kwargs or {}), out_val=out)
-        return out
 
 
 def build(amp: str = "off") -> tuple[GANStage, PublicStep, Tensor]:
@@ -84,16 +70,10 @@ def assert_equal_losses() -> None:
             assert torch.allclose(ours[name], value, rtol=2e-3, atol=1e-5), (name, ours[name], value)
 
 
-def seconds(call: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
-
-
 def peak_gflops() -> float:
     """Of a 2048 x 2048 fp32 matrix product, the best of a few."""
     a = torch.randn(2048, 2048)
-    return 2 * 2048**3 / min(seconds(partial(torch.mm, a, a)) for _ in range(7)) / 1e9
+    return 2 * 2048**3 / min(measuring.seconds(partial(torch.mm, a, a)) for _ in range(7)) / 1e9
 
 
 def resident_peak_mib() -> float:
@@ -123,31 +103,29 @@ def alternating() -> dict[str, Any]:
     }
     for call in calls.values():
         call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(ROUNDS):
-        for name in calls:
-            times[name].append(seconds(calls[name]))
-    return {"calls": calls, "median": {name: median(values) for name, values in times.items()}, "peak": peak_gflops()}
+    return {"calls": calls, "times": measuring.alternating(calls, ROUNDS), "peak": peak_gflops()}
 
 
+@pytest.mark.benchmark(timer=CLOCK)
 @pytest.mark.parametrize("variant", ["public", "ours", "ours-bf16"])
-def test_step(variant: str, benchmark: Any, alternating: dict[str, Any], say: Callable[[str], None]) -> None:
+def test_step(variant: str, benchmark: Any, alternating: dict[str, Any]) -> None:
     benchmark.group = f"stage-2 step, celeba-64, batch {BATCH}"
-    call, taken = alternating["calls"][variant], alternating["median"][variant]
-    with Flops() as flops:
-        call()
+    benchmark.name = variant
+    medians = {name: median(values) for name, values in alternating["times"].items()}
+    taken = medians[variant]
+    with measuring.Flops() as flops:
+        alternating["calls"][variant]()
     gflop = flops.total / 1e9
     info = {
         "images_per_second": round(BATCH / taken, 2),
-        "ratio_to_public": round(alternating["median"]["public"] / taken, 2),
+        "ratio_to_public": round(medians["public"] / taken, 2),
         "gflop": round(gflop, 1),
         "gflops": round(gflop / taken, 1),
         "of_matmul_peak": round(gflop / taken / alternating["peak"], 2),
         "peak_mib": round(peak_mib(variant)),
     }
     benchmark.extra_info.update(info)
-    benchmark.pedantic(call, rounds=3, iterations=1)
-    say(f"step {variant:10} " + "  ".join(f"{name} {value}" for name, value in info.items()))
+    measuring.show(benchmark, alternating["times"][variant])
 
 
 def main(variant: str) -> None:

@@ -1,22 +1,20 @@
-"""Lines that a benchmark adds below pytest-benchmark's table: ratios, bounds, memory."""
+"""What pytest-benchmark writes about the machine; `benchmarks/report.py` heads its tables with it."""
 
-from collections.abc import Callable
+import os
+from typing import Any
 
 import pytest
+import torch
 
-LINES = pytest.StashKey[list[str]]()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[LINES] = []
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler that measures memory tells of its start and stop
 
 
-@pytest.fixture
-def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Print a line in the closing summary."""
-    return request.config.stash[LINES].append
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for line in config.stash[LINES]:
-        terminalreporter.write_line(line)
+@pytest.hookimpl
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    gpu = torch.cuda.is_available()
+    machine_info["idgan"] = {
+        "device": torch.cuda.get_device_name() if gpu else machine_info["cpu"]["brand_raw"],
+        "torch": torch.__version__.split("+")[0],
+        "cuda": torch.version.cuda if gpu else None,
+        "threads": torch.get_num_threads(),
+    }

@@ -5,12 +5,14 @@ triton     `torch.ops.idgan_fast_triton.<name>`: Triton kernels under the same s
 reference  plain torch, called directly, so that torch.compile sees through it
 """
 
+import inspect
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -61,10 +63,22 @@ def why_not(backend: str, names: tuple[str, ...], device: str) -> str | None:
             return f"it has kernels for cpu and cuda, the tensor is on {device}"
         missing = [n for n in names if not torch._C._dispatch_has_kernel_for_dispatch_key(f"idgan_fast::{n}", key)]
         return f"no compiled {device} kernel of {', '.join(missing)} in this installation" if missing else None
+    if device == "cpu":
+        return "it has kernels for GPUs, the tensor is on cpu"
     if find_spec("triton") is None:
         return "triton is not installed: pip install triton"
     missing = [name for name in names if not hasattr(torch.ops.idgan_fast_triton, name)]
     return f"no Triton kernel of {', '.join(missing)} in this installation" if missing else None
+
+
+@cache
+def _warn_of_plain_torch(function: str) -> None:
+    warnings.warn(
+        f"{function}: runs as plain torch, slowly, since no fast backend can run on this GPU; "
+        "`idgan-fast doctor` says why, ops.backend('reference') asks for it without this warning",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 @torch.compiler.assume_constant_result
@@ -78,6 +92,8 @@ def _choose(function: str, names: tuple[str, ...], device: str, impl: str, reque
         for backend in BACKENDS:
             reason = why_not(backend, names, device)
             if reason is None:
+                if backend == "reference" and device == "cuda":
+                    _warn_of_plain_torch(function)
                 return backend
             _log.debug("%s: not %s: %s", function, backend, reason)
     if wanted not in BACKENDS:
@@ -126,8 +142,11 @@ def no_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
     """Runs a Function's forward or backward with autocast off: dtypes were settled before `apply`."""
 
     def call(*args: Any) -> Any:
-        tensor = next(arg for arg in args if isinstance(arg, torch.Tensor))
-        with torch.autocast(tensor.device.type, enabled=False):
+        device = next(arg for arg in args if isinstance(arg, torch.Tensor)).device.type
+        if not torch.is_autocast_enabled(device):
+            return method(*args)
+        with torch.autocast(device, enabled=False):
             return method(*args)
 
+    call.__signature__ = inspect.signature(call)  # type: ignore[attr-defined]  # torch asks for it at every apply
     return call

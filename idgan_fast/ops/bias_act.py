@@ -185,7 +185,16 @@ def _backward_reference(
     clamp: float | None,
     want_db: bool,
 ) -> tuple[Tensor, Tensor]:
-    dx = dy.to(accumulation(dy.dtype)) * _slope(saved, b, dim, act, alpha, gain, clamp)
+    dtype = accumulation(dy.dtype)
+    if _saves_output(act, alpha, gain):
+        slope = negative_slope(act, alpha)
+        assert slope is not None
+        dx = through_leaky_relu(dy.to(dtype), saved.to(dtype), slope, gain, clamp)
+    else:
+        v, spec = _pre_activation(saved, b, dim), activation_funcs[act]
+        dx = dy.to(dtype) * spec.first(v, alpha) * gain
+        if clamp is not None:
+            dx = through_clamp(dx, gain * spec.func(v, alpha), clamp)
     db = dx.sum([i for i in range(dx.ndim) if i != dim]) if want_db else dx.new_empty(0)
     return laid_out_like(dx.to(dy.dtype), saved), db.to(dy.dtype)
 
@@ -195,22 +204,12 @@ def through_leaky_relu(dy: Tensor, y: Tensor, slope: float, gain: float, clamp: 
     dy = dy * gain
     if slope != 1:
         dy = torch.ops.aten.leaky_relu_backward(dy, y if gain > 0 else -y, slope, True)
-    return dy if clamp is None else torch.ops.aten.hardtanh_backward(dy, y, -clamp, clamp)
+    return dy if clamp is None else through_clamp(dy, y, clamp)
 
 
-def _slope(
-    saved: Tensor, b: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float | None
-) -> Tensor:
-    """d y / d x, from the output for piecewise linear activations and from the input for the others."""
-    spec = activation_funcs[act]
-    if _saves_output(act, alpha, gain):
-        y = saved.to(accumulation(saved.dtype))
-        slope = gain * spec.first(y * math.copysign(1, gain), alpha)
-    else:
-        v = _pre_activation(saved, b, dim)
-        slope = gain * spec.first(v, alpha)
-        y = gain * spec.func(v, alpha)
-    return slope if clamp is None else torch.where(y.abs() < clamp, slope, 0)
+def through_clamp(dy: Tensor, y: Tensor, clamp: float) -> Tensor:
+    """dy where -clamp < y < clamp, else 0."""
+    return torch.ops.aten.hardtanh_backward(dy, y, -clamp, clamp)
 
 
 def _saves_output(act: str, alpha: float, gain: float) -> bool:
@@ -277,7 +276,7 @@ class _BiasActGrad(torch.autograd.Function):
             assert spec.second is not None
             to_v = cotangent.to(v.dtype) * dy.to(v.dtype) * gain * spec.second(v)
             if clamp is not None:
-                to_v = torch.where((gain * spec.func(v, alpha)).abs() < clamp, to_v, 0)
+                to_v = through_clamp(to_v, gain * spec.func(v, alpha), clamp)
             to_x = to_v.to(saved.dtype)
             to_b = None if b is None else to_v.sum([i for i in range(v.ndim) if i != dim]).to(b.dtype)
         return to_dy, to_x, to_b, None, *[None] * len(ctx.args)

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,18 @@ def test_a_forced_backend_that_cannot_run_raises_with_the_reason() -> None:
     assert "\n" not in str(caught.value)
     with ops.backend("triton"), pytest.raises(ops.BackendError):
         ops.upfirdn2d(X, None)
+
+
+def test_plain_torch_on_a_gpu_warns_once() -> None:
+    _dispatch._warn_of_plain_torch.cache_clear()
+    arguments = ("bias_act", ("no_such_operator",), "cuda")
+    with pytest.warns(RuntimeWarning, match=r"^bias_act: .*idgan-fast doctor") as caught:
+        assert [_dispatch._choose(*arguments, "auto", "auto") for _ in range(3)] == ["reference"] * 3
+    assert len(caught) == 1
+    _dispatch._warn_of_plain_torch.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert _dispatch._choose(*arguments, "auto", "reference") == "reference"
 
 
 def test_impl_accepts_the_names_of_the_peers() -> None:

@@ -1,0 +1,116 @@
+"""Times, bytes, flops and memory of calls: on the host's clock, on a GPU between CUDA events."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from statistics import median
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+Call = Callable[[], Any]
+
+
+class Flops(TorchDispatchMode):
+    """Counts convolutions and products by torch's own table; its FlopCounterMode refuses autograd.grad."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+class Clock:
+    """The timer that pytest-benchmark is given: it replays times that were taken in turns with those of other rows."""
+
+    def __init__(self) -> None:
+        self.now, self.running = 0.0, False
+        self.durations: Iterator[float] = iter(())
+
+    def load(self, durations: Sequence[float]) -> None:
+        self.durations, self.running = iter(durations), False
+
+    def __call__(self) -> float:
+        if self.running:
+            self.now += next(self.durations, 0.0)
+        self.running = not self.running
+        return self.now
+
+
+CLOCK = Clock()
+
+
+def show(benchmark: Any, durations: Sequence[float]) -> None:
+    """Puts times already taken into pytest-benchmark's table; the test is marked `benchmark(timer=CLOCK)`."""
+    CLOCK.load(durations)
+    benchmark.pedantic(lambda: None, rounds=len(durations), iterations=1)
+
+
+def seconds(call: Call) -> float:
+    """One call. On a GPU the first event waits behind a fill of the cache, so that the call is queued by then."""
+    if DEVICE == "cuda":
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        _flush().zero_()
+        begin.record()
+        call()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+@cache
+def _flush() -> torch.Tensor:
+    return torch.empty(2 * cache_bytes(), dtype=torch.uint8, device=DEVICE)
+
+
+def alternating(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
+    """`rounds` times of every call, taken in turns, so that a disturbance meets all of them."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name].append(seconds(call))
+    return times
+
+
+def cache_bytes() -> int:
+    """Of the last-level cache on a GPU; on a CPU, where the share of a shared cache is not known, 32 MiB."""
+    return torch.cuda.get_device_properties(0).L2_cache_size if DEVICE == "cuda" else 2**25
+
+
+@cache
+def copy_gb_per_s() -> float:
+    """Of a copy larger than the caches, read and write counted."""
+    a = torch.randn(2**26 if DEVICE == "cuda" else 2**25, device=DEVICE)
+    b = torch.empty_like(a)
+    return 2 * a.nbytes / median(seconds(lambda: b.copy_(a)) for _ in range(9)) / 1e9
+
+
+def peak_bytes(call: Call) -> int:
+    """The largest sum of tensors alive that one call adds to what was there."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        call()
+    assert recorded.profiler is not None
+    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    alive = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak
