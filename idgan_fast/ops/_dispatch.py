@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from idgan_fast.ops._tensors import no_autocast
+
 BACKENDS = ("native", "triton", "reference")
 # What other libraries call them: "cuda" is their fast path with its own fall-back, "ref" their plain one.
 IMPLS = {"auto": "auto", "cuda": "auto", "ref": "reference", **{name: name for name in BACKENDS}}
@@ -138,14 +140,12 @@ def function(cls: type[torch.autograd.Function]) -> Callable[..., Any]:
     return torch.compiler.allow_in_graph(call)
 
 
-def no_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
+def without_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
     """Runs a Function's forward or backward with autocast off: dtypes were settled before `apply`."""
 
     def call(*args: Any) -> Any:
         device = next(arg for arg in args if isinstance(arg, torch.Tensor)).device.type
-        if not torch.is_autocast_enabled(device):
-            return method(*args)
-        with torch.autocast(device, enabled=False):
+        with no_autocast(device):
             return method(*args)
 
     call.__signature__ = inspect.signature(call)  # type: ignore[attr-defined]  # torch asks for it at every apply

@@ -1,6 +1,7 @@
 """What the operators share about tensors: the accumulation type, the memory format, checks that end in one line."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -16,6 +17,16 @@ def memory_format(x: Tensor) -> torch.memory_format:
     """channels_last for a 4-D tensor whose channels lie side by side, else contiguous."""
     dense = x.ndim == 4 and x.shape[1] > 1 and x.shape[2] * x.shape[3] > 1
     return torch.channels_last if dense and x.stride(1) == 1 else torch.contiguous_format
+
+
+def autocasting(device: str) -> bool:
+    """Whether autocast is on for a device type; False for those that have none, such as meta."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def no_autocast(device: str) -> AbstractContextManager:
+    """Autocast off within the block."""
+    return torch.autocast(device, enabled=False) if autocasting(device) else nullcontext()
 
 
 def laid_out_like(y: Tensor, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from idgan_fast.errors import nearest
 from idgan_fast.ops import _dispatch
-from idgan_fast.ops._dispatch import LowLevel, no_autocast
+from idgan_fast.ops._dispatch import LowLevel, without_autocast
 from idgan_fast.ops._tensors import accumulation, check_floating, laid_out_like, per_channel
 
 SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
@@ -229,7 +229,7 @@ LOW_LEVEL = (_forward, _backward)
 
 class _BiasAct(torch.autograd.Function):
     @staticmethod
-    @no_autocast
+    @without_autocast
     def forward(x: Tensor, b: Tensor | None, dim: int, *args: Any) -> Tensor:
         *parameters, backend = args
         return _forward(backend, x, b, dim, *parameters)
@@ -251,7 +251,7 @@ class _BiasActGrad(torch.autograd.Function):
     """(dy, saved, b) -> (dx, db): linear in dy; depends on saved and b through the slope alone."""
 
     @staticmethod
-    @no_autocast
+    @without_autocast
     def forward(dy: Tensor, saved: Tensor, b: Tensor | None, want_db: bool, *args: Any) -> tuple[Tensor, Tensor]:
         *parameters, backend = args
         return _backward(backend, dy, saved, b, *parameters, want_db)
@@ -263,7 +263,7 @@ class _BiasActGrad(torch.autograd.Function):
         ctx.save_for_backward(dy if ctx.smooth else None, saved, b)
 
     @staticmethod
-    @no_autocast
+    @without_autocast
     def backward(ctx: Any, ddx: Tensor, ddb: Tensor) -> tuple:
         dy, saved, b = ctx.saved_tensors
         dim, act, alpha, gain, clamp, _ = ctx.args

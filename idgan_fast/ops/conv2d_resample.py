@@ -1,10 +1,9 @@
 """A convolution with FIR upsampling before it or FIR downsampling after it, in the cheapest order of the two."""
 
-import torch
 from torch import Tensor
 
 from idgan_fast.ops import _dispatch
-from idgan_fast.ops._tensors import check_floating, check_images, padded
+from idgan_fast.ops._tensors import autocasting, check_floating, check_images, padded
 from idgan_fast.ops.conv2d_gradfix import conv2d, conv_transpose2d
 from idgan_fast.ops.upfirdn2d import Pair, check_filter, filter_size, padded_for, paddings, resample
 
@@ -118,7 +117,7 @@ def _check(
             f"{function}: w must be [O, {x.shape[1]} / groups, kh, kw] for x {tuple(x.shape)} and groups {groups}, "
             f"got {tuple(w.shape)}"
         )
-    if x.dtype != w.dtype and not torch.is_autocast_enabled(x.device.type):
+    if x.dtype != w.dtype and not autocasting(x.device.type):
         raise TypeError(f"{function}: x and w must have one dtype, got {x.dtype} and {w.dtype}")
     resampling = up > 1 or down > 1
     pad = padded_for(function, f, up, down, padding) if resampling else paddings(function, padding)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from idgan_fast.ops import _dispatch
-from idgan_fast.ops._dispatch import LowLevel, no_autocast
+from idgan_fast.ops._dispatch import LowLevel, without_autocast
 from idgan_fast.ops._tensors import accumulation, check_floating, check_images, laid_out_like, per_channel
 from idgan_fast.ops.upfirdn2d import Pair, adjoint_padding, check_filter, check_size, output_size, paddings, scaling
 from idgan_fast.ops.upfirdn2d import reference as fir
@@ -147,7 +147,7 @@ LOW_LEVEL = (_forward, _linear)
 
 class _FilteredLrelu(torch.autograd.Function):
     @staticmethod
-    @no_autocast
+    @without_autocast
     def forward(x: Tensor, b: Tensor | None, *args: Any) -> tuple[Tensor, Tensor]:
         *rest, backend = args
         return _forward(backend, x, b, *rest)
@@ -177,7 +177,7 @@ class _FilteredLrelu(torch.autograd.Function):
 
 class _FilteredLreluLinear(torch.autograd.Function):
     @staticmethod
-    @no_autocast
+    @without_autocast
     def forward(x: Tensor, codes: Tensor, *args: Any) -> Tensor:
         *rest, backend = args
         return _linear(backend, x, codes, *rest)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from idgan_fast.ops import _dispatch
-from idgan_fast.ops._dispatch import LowLevel, no_autocast
+from idgan_fast.ops._dispatch import LowLevel, without_autocast
 from idgan_fast.ops._tensors import accumulation, laid_out_like, over_pixels
 
 
@@ -35,7 +35,7 @@ LOW_LEVEL = (_forward, _backward)
 
 class _Modulate(torch.autograd.Function):
     @staticmethod
-    @no_autocast
+    @without_autocast
     def forward(x: Tensor, styles: Tensor, backend: str) -> Tensor:
         return _forward(backend, x, styles)
 
@@ -55,7 +55,7 @@ class _ModulateGrad(torch.autograd.Function):
     """(dy, x, styles) -> (dy * styles, sum of dy * x over pixels): linear in each of the three."""
 
     @staticmethod
-    @no_autocast
+    @without_autocast
     def forward(dy: Tensor, x: Tensor, styles: Tensor, want: bool, backend: str) -> tuple[Tensor, Tensor]:
         return _backward(backend, dy, x, styles, want)
 
@@ -65,7 +65,7 @@ class _ModulateGrad(torch.autograd.Function):
         ctx.save_for_backward(dy, x, styles)
 
     @staticmethod
-    @no_autocast
+    @without_autocast
     def backward(ctx: Any, ddx: Tensor, ddstyles: Tensor) -> tuple:
         dy, x, styles = ctx.saved_tensors
         to_dy = ddx * over_pixels(styles)

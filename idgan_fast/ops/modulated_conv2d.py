@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from idgan_fast.ops._tensors import accumulation, check_floating, check_images
+from idgan_fast.ops._tensors import accumulation, autocasting, check_floating, check_images, no_autocast
 from idgan_fast.ops.conv2d_resample import convolved
 from idgan_fast.ops.modulate import modulate
 from idgan_fast.ops.styled_epilogue import Fir, styled_epilogue
@@ -48,7 +48,7 @@ def modulated_conv2d(
     check_operands(function, x, weight, styles)
     check_filter(function, "resample_filter", resample_filter)
     x = autocast(x)
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x.device.type):
         if demodulate:
             styles = normalized(styles, x.dtype)
         x = modulate(function, x, styles, impl)
@@ -110,7 +110,7 @@ def filterless(
 def autocast(x: Tensor) -> Tensor:
     """x in the dtype that autocast gives a convolution; double stays double, as autocast has it."""
     device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+    if autocasting(device) and x.dtype != torch.float64:
         return x.to(torch.get_autocast_dtype(device))
     return x
 

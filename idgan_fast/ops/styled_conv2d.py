@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from idgan_fast.ops._tensors import check_floating
+from idgan_fast.ops._tensors import check_floating, no_autocast
 from idgan_fast.ops.bias_act import biased, checked, negative_slope
 from idgan_fast.ops.modulate import modulate
 from idgan_fast.ops.modulated_conv2d import autocast, check_operands, filterless, normalized, prepared
@@ -40,7 +39,7 @@ def styled_conv2d(
     """
     check_operands("styled_conv2d", x, weight, styles)
     x = autocast(x)
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x.device.type):
         if demodulate:
             styles = normalized(styles, x.dtype)
         x = modulate("styled_conv2d", x, styles, impl)
@@ -117,7 +116,7 @@ def _layer(
         wanted = (x.shape[0], weight.shape[0])
         if next_styles.shape != wanted:
             raise ValueError(f"{function}: next_styles must be {list(wanted)}, got {tuple(next_styles.shape)}")
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x.device.type):
         weight, scale = prepared(weight, styles, x.dtype, demodulate)
         f = None
         if up != 1:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from idgan_fast.ops import _dispatch
-from idgan_fast.ops._dispatch import LowLevel, no_autocast
+from idgan_fast.ops._dispatch import LowLevel, without_autocast
 from idgan_fast.ops._tensors import accumulation, check_floating, laid_out_like, over_pixels, per_channel
 from idgan_fast.ops.bias_act import through_leaky_relu
 from idgan_fast.ops.upfirdn2d import LOW_LEVEL as UPFIRDN2D
@@ -172,7 +172,7 @@ LOW_LEVEL = (_forward, _backward, *UPFIRDN2D)
 
 class _StyledEpilogue(torch.autograd.Function):
     @staticmethod
-    @no_autocast
+    @without_autocast
     def forward(y: Tensor, *args: Any) -> Tensor:
         *rest, backend = args
         return _forward(backend, y, *rest)
@@ -191,7 +191,7 @@ class _StyledEpilogue(torch.autograd.Function):
 
 class _StyledEpilogueGrad(torch.autograd.Function):
     @staticmethod
-    @no_autocast
+    @without_autocast
     def forward(dout: Tensor, *args: Any) -> tuple:
         *tensors, want, padding, fir_gain, slope, gain, clamp, backend = args
         return _backward(backend, dout, *tensors, padding, fir_gain, slope, gain, clamp, want)
@@ -202,7 +202,7 @@ class _StyledEpilogueGrad(torch.autograd.Function):
         ctx.save_for_backward(dout, y, out, f, scale, noise, strength, b, next_styles)
 
     @staticmethod
-    @no_autocast
+    @without_autocast
     def backward(ctx: Any, *cotangents: Tensor) -> tuple:
         """Gradients of L = <gradients, their cotangents> = sum g (next_styles M change + z ddnext), in which
         change = scale FIR(ddy) + ddscale u + ddnoise strength + noise ddstrength + ddb.

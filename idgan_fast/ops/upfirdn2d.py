@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from idgan_fast.ops import _dispatch
-from idgan_fast.ops._dispatch import LowLevel, no_autocast
+from idgan_fast.ops._dispatch import LowLevel, without_autocast
 from idgan_fast.ops._tensors import accumulation, check_images, laid_out_like, padded
 
 Pair = int | Sequence[int]
@@ -281,7 +281,7 @@ LOW_LEVEL = (_resample,)
 
 class _Upfirdn2d(torch.autograd.Function):
     @staticmethod
-    @no_autocast
+    @without_autocast
     def forward(x: Tensor, f: Tensor | None, *args: Any) -> Tensor:
         *parameters, backend = args
         return _resample(backend, x, f, *parameters)
