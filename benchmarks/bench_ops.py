@@ -39,16 +39,16 @@ def variants(name: str) -> list[str]:
 
 
 def run(call: Callable[..., Tensor], mode: str, leaves: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
-    """A mode as a function of the operator's tensors and of the cotangents: of y, then of every first gradient."""
+    """All results of a mode from the operator's tensors and the cotangents: of y, then of every first gradient."""
     y = call(*leaves)
     if mode == "forward":
         return [y]
     first = torch.autograd.grad(y, leaves, others[0], create_graph=mode == "double backward")
     if mode == "forward + backward":
-        return list(first)
+        return [y, *first]
     total = torch.stack([(g * u).sum() for g, u in zip(first, others[1:], strict=True)]).sum()
     by = [*leaves, others[0]]
-    return list(torch.autograd.grad(total, by, materialize_grads=True, allow_unused=True))
+    return [y, *first, *torch.autograd.grad(total, by, materialize_grads=True, allow_unused=True)]
 
 
 def whole(name: str, variant: str, mode: str) -> Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]]:
@@ -79,6 +79,10 @@ def tensors(name: str, dtype: torch.dtype, mode: str, seed: int) -> tuple[list[T
     return [t.requires_grad_(mode != "forward") for t in leaves], others
 
 
+def again(ts: Sequence[Tensor]) -> list[Tensor]:
+    return [t.detach().clone().requires_grad_(t.requires_grad) for t in ts]
+
+
 def in_turn(call: Callable[..., Any], sets: Iterator[tuple]) -> Callable[[], Any]:
     return lambda: call(*next(sets))
 
@@ -87,7 +91,7 @@ def compulsory_bytes(mode: str, leaves: Sequence[Tensor], others: Sequence[Tenso
     inputs, output = sum(t.nbytes for t in leaves), others[0].nbytes
     if mode == "forward":
         return inputs + output
-    return 2 * inputs + 2 * output if mode == "forward + backward" else 3 * inputs + 2 * output
+    return 2 * inputs + 2 * output if mode == "forward + backward" else 4 * inputs + 3 * output
 
 
 @cache
@@ -96,7 +100,8 @@ def timed(name: str, mode: str, dtype: torch.dtype) -> dict[str, dict[str, Any]]
     leaves, others = tensors(name, dtype, mode, 0)
     copies = min(64, 1 + 2 * measuring.cache_bytes() // sum(t.nbytes for t in leaves))
     sets = [(leaves, others)]
-    sets += [([t.detach().clone().requires_grad_(t.requires_grad) for t in leaves], others) for _ in range(copies - 1)]
+    sets += [(again(leaves), again(others)) for _ in range(copies - 1)]
+    turns = cycle(sets)  # one for all rows, so that none meets inputs that another has just brought into the cache
 
     def double(ts: Sequence[Tensor]) -> list[Tensor]:
         return [t.detach().double().requires_grad_(t.requires_grad) for t in ts]
@@ -112,7 +117,7 @@ def timed(name: str, mode: str, dtype: torch.dtype) -> dict[str, dict[str, Any]]
             got = call(leaves, others)
         wrong = numerics.error(got, exact)[1]
         assert wrong <= bound, f"{name}, {mode}, {dtype}, {variant}: RMS error {wrong:.1e}, above {bound:.1e}"
-        calls[variant] = in_turn(call, cycle(sets))
+        calls[variant] = in_turn(call, turns)
         rows[variant] = {"peak_mib": round(measuring.peak_bytes(calls[variant]) / 2**20, 2)}
     with measuring.Flops() as flops:
         whole(name, "reference", mode)(leaves, others)

@@ -32,8 +32,8 @@ class Activation:
         return self.second is None
 
 
-def _step(v: Tensor, below: float, above: float = 1.0) -> Tensor:
-    return torch.where(v > 0, above, below).to(v.dtype)
+def _step(v: Tensor, below: float) -> Tensor:
+    return torch.where(v > 0, torch.ones_like(v), torch.full_like(v, below))
 
 
 def _selu_negative(v: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ activation_funcs: dict[str, Activation] = {
     ),
     "selu": Activation(
         lambda v, a: F.selu(v),
-        lambda v, a: torch.where(v > 0, SELU_SCALE, _selu_negative(v)),
+        lambda v, a: torch.where(v > 0, torch.full_like(v, SELU_SCALE), _selu_negative(v)),
         lambda v: torch.where(v > 0, 0, _selu_negative(v)),
     ),
     "softplus": Activation(
@@ -133,26 +133,42 @@ def checked(
     alpha: float | None,
     gain: float | None,
     clamp: float | None,
+    name: str = "b",
 ) -> tuple[int, float, float, float | None]:
-    """dim (not negative), alpha, gain and clamp with their defaults filled in; raises on the first wrong argument."""
+    """dim (not negative), alpha, gain and clamp with their defaults filled in; raises on the first wrong argument.
+
+    name: what the user calls b.
+    """
     check_floating(function, "x", x)
     spec = activation_funcs.get(act)
     if spec is None:
         raise ValueError(f"{function}: no activation named {act!r}; {nearest(str(act), activation_funcs)}")
     if b is not None:
-        check_floating(function, "b", b)
+        check_floating(function, name, b)
         if not -x.ndim <= dim < x.ndim:
             raise ValueError(f"{function}: dim must be a dimension of x with shape {tuple(x.shape)}, got {dim}")
         dim %= x.ndim
         if b.shape != x.shape[dim : dim + 1]:
             raise ValueError(
-                f"{function}: b must have shape ({x.shape[dim]},), the size of x along dim {dim}, got {tuple(b.shape)}"
+                f"{function}: {name} must have shape ({x.shape[dim]},), the size of x along dim {dim}, "
+                f"got {tuple(b.shape)}"
             )
     if clamp is not None and clamp < 0:
         raise ValueError(f"{function}: clamp must be None or at least 0, got {clamp}")
     alpha = spec.def_alpha if alpha is None else float(alpha)
     gain = spec.def_gain if gain is None else float(gain)
-    return dim, alpha, gain, None if clamp is None else float(clamp)
+    return dim, alpha, gain, None if clamp is None else rounded(float(clamp), x.dtype)
+
+
+@torch.compiler.assume_constant_result
+def rounded(clamp: float, dtype: torch.dtype) -> float:
+    """The bound as the result's dtype has it, so that a clamped result compares equal to it."""
+    return clamp if dtype in (torch.float32, torch.float64) else torch.tensor(clamp, dtype=dtype).item()
+
+
+def lrelu(v: Tensor, slope: float) -> Tensor:
+    """Leaky ReLU that knows its special cases: of slope 0 it gives 0 for -inf, where a product would give NaN."""
+    return v if slope == 1 else v.relu() if slope == 0 else F.leaky_relu(v, slope)
 
 
 def negative_slope(act: str, alpha: float) -> float | None:

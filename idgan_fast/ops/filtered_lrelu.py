@@ -18,11 +18,12 @@ from torch.nn import functional as F
 from idgan_fast.ops import _dispatch
 from idgan_fast.ops._dispatch import LowLevel, without_autocast
 from idgan_fast.ops._tensors import accumulation, check_floating, check_images, laid_out_like, per_channel
+from idgan_fast.ops.bias_act import lrelu, rounded
 from idgan_fast.ops.upfirdn2d import Pair, adjoint_padding, check_filter, check_size, output_size, paddings, scaling
 from idgan_fast.ops.upfirdn2d import reference as fir
 
 ONE, NO_PADDING = (1, 1), (0, 0, 0, 0)
-POSITIVE, NEGATIVE, CLAMPED = 0, 1, 2
+NEGATIVE, CLAMPED = 1, 2
 
 
 def filtered_lrelu(
@@ -63,10 +64,10 @@ def filtered_lrelu(
     check_size(function, (*x.shape[:2], *middle), fd, ONE, down_xy, NO_PADDING)
     backend = _dispatch.choose(function, LOW_LEVEL, x.device, impl)
     fu, fd = (None if f is None else f.to(x.device) for f in (fu, fd))
-    differentiable = torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad))
-    clamp = None if clamp is None else float(clamp)
+    clamp = None if clamp is None else rounded(float(clamp), x.dtype)
     numbers = (up_xy, down_xy, pad, float(gain), float(slope), clamp, bool(flip_filter))
-    return _filtered_lrelu(x, b, fu, fd, *numbers, differentiable, backend)[0]
+    # x.requires_grad does not tell under torch.func, whose levels nest, nor within a compiled graph.
+    return _filtered_lrelu(x, b, fu, fd, *numbers, torch.is_grad_enabled(), backend)[0]
 
 
 def _forward_reference(
@@ -86,7 +87,7 @@ def _forward_reference(
     v = x.to(accumulation(x.dtype))
     v = v if b is None else v + per_channel(b, 4, 1)
     u = fir(v, fu, up, ONE, padding, flip_filter, up[0] * up[1])
-    z = F.leaky_relu(u, slope) * gain
+    z = lrelu(u, slope) * gain
     codes = packed(u, z, clamp) if want_codes else torch.empty(0, dtype=torch.uint8, device=x.device)
     z = z if clamp is None else z.clamp(-clamp, clamp)
     return laid_out_like(fir(z, fd, ONE, down, NO_PADDING, flip_filter, 1).to(x.dtype), x), codes
@@ -104,9 +105,10 @@ def packed(u: Tensor, z: Tensor, clamp: float | None) -> Tensor:
 
 def slopes(codes: Tensor, width: int, gain: float, slope: float, dtype: torch.dtype) -> Tensor:
     """dz / du of each pixel from its code: [N, C, H, width]."""
-    each = torch.stack([codes >> shift & 3 for shift in (0, 2, 4, 6)], 4).flatten(3)[..., :width]
-    kinked = torch.where(each == POSITIVE, gain, gain * slope)
-    return torch.where(each == CLAMPED, 0, kinked).to(dtype)
+    of_code = torch.tensor([gain, gain * slope, 0, 0], dtype=dtype, device=codes.device)
+    shifts = torch.tensor([0, 2, 4, 6], device=codes.device)
+    of_byte = of_code[torch.arange(256, device=codes.device)[:, None] >> shifts & 3]
+    return F.embedding(codes.int(), of_byte).flatten(3)[..., :width]
 
 
 def _linear_reference(
@@ -154,7 +156,7 @@ class _FilteredLrelu(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-        x, _, fu, fd, *ctx.args, ctx.differentiable, ctx.backend = inputs
+        x, _, fu, fd, *ctx.args, _, ctx.backend = inputs
         y, codes = output
         ctx.mark_non_differentiable(codes)
         ctx.save_for_backward(codes, fu, fd)

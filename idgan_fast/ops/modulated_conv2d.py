@@ -35,8 +35,8 @@ def modulated_conv2d(
 ) -> Tensor:
     """conv2d_resample of x with weight * styles, demodulated, plus noise; as in stylegan2-ada.
 
-    x: [N, I, H, W]. weight: [O, I, kh, kw], styles: [N, I], both cast to x's dtype after the demodulation
-    coefficients are found in float32. noise: [N, 1, H', W'] or [H', W'], cast to x's dtype.
+    x: [N, I, H, W]. weight: [O, I, kh, kw], cast to x's dtype for the convolution. styles: [N, I], and noise:
+    [N, 1, H', W'] or [H', W'], used in float32 (float64 for float64), as the demodulation coefficients are.
     up, down, padding, resample_filter, flip_weight: as in `conv2d_resample`.
     fused_modconv: accepted for callers that pass it; both values give the same result from shared weights.
     float16 with demodulation scales weight and styles into range by powers of two first, which demodulation cancels.
@@ -49,42 +49,55 @@ def modulated_conv2d(
     check_filter(function, "resample_filter", resample_filter)
     x = autocast(x)
     with no_autocast(x.device.type):
+        factor = None
         if demodulate:
-            styles = normalized(styles, x.dtype)
+            styles, factor = normalized(styles, x.dtype)
         x = modulate(function, x, styles, impl)
-        weight, scale = prepared(weight, styles, x.dtype, demodulate)
+        weight, scale = prepared(weight, styles, factor, x.dtype, demodulate)
         y, fir = filterless(function, x, weight, resample_filter, up, down, padding, flip_weight, impl)
         if fir is None and scale is None and noise is None:
             return y
         return styled_epilogue(function, y, fir, scale=scale, noise=noise, impl=impl)
 
 
-def demodulation(weight: Tensor, styles: Tensor) -> Tensor:
-    """rsqrt(sum over i and k of (weight[o, i, k] styles[n, i])^2 + 1e-8): [O, I, kh, kw], [N, I] -> [N, O]."""
-    return (styles.square() @ weight.square().sum((2, 3)).t() + EPS).rsqrt()
+def demodulation(weight: Tensor, styles: Tensor, eps: Tensor | float = EPS) -> Tensor:
+    """rsqrt(sum over i and k of (weight[o, i, k] styles[n, i])^2 + eps): [O, I, kh, kw], [N, I] -> [N, O]."""
+    return (styles.square() @ weight.square().sum((2, 3)).t() + eps).rsqrt()
 
 
-def normalized(t: Tensor, dtype: torch.dtype) -> Tensor:
-    """For float16, a weight or styles with each leading row brought near 1 by a power of two; else as it came.
+def normalized(t: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """For float16, a weight or styles with each leading row brought near 1 by a power of two, and these powers.
 
     Demodulation cancels the factor, so that it counts as a constant in the gradients; a power of two rounds nothing.
     """
     if dtype != torch.float16 or t.numel() == 0:
-        return t
+        return t, None
     t = t.float()
     largest = t.detach().abs().amax(tuple(range(1, t.ndim)), keepdim=True)
-    return torch.ldexp(t, -torch.frexp(largest).exponent)
+    factor = torch.ldexp(torch.ones_like(largest), -torch.frexp(largest).exponent)
+    return t * factor, factor
 
 
-def prepared(weight: Tensor, styles: Tensor, dtype: torch.dtype, demodulate: bool) -> tuple[Tensor, Tensor | None]:
-    """The weight to convolve with in `dtype`, and the demodulation coefficients [N, O] of it or None."""
+def prepared(
+    weight: Tensor, styles: Tensor, styles_factor: Tensor | None, dtype: torch.dtype, demodulate: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The weight to convolve with in `dtype`, and the demodulation coefficients [N, O] of it or None.
+
+    styles_factor: [N, 1] by which `normalized` multiplied the styles, or None.
+    """
     if not demodulate:
         return weight.to(dtype), None
     weight, styles = weight.to(accumulation(dtype)), styles.to(accumulation(dtype))
+    eps: Tensor | float = EPS
     if dtype == torch.float16:
-        fan_in = math.prod(weight.shape[1:])
-        weight = normalized(weight, dtype) / 2 ** (int(fan_in).bit_length() // 2)  # about its square root
-    return weight.to(dtype), demodulation(weight, styles)
+        weight, factor = normalized(weight, dtype)
+        root = 2 ** (int(math.prod(weight.shape[1:])).bit_length() // 2)  # about the square root of the fan-in
+        weight = weight / root
+        if factor is not None:
+            eps = EPS * (factor.reshape(1, -1) / root).square()
+        if styles_factor is not None:
+            eps = eps * styles_factor.square()
+    return weight.to(dtype), demodulation(weight, styles, eps)
 
 
 def filterless(

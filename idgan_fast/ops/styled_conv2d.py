@@ -9,7 +9,7 @@ from idgan_fast.ops.bias_act import biased, checked, negative_slope
 from idgan_fast.ops.modulate import modulate
 from idgan_fast.ops.modulated_conv2d import autocast, check_operands, filterless, normalized, prepared
 from idgan_fast.ops.styled_epilogue import styled_epilogue
-from idgan_fast.ops.upfirdn2d import setup_filter
+from idgan_fast.ops.upfirdn2d import check_filter, setup_filter
 
 
 def styled_conv2d(
@@ -39,12 +39,13 @@ def styled_conv2d(
     """
     check_operands("styled_conv2d", x, weight, styles)
     x = autocast(x)
+    factor = None
     with no_autocast(x.device.type):
         if demodulate:
-            styles = normalized(styles, x.dtype)
+            styles, factor = normalized(styles, x.dtype)
         x = modulate("styled_conv2d", x, styles, impl)
     return _layer(
-        "styled_conv2d", x, weight, styles, noise, noise_strength, bias, None, up,
+        "styled_conv2d", x, weight, styles, factor, noise, noise_strength, bias, None, up,
         resample_filter, demodulate, act, gain, clamp, impl,
     )  # fmt: skip
 
@@ -74,13 +75,13 @@ def chained_styled_conv2d(
         h = chained_styled_conv2d(x * styles1[:, :, None, None], weight1, styles1, next_styles=styles2)
         y = chained_styled_conv2d(h, weight2, styles2)
 
-    In float16 divide a demodulated layer's styles by each sample's largest before you use them, as `styled_conv2d`
-    does: demodulation cancels the factor, and the activations stay in range.
+    In float16 divide a demodulated layer's styles by each sample's largest before you use them: demodulation cancels
+    the factor, up to its epsilon, and the activations stay in range.
     The other arguments, the result, gradients and errors: as in `styled_conv2d`.
     """
     check_operands("chained_styled_conv2d", x, weight, styles)
     return _layer(
-        "chained_styled_conv2d", autocast(x), weight, styles, noise, noise_strength, bias, next_styles, up,
+        "chained_styled_conv2d", autocast(x), weight, styles, None, noise, noise_strength, bias, next_styles, up,
         resample_filter, demodulate, act, gain, clamp, impl,
     )  # fmt: skip
 
@@ -90,6 +91,7 @@ def _layer(
     x: Tensor,
     weight: Tensor,
     styles: Tensor,
+    factor: Tensor | None,
     noise: Tensor | None,
     noise_strength: Tensor | None,
     bias: Tensor | None,
@@ -117,12 +119,13 @@ def _layer(
         if next_styles.shape != wanted:
             raise ValueError(f"{function}: next_styles must be {list(wanted)}, got {tuple(next_styles.shape)}")
     with no_autocast(x.device.type):
-        weight, scale = prepared(weight, styles, x.dtype, demodulate)
+        weight, scale = prepared(weight, styles, factor, x.dtype, demodulate)
         f = None
         if up != 1:
             f = resample_filter if isinstance(resample_filter, Tensor) else setup_filter(resample_filter, x.device)
+            check_filter(function, "resample_filter", f)
         y, fir = filterless(function, x, weight, f, up, 1, (kw // 2, kw // 2, kh // 2, kh // 2), True, impl)
-        _, alpha, gain, clamp = checked(function, y, bias, 1, act, None, gain, clamp)
+        _, alpha, gain, clamp = checked(function, y, bias, 1, act, None, gain, clamp, "bias")
         slope = negative_slope(act, alpha)
         after = (1.0, 1.0, None) if slope is None else (slope, gain, clamp)
         then = None if slope is None else next_styles

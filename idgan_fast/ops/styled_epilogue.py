@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from idgan_fast.ops import _dispatch
 from idgan_fast.ops._dispatch import LowLevel, without_autocast
 from idgan_fast.ops._tensors import accumulation, check_floating, laid_out_like, over_pixels, per_channel
-from idgan_fast.ops.bias_act import through_leaky_relu
+from idgan_fast.ops.bias_act import lrelu, through_leaky_relu
 from idgan_fast.ops.upfirdn2d import LOW_LEVEL as UPFIRDN2D
 from idgan_fast.ops.upfirdn2d import adjoint_padding, output_size
 from idgan_fast.ops.upfirdn2d import apply as fir_filter
@@ -90,7 +89,7 @@ def _pre_activation(
 
 
 def _activated(v: Tensor, slope: float, gain: float, clamp: float | None) -> Tensor:
-    z = (v if slope == 1 else F.leaky_relu(v, slope)) * gain
+    z = lrelu(v, slope) * gain
     return z if clamp is None else z.clamp(-clamp, clamp)
 
 

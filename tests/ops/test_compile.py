@@ -76,10 +76,14 @@ def test_an_operator_and_a_penalty_on_its_gradient(name: str, path: str) -> None
         (gradient,) = torch.autograd.grad(case.ours(x, *rest).tanh().sum(), x, create_graph=True)
         return gradient.square().sum()
 
+    def by_func(x: Tensor, *rest: Tensor) -> Tensor:
+        return torch.func.grad(lambda x: case.ours(x, *rest).tanh().sum())(x).square().sum()
+
     expected = torch.autograd.grad(penalty(x, *rest), [x, *rest])
-    compiled = torch.compile(penalty, fullgraph=True, backend="aot_eager")
-    for got, wanted in zip(torch.autograd.grad(compiled(x, *rest), [x, *rest]), expected, strict=True):
-        torch.testing.assert_close(got, wanted)
+    for function in (penalty, by_func):
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        for got, wanted in zip(torch.autograd.grad(compiled(x, *rest), [x, *rest]), expected, strict=True):
+            torch.testing.assert_close(got, wanted)
 
 
 def test_inductor() -> None:

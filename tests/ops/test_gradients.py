@@ -126,9 +126,42 @@ def test_each_gradient_alone_equals_all_of_them_at_once(wanted: int) -> None:
         torch.testing.assert_close(got, expected)
 
 
-def test_filtered_lrelu() -> None:
-    fu, fd = networks.taps(1, 3, 3, 1), ops.setup_filter([1, 2, 1], separable=True)
-    check(lambda x, b: ops.filtered_lrelu(x, fu, fd, b, 2, 2, 3, clamp=0.9), leaf(2, 2, 4, 3), leaf(2))
+# Filters that no flip, transposition or exchange of axes leaves as they are.
+LOPSIDED = (torch.tensor([0.2, 1.0, -0.5]), torch.tensor([[1.0, 0.3, -0.2, 0.7, 0.1], [0.4, -0.6, 0.9, 0.2, 0.5]]))
+
+
+@pytest.mark.parametrize("fu", [None, *LOPSIDED], ids=["no fu", "3 taps", "2x5 taps"])
+@pytest.mark.parametrize("fd", [None, *LOPSIDED], ids=["no fd", "3 taps", "2x5 taps"])
+@pytest.mark.parametrize(("gain", "slope", "clamp"), [(2**0.5, 0.2, 0.9), (-0.8, -0.3, 0.4), (1.5, 0.0, None)])
+def test_filtered_lrelu(fu: Tensor, fd: Tensor, gain: float, slope: float, clamp: float | None) -> None:
+    def operator(x: Tensor, b: Tensor) -> Tensor:
+        return ops.filtered_lrelu(x, fu, fd, b, [2, 1], [1, 3], [3, -1, 2, 4], gain, slope, clamp, flip_filter=True)
+
+    check(operator, leaf(1, 2, 4, 5), leaf(2))
+    check(lambda x: ops.filtered_lrelu(x, fu, fd, None, 2, 2, 3, gain, slope, clamp).square(), leaf(1, 1, 3, 4))
+
+
+@pytest.mark.parametrize("f", LOPSIDED, ids=["3 taps", "2x5 taps"])
+def test_chained_styled_conv2d_with_a_lopsided_filter(f: Tensor) -> None:
+    def layer(x: Tensor, w: Tensor, s: Tensor, noise: Tensor, b: Tensor, t: Tensor) -> Tensor:
+        return ops.chained_styled_conv2d(x, w, s, noise, None, b, t, 2, f, clamp=1.2)
+
+    check(layer, leaf(1, 2, 3, 2), leaf(2, 2, 3, 3), leaf(1, 2), leaf(1, 1, 6, 4), leaf(2), leaf(1, 2))
+
+
+def test_filtered_lrelu_under_nested_transforms() -> None:
+    x, w, f = leaf(1, 1, 3, 3), leaf(1, 1, 3, 3), networks.taps()
+
+    def inner(w: Tensor, x: Tensor) -> Tensor:
+        return (ops.filtered_lrelu(x * 2, f, f, None, 2, 2, 3, clamp=0.9) * w).sum()
+
+    def by_w(x: Tensor) -> Tensor:
+        return torch.func.grad(inner)(w, x).square().sum()
+
+    y = ops.filtered_lrelu(x * 2, f, f, None, 2, 2, 3, clamp=0.9)
+    (expected,) = torch.autograd.grad(y.square().sum(), x)
+    torch.testing.assert_close(torch.func.grad(by_w)(x.detach()), expected)
+    torch.testing.assert_close(torch.autograd.grad(by_w(x), x)[0], expected)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -235,18 +268,51 @@ def test_dtypes_are_kept_in_outputs_and_gradients(dtype: torch.dtype) -> None:
     assert [g.dtype for g in torch.autograd.grad(y.sum(), [x, w, s])] == [dtype] * 3
 
 
-def test_float16_demodulation_does_not_overflow() -> None:
-    x, w, s = torch.randn(1, 512, 4, 4), torch.randn(8, 512, 3, 3) * 30, torch.randn(1, 512) * 200
-    wanted = ops.modulated_conv2d(x, w, s, padding=1)
-    got = ops.modulated_conv2d(x.half(), w, s, padding=1)
-    assert (got.float() - wanted).abs().max() < 5e-3 * wanted.abs().max()
+@pytest.mark.parametrize(
+    ("weight", "styles"),
+    [(30.0, 200.0), (1.0, 1e5), (1e4, 1.0), (1e-3, 1e-3)],
+    ids=["both", "style", "weight", "small"],
+)
+def test_float16_demodulation_keeps_in_range(weight: float, styles: float) -> None:
+    """All positive, so that sums do not average out, over a fan-in of 4608."""
+    x, w, s = torch.rand(1, 512, 4, 4), torch.rand(8, 512, 3, 3) * weight, torch.rand(1, 512) * styles
+    for operator in (lambda x: ops.modulated_conv2d(x, w, s, padding=1), lambda x: ops.styled_conv2d(x, w, s)):
+        wanted, got = operator(x), operator(x.half())
+        assert got.dtype == torch.float16
+        assert (got.float() - wanted).abs().max() < 5e-3 * wanted.abs().max()
 
 
-def test_float16_with_weights_or_styles_of_zero_is_finite() -> None:
-    x, w, s = (t.requires_grad_() for t in (torch.randn(1, 2, 3, 3).half(), torch.zeros(2, 2, 3, 3), torch.zeros(1, 2)))
-    y = ops.styled_conv2d(x, w, s)
+def test_float16_with_weights_or_styles_of_zero_gives_zero() -> None:
+    y = ops.styled_conv2d(torch.randn(1, 2, 3, 3).half(), torch.zeros(2, 2, 3, 3), torch.zeros(1, 2))
     assert torch.equal(y, torch.zeros_like(y))
-    assert all(g.isfinite().all() for g in torch.autograd.grad(y.sum(), [x, w, s]))
+
+
+@pytest.mark.parametrize(("dtype", "clamp"), [(torch.bfloat16, 0.7), (torch.float16, 0.1), (torch.float32, 0.1)])
+def test_a_clamp_that_the_dtype_cannot_hold_still_stops_gradients(dtype: torch.dtype, clamp: float) -> None:
+    x = torch.tensor([-1000.0, 0.01, 1000.0]).to(dtype).reshape(1, 1, 1, 3).requires_grad_()
+    one = torch.ones(1, 1, dtype=dtype)
+    for y in (
+        ops.bias_act(x, act="lrelu", clamp=clamp),
+        ops.styled_conv2d(x, one[:, :, None, None], one, clamp=clamp),
+        ops.chained_styled_conv2d(x, one[:, :, None, None], one, next_styles=one, clamp=clamp),
+        ops.filtered_lrelu(x, clamp=clamp),
+    ):
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+        assert [g != 0 for g in gradient.flatten().tolist()] == [False, True, False]
+
+
+def test_relu_of_minus_infinity_is_zero() -> None:
+    x, w, s = torch.full((1, 1, 1, 2), -6e4).half(), torch.full((1, 1, 1, 1), 2.0), torch.ones(1, 1)
+    y = ops.styled_conv2d(x, w, s, act="relu", clamp=256, demodulate=False)
+    assert torch.equal(y, torch.zeros_like(y))
+
+
+def test_slopes_are_exact_in_float64() -> None:
+    x = torch.full((1, 1, 1, 1), -1.0, dtype=F64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(ops.filtered_lrelu(x, gain=1.5, slope=0.4).sum(), x)
+    assert gradient.item() == 1.5 * 0.4
+    (gradient,) = torch.autograd.grad(ops.bias_act(x, act="lrelu", alpha=-0.3, gain=1).sum(), x)
+    assert gradient.item() == -0.3
 
 
 def test_autocast_reaches_the_convolution_and_leaves_the_rest() -> None:
