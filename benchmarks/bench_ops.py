@@ -35,7 +35,11 @@ ROUNDS = 21
 
 def variants(name: str) -> list[str]:
     plain = ["plain"] if len(CASES[name].plain) == 1 else ["plain, weight a sample", "plain, shared weight"]
-    return [*numerics.backends(DEVICE), "reference, compiled", *plain]
+    return [
+        *[b for b in numerics.backends(DEVICE) if numerics.runs(CASES[name], b, DEVICE)],
+        "reference, compiled",
+        *plain,
+    ]
 
 
 def run(call: Callable[..., Tensor], mode: str, leaves: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
@@ -45,10 +49,11 @@ def run(call: Callable[..., Tensor], mode: str, leaves: Sequence[Tensor], others
         return [y]
     first = torch.autograd.grad(y, leaves, others[0], create_graph=mode == "double backward")
     if mode == "forward + backward":
-        return [y, *first]
+        return [y.detach(), *first]
     total = torch.stack([(g * u).sum() for g, u in zip(first, others[1:], strict=True)]).sum()
     by = [*leaves, others[0]]
-    return [y, *first, *torch.autograd.grad(total, by, materialize_grads=True, allow_unused=True)]
+    second = torch.autograd.grad(total, by, materialize_grads=True, allow_unused=True)
+    return [t.detach() for t in (y, *first, *second)]
 
 
 def whole(name: str, variant: str, mode: str) -> Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]]:
