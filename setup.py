@@ -1,8 +1,69 @@
-"""Maps the folder kernels/ to the package idgan_fast.kernels; pyproject.toml holds everything else."""
+"""Maps the folder kernels/ to the package idgan_fast.kernels and builds csrc/ where that is possible.
 
-from setuptools import find_packages, setup
+The CPU library speaks LibTorch's stable ABI: one binary serves every torch from TORCH_TARGET on and every Python. Where
+torch is not at hand (pip's isolated builds) or no compiler works, the package installs without it, and
+`idgan-fast doctor` says so.
+"""
+
+import platform
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+TORCH_TARGET = "0x020d000000000000"  # 2.13, the oldest that pyproject.toml allows
+CPU = Path("csrc/cpu")
+COMMON = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter"]
+SETS = {"plain": ["-DIDGAN_BYTES=16"]}
+if platform.machine() in ("x86_64", "AMD64"):
+    avx2 = ["-mavx2", "-mfma", "-mf16c"]
+    avx512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512"]
+    SETS["avx2"] = ["-DIDGAN_BYTES=32", *avx2]
+    SETS["avx512"] = ["-DIDGAN_BYTES=64", *avx2, *avx512, "-Wno-maybe-uninitialized"]  # the last for GCC 12's headers
+
+
+class BuildLibraries(build_ext):
+    """Compiles isa.cpp once for each instruction set; the library is loaded by torch and has no Python in it."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return fullname.replace(".", "/") + ".so"
+
+    def build_extension(self, ext: Extension) -> None:
+        if sys.platform != "linux":
+            raise RuntimeError("the CPU library is built on Linux alone so far")
+        torch = find_spec("torch")
+        if torch is None or torch.origin is None:
+            raise RuntimeError("torch is not installed here: pip install --no-build-isolation .")
+        include, lib = Path(torch.origin).parent / "include", Path(torch.origin).parent / "lib"
+        temp = Path(self.build_temp)
+        objects: list[str] = []
+
+        def compile(source: Path, out: Path, flags: list[str]) -> None:
+            objects.extend(self.compiler.compile([str(source)], output_dir=str(out), extra_postargs=[*COMMON, *flags]))
+
+        for name, flags in SETS.items():
+            compile(CPU / "isa.cpp", temp / name, [f"-DIDGAN_SET={name}", "-fno-exceptions", *flags])
+        for source in sorted(CPU.glob("*.cpp")):
+            if source.name != "isa.cpp":
+                compile(source, temp, [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", f"-isystem{include}"])
+        link = {"libraries": ["torch_cpu"], "library_dirs": [str(lib)], "target_lang": "c++"}
+        self.compiler.link_shared_object(objects, self.get_ext_fullpath(ext.name), **link)
+
+
+class StableWheel(bdist_wheel):
+    """Tagged for every Python, since the library has none in it."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        *_, system = super().get_tag()
+        return "py3", "none", system
+
 
 setup(
     packages=[*find_packages(include=["idgan_fast", "idgan_fast.*"]), "idgan_fast.kernels"],
     package_dir={"idgan_fast.kernels": "kernels"},
+    ext_modules=[Extension("idgan_fast._cpu", sources=[], optional=True)],
+    cmdclass={"build_ext": BuildLibraries, "bdist_wheel": StableWheel},
 )

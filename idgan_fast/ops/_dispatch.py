@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, lru_cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,21 @@ _from_environment: str = os.environ.get("IDGAN_FAST_BACKEND", "auto")
 _requested: ContextVar[str] = ContextVar("idgan_fast_backend", default=_from_environment)
 _log = logging.getLogger("idgan_fast.ops")
 _library = torch.library.Library("idgan_fast", "DEF")
+
+
+def _loaded() -> str | None:
+    """Loads the compiled CPU kernels, if they are there; returns why there are none."""
+    path = Path(__file__).parents[1] / "_cpu.so"
+    if not path.exists():
+        return "the CPU library was not built: install a C++20 compiler and run pip install --no-build-isolation ."
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:
+        return f"the CPU library does not load: {str(error.__cause__ or error).splitlines()[0]}"
+    return None
+
+
+_no_cpu_library = _loaded()
 
 
 class BackendError(RuntimeError):
@@ -63,6 +79,8 @@ def why_not(backend: str, names: tuple[str, ...], device: str) -> str | None:
         key = {"cpu": "CPU", "cuda": "CUDA"}.get(device)
         if key is None:
             return f"it has kernels for cpu and cuda, the tensor is on {device}"
+        if device == "cpu" and _no_cpu_library is not None:
+            return _no_cpu_library
         missing = [n for n in names if not torch._C._dispatch_has_kernel_for_dispatch_key(f"idgan_fast::{n}", key)]
         return f"no compiled {device} kernel of {', '.join(missing)} in this installation" if missing else None
     if device == "cpu":

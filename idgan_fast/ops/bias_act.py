@@ -13,6 +13,9 @@ from idgan_fast.errors import nearest
 from idgan_fast.ops import _dispatch
 from idgan_fast.ops._dispatch import LowLevel, without_autocast
 from idgan_fast.ops._tensors import accumulation, check_floating, laid_out_like, per_channel
+from idgan_fast.ops.bias_lrelu import LOW_LEVEL as LINEAR
+from idgan_fast.ops.bias_lrelu import apply as bias_lrelu
+from idgan_fast.ops.bias_lrelu import finished, over_all_but, pre_activation, through_clamp
 
 SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 
@@ -26,10 +29,6 @@ class Activation:
     second: Callable[[Tensor], Tensor] | None = None  # None: 0 almost everywhere
     def_alpha: float = 0.0
     def_gain: float = 1.0
-
-    @property
-    def piecewise_linear(self) -> bool:
-        return self.second is None
 
 
 def _step(v: Tensor, below: float) -> Tensor:
@@ -118,10 +117,17 @@ def biased(
 ) -> Tensor:
     """`bias_act`, with errors in the name of the function that the user called."""
     dim, alpha, gain, clamp = checked(function, x, b, dim, act, alpha, gain, clamp)
-    backend = _dispatch.choose(function, LOW_LEVEL, x.device, impl)
+    if b is not None:
+        b = b.to(accumulation(x.dtype))
+    slope = negative_slope(act, alpha)
+    # The sign of x + b can be read from y, so that x need not be kept.
+    linear = slope is not None and slope >= 0 and gain != 0
+    backend = _dispatch.choose(function, LINEAR if linear else LOW_LEVEL, x.device, impl)
     if b is None and act == "linear" and gain == 1 and clamp is None:
         return x
-    return _bias_act(x, None if b is None else b.to(x.dtype), dim, act, alpha, gain, clamp, backend)
+    if linear:
+        return bias_lrelu(x, b, dim, slope, gain, clamp, backend)
+    return _bias_act(x, b, dim, act, alpha, gain, clamp, backend)
 
 
 def checked(
@@ -166,11 +172,6 @@ def rounded(clamp: float, dtype: torch.dtype) -> float:
     return clamp if dtype in (torch.float32, torch.float64) else torch.tensor(clamp, dtype=dtype).item()
 
 
-def lrelu(v: Tensor, slope: float) -> Tensor:
-    """Leaky ReLU that knows its special cases: of slope 0 it gives 0 for -inf, where a product would give NaN."""
-    return v if slope == 1 else v.relu() if slope == 0 else F.leaky_relu(v, slope)
-
-
 def negative_slope(act: str, alpha: float) -> float | None:
     """The slope below 0 of an activation that is piecewise linear; None for the others."""
     return {"linear": 1.0, "relu": 0.0, "lrelu": alpha}.get(act)
@@ -179,20 +180,12 @@ def negative_slope(act: str, alpha: float) -> float | None:
 def _forward_reference(
     x: Tensor, b: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float | None
 ) -> Tensor:
-    v = activation_funcs[act].func(_pre_activation(x, b, dim), alpha) * gain
-    if clamp is not None:
-        v = v.clamp(-clamp, clamp)
-    return laid_out_like(v.to(x.dtype), x)
-
-
-def _pre_activation(x: Tensor, b: Tensor | None, dim: int) -> Tensor:
-    v = x.to(accumulation(x.dtype))
-    return v if b is None else v + per_channel(b.to(v.dtype), x.ndim, dim)
+    return finished(activation_funcs[act].func(pre_activation(x, b, dim), alpha), gain, clamp, x)
 
 
 def _backward_reference(
     dy: Tensor,
-    saved: Tensor,
+    x: Tensor,
     b: Tensor | None,
     dim: int,
     act: str,
@@ -201,43 +194,19 @@ def _backward_reference(
     clamp: float | None,
     want_db: bool,
 ) -> tuple[Tensor, Tensor]:
-    dtype = accumulation(dy.dtype)
-    if _saves_output(act, alpha, gain):
-        slope = negative_slope(act, alpha)
-        assert slope is not None
-        dx = through_leaky_relu(dy.to(dtype), saved.to(dtype), slope, gain, clamp)
-    else:
-        v, spec = _pre_activation(saved, b, dim), activation_funcs[act]
-        dx = dy.to(dtype) * spec.first(v, alpha) * gain
-        if clamp is not None:
-            dx = through_clamp(dx, gain * spec.func(v, alpha), clamp)
-    db = dx.sum([i for i in range(dx.ndim) if i != dim]) if want_db else dx.new_empty(0)
-    return laid_out_like(dx.to(dy.dtype), saved), db.to(dy.dtype)
-
-
-def through_leaky_relu(dy: Tensor, y: Tensor, slope: float, gain: float, clamp: float | None) -> Tensor:
-    """dy times the derivative of y = clamp(gain * lrelu(v)), whose sign y shows: slope at least 0. In dy's dtype."""
-    dy = dy * gain
-    if slope != 1:
-        dy = torch.ops.aten.leaky_relu_backward(dy, y if gain > 0 else -y, slope, True)
-    return dy if clamp is None else through_clamp(dy, y, clamp)
-
-
-def through_clamp(dy: Tensor, y: Tensor, clamp: float) -> Tensor:
-    """dy where -clamp < y < clamp, else 0."""
-    return torch.ops.aten.hardtanh_backward(dy, y, -clamp, clamp)
-
-
-def _saves_output(act: str, alpha: float, gain: float) -> bool:
-    """Whether the sign of x + b can be read from y, so that the input need not be kept."""
-    return activation_funcs[act].piecewise_linear and alpha >= 0 and gain != 0
+    v, spec = pre_activation(x, b, dim), activation_funcs[act]
+    dx = dy.to(v.dtype) * spec.first(v, alpha) * gain
+    if clamp is not None:
+        dx = through_clamp(dx, gain * spec.func(v, alpha), clamp)
+    db = over_all_but(dx, dim) if want_db else dx.new_empty(0)
+    return laid_out_like(dx.to(x.dtype), x), db
 
 
 _PARAMETERS = "int dim, str act, float alpha, float gain, float? clamp"
 _forward = LowLevel("bias_act_fwd", f"(Tensor x, Tensor? b, {_PARAMETERS}) -> Tensor", _forward_reference)
 _backward = LowLevel(
     "bias_act_bwd",
-    f"(Tensor dy, Tensor saved, Tensor? b, {_PARAMETERS}, bool want_db) -> (Tensor, Tensor)",
+    f"(Tensor dy, Tensor x, Tensor? b, {_PARAMETERS}, bool want_db) -> (Tensor, Tensor)",
     _backward_reference,
 )
 LOW_LEVEL = (_forward, _backward)
@@ -246,15 +215,14 @@ LOW_LEVEL = (_forward, _backward)
 class _BiasAct(torch.autograd.Function):
     @staticmethod
     @without_autocast
-    def forward(x: Tensor, b: Tensor | None, dim: int, *args: Any) -> Tensor:
+    def forward(x: Tensor, b: Tensor | None, *args: Any) -> Tensor:
         *parameters, backend = args
-        return _forward(backend, x, b, dim, *parameters)
+        return _forward(backend, x, b, *parameters)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         x, b, *ctx.args = inputs
-        _, act, alpha, gain, *_ = ctx.args
-        ctx.save_for_backward(*((output, None) if _saves_output(act, alpha, gain) else (x, b)))
+        ctx.save_for_backward(x, b)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple:
@@ -264,37 +232,34 @@ class _BiasAct(torch.autograd.Function):
 
 
 class _BiasActGrad(torch.autograd.Function):
-    """(dy, saved, b) -> (dx, db): linear in dy; depends on saved and b through the slope alone."""
+    """(dy, x, b) -> (dx, db): linear in dy; depends on x and b through the slope."""
 
     @staticmethod
     @without_autocast
-    def forward(dy: Tensor, saved: Tensor, b: Tensor | None, want_db: bool, *args: Any) -> tuple[Tensor, Tensor]:
+    def forward(dy: Tensor, x: Tensor, b: Tensor | None, want_db: bool, *args: Any) -> tuple[Tensor, Tensor]:
         *parameters, backend = args
-        return _backward(backend, dy, saved, b, *parameters, want_db)
+        return _backward(backend, dy, x, b, *parameters, want_db)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-        dy, saved, b, ctx.want_db, *ctx.args = inputs
-        ctx.smooth = not activation_funcs[ctx.args[1]].piecewise_linear
-        ctx.save_for_backward(dy if ctx.smooth else None, saved, b)
+        dy, x, b, ctx.want_db, *ctx.args = inputs
+        ctx.save_for_backward(dy, x, b)
 
     @staticmethod
     @without_autocast
     def backward(ctx: Any, ddx: Tensor, ddb: Tensor) -> tuple:
-        dy, saved, b = ctx.saved_tensors
+        dy, x, b = ctx.saved_tensors
         dim, act, alpha, gain, clamp, _ = ctx.args
         cotangent = ddx + per_channel(ddb, ddx.ndim, dim) if ctx.want_db else ddx
-        to_dy, _ = _bias_act_grad(cotangent, saved, b, False, *ctx.args)
-        to_x = to_b = None
-        if ctx.smooth:
-            v = _pre_activation(saved, b, dim)
-            spec = activation_funcs[act]
-            assert spec.second is not None
-            to_v = cotangent.to(v.dtype) * dy.to(v.dtype) * gain * spec.second(v)
+        to_dy, _ = _bias_act_grad(cotangent.to(ddx.dtype), x, b, False, *ctx.args)
+        second, to_x, to_b = activation_funcs[act].second, None, None
+        if second is not None:
+            v = pre_activation(x, b, dim)
+            to_v = cotangent.to(v.dtype) * dy.to(v.dtype) * gain * second(v)
             if clamp is not None:
-                to_v = through_clamp(to_v, gain * spec.func(v, alpha), clamp)
-            to_x = to_v.to(saved.dtype)
-            to_b = None if b is None else to_v.sum([i for i in range(v.ndim) if i != dim]).to(b.dtype)
+                to_v = through_clamp(to_v, gain * activation_funcs[act].func(v, alpha), clamp)
+            to_x = to_v.to(x.dtype)
+            to_b = None if b is None else over_all_but(to_v, dim)
         return to_dy, to_x, to_b, None, *[None] * len(ctx.args)
 
 

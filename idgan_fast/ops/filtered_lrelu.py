@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from idgan_fast.ops import _dispatch
 from idgan_fast.ops._dispatch import LowLevel, without_autocast
 from idgan_fast.ops._tensors import accumulation, check_floating, check_images, laid_out_like, per_channel
-from idgan_fast.ops.bias_act import lrelu, rounded
+from idgan_fast.ops.bias_act import rounded
+from idgan_fast.ops.bias_lrelu import lrelu
 from idgan_fast.ops.upfirdn2d import Pair, adjoint_padding, check_filter, check_size, output_size, paddings, scaling
 from idgan_fast.ops.upfirdn2d import reference as fir
 

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from idgan_fast.ops._tensors import accumulation, autocasting, check_floating, check_images, no_autocast
 from idgan_fast.ops.conv2d_resample import convolved
-from idgan_fast.ops.modulate import modulate
-from idgan_fast.ops.styled_epilogue import Fir, styled_epilogue
+from idgan_fast.ops.styled_epilogue import Fir, modulate, styled_epilogue
 from idgan_fast.ops.upfirdn2d import Pair, check_filter, resample
 
 EPS = 1e-8

@@ -6,9 +6,8 @@ from torch import Tensor
 
 from idgan_fast.ops._tensors import check_floating, no_autocast
 from idgan_fast.ops.bias_act import biased, checked, negative_slope
-from idgan_fast.ops.modulate import modulate
 from idgan_fast.ops.modulated_conv2d import autocast, check_operands, filterless, normalized, prepared
-from idgan_fast.ops.styled_epilogue import styled_epilogue
+from idgan_fast.ops.styled_epilogue import modulate, styled_epilogue
 from idgan_fast.ops.upfirdn2d import check_filter, setup_filter
 
 

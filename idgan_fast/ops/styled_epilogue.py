@@ -18,7 +18,7 @@ from torch import Tensor
 from idgan_fast.ops import _dispatch
 from idgan_fast.ops._dispatch import LowLevel, without_autocast
 from idgan_fast.ops._tensors import accumulation, check_floating, laid_out_like, over_pixels, per_channel
-from idgan_fast.ops.bias_act import lrelu, through_leaky_relu
+from idgan_fast.ops.bias_lrelu import lrelu, through_leaky_relu
 from idgan_fast.ops.upfirdn2d import LOW_LEVEL as UPFIRDN2D
 from idgan_fast.ops.upfirdn2d import adjoint_padding, output_size
 from idgan_fast.ops.upfirdn2d import apply as fir_filter
@@ -65,6 +65,11 @@ def styled_epilogue(
     strength = None if strength is None else strength.reshape(())
     tensors = (scale, noise, strength, b, next_styles)
     return _styled_epilogue(y, f, *tensors, padding, float(fir_gain), float(slope), float(gain), clamp, backend)
+
+
+def modulate(function: str, x: Tensor, styles: Tensor, impl: str) -> Tensor:
+    """x [N, C, H, W] times styles [N, C], multiplied in float32 for the half types: an epilogue that only scales."""
+    return styled_epilogue(function, x, scale=styles, impl=impl)
 
 
 def check_noise(function: str, noise: Tensor, shape: tuple[int, int, int, int]) -> None:
@@ -127,7 +132,7 @@ def _backward_reference(
     slope: float,
     gain: float,
     clamp: float | None,
-    want: Sequence[bool],
+    want: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """want: which of the gradients by scale, noise, strength, b, next_styles to compute; the others come empty."""
     of_scale, of_noise, of_strength, of_b, of_next = want
@@ -162,7 +167,7 @@ _NUMBERS = "SymInt[] padding, float fir_gain, float slope, float gain, float? cl
 _forward = LowLevel("styled_epilogue_fwd", f"(Tensor y, {_TENSORS}, {_NUMBERS}) -> Tensor", _forward_reference)
 _backward = LowLevel(
     "styled_epilogue_bwd",
-    f"(Tensor dout, Tensor y, Tensor out, {_TENSORS}, {_NUMBERS}, bool[] want)"
+    f"(Tensor dout, Tensor y, Tensor out, {_TENSORS}, {_NUMBERS}, int[] want)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _backward_reference,
 )
@@ -183,7 +188,7 @@ class _StyledEpilogue(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple:
-        want = list(ctx.needs_input_grad[2:7])
+        want = [int(needed) for needed in ctx.needs_input_grad[2:7]]
         dy, *others = _styled_epilogue_grad(dout, *ctx.saved_tensors, want, *ctx.args)
         return dy, None, *[g if w else None for g, w in zip(others, want, strict=True)], *[None] * len(ctx.args)
 

@@ -73,15 +73,20 @@ def test_environment(value: str, expected: str) -> None:
     assert run.stdout.strip() == expected
 
 
-PARAMETERS = [(1, "lrelu", 0.2, 1.4, 0.5), (1, "tanh", 0.0, 1.0, None)]
+PARAMETERS = [(1, "lrelu", -0.2, 1.4, 0.5), (1, "tanh", 0.0, 1.0, None)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_opcheck(layout: torch.memory_format, dtype: torch.dtype) -> None:
     x = torch.randn(2, 3, 5, 4).to(dtype).contiguous(memory_format=layout)
-    b, f = torch.randn(3).to(dtype), torch.rand(4)
+    b, f = torch.randn(3), torch.rand(4)
     namespace = torch.ops.idgan_fast
+    for slope, clamp in ((0.2, 0.5), (0.0, None), (1.0, 0.5)):
+        torch.library.opcheck(namespace.bias_lrelu_fwd.default, (x, b, 1, slope, 1.4, clamp))
+        torch.library.opcheck(namespace.bias_lrelu_fwd.default, (x, None, 1, slope, -1.4, clamp))
+        for want_db in (True, False):
+            torch.library.opcheck(namespace.bias_lrelu_bwd.default, (x, x, 1, slope, 1.4, clamp, want_db))
     for parameters in PARAMETERS:
         torch.library.opcheck(namespace.bias_act_fwd.default, (x, b, *parameters))
         torch.library.opcheck(namespace.bias_act_bwd.default, (x, x, b, *parameters, True))
@@ -96,12 +101,9 @@ def test_opcheck_of_the_layer(layout: torch.memory_format, dtype: torch.dtype) -
     x = torch.randn(2, 3, 5, 4).to(dtype).contiguous(memory_format=layout)
     styles, b, noise, strength = torch.randn(2, 3), torch.randn(3), torch.randn(1, 1, 5, 4), torch.randn(())
     namespace = torch.ops.idgan_fast
-    torch.library.opcheck(namespace.modulate_fwd.default, (x, styles))
-    for want in (True, False):
-        torch.library.opcheck(namespace.modulate_bwd.default, (x, x, styles, want))
     for f, padding in ((None, [0, 0, 0, 0]), (torch.rand(4, 4), [2, 1, 2, 1])):
         for tensors in ((styles, noise, strength, b, styles), (None, noise, None, None, None), (None,) * 5):
-            want = [t is not None for t in tensors]
+            want = [int(t is not None) for t in tensors]
             numbers = (padding, 1.5, 0.2, 1.4, 0.5)
             torch.library.opcheck(namespace.styled_epilogue_fwd.default, (x, f, *tensors, *numbers))
             torch.library.opcheck(namespace.styled_epilogue_bwd.default, (x, x, x, f, *tensors, *numbers, want))

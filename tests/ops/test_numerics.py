@@ -13,6 +13,8 @@ CASES = {case.name: case for case in cases.cases()}
 @pytest.mark.parametrize("dtype", numerics.DTYPES, ids=str)
 @pytest.mark.parametrize("name", CASES)
 def test_errors_stay_within_the_contract(name: str, dtype: torch.dtype, layout: str, backend: str) -> None:
+    if not numerics.runs(CASES[name], backend):
+        pytest.skip(f"{backend} has no kernel for it")
     rows = numerics.measure(CASES[name], dtype, layout, backend)
     assert rows[0].order == "output"
     for row in rows:

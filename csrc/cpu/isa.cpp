@@ -1,0 +1,18 @@
+// The kernels of one instruction set: compiled once for each, with IDGAN_SET (its name), IDGAN_BYTES and its flags.
+#include "bias_lrelu.h"
+#include "styled_epilogue.h"
+#include "upfirdn2d.h"
+
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+#define TEXT_(a) #a
+#define TEXT(a) TEXT_(a)
+
+extern const idgan::Kernels idgan::JOIN(IDGAN_SET, _kernels) = {
+    TEXT(IDGAN_SET),
+    bias_lrelu_fwd,
+    bias_lrelu_bwd,
+    upfirdn2d,
+    styled_epilogue_fwd,
+    styled_epilogue_bwd,
+};

@@ -1,0 +1,83 @@
+// What the kernels of every instruction set offer to the torch-facing files: plain pointers and sizes, no torch.
+#pragma once
+
+#include <cstdint>
+
+namespace idgan {
+
+enum Dtype : int { kFloat, kDouble, kBfloat16, kFloat16 };
+
+// y = clamp(gain * lrelu(x + b)) on a dense array [outer, channels, inner], the bias along channels.
+struct BiasLrelu {
+  Dtype dtype;
+  const void* in;     // x; dy in the backward pass
+  const void* saved;  // y, in the backward pass
+  void* out;          // y; dx in the backward pass
+  const void* bias;   // widened (float, or double for double), of `pattern` elements
+  void* sums;         // widened, [units, pattern]: dx summed within a unit of the backward pass; null if not wanted
+  int64_t outer, channels, inner;
+  double slope, gain, clamp;  // clamp: NaN for none
+
+  // inner > 1: a unit is a block of one row of `inner` elements, and has one bias.
+  // inner = 1: a unit is a run of whole rows of `channels` elements; the bias repeats `pattern` elements.
+  static constexpr int64_t kBlock = 8192;
+  int64_t blocks() const { return (inner + kBlock - 1) / kBlock; }
+  int64_t pattern() const { return inner > 1 ? 1 : channels * (channels < 64 ? (63 + channels) / channels : 1); }
+  int64_t run() const { return pattern() * ((kBlock + pattern() - 1) / pattern()); }
+  int64_t units() const { return inner > 1 ? outer * channels * blocks() : (outer * channels + run() - 1) / run(); }
+  int64_t unit_elements() const { return inner > 1 ? (inner < kBlock ? inner : kBlock) : run(); }
+};
+
+// Zero insertion, padding or cropping, a FIR filter, decimation. An image is `rows` rows of `columns` pixels of `depth`
+// elements: NCHW has N*C images of depth 1, channels_last N images of depth C.
+struct Upfirdn2d {
+  Dtype dtype;
+  const void* in;
+  void* out;
+  int64_t images, rows, columns, depth, out_rows, out_columns;
+  int64_t up_x, up_y, down_x, down_y, pad_x, pad_y;  // the padding before the first pixel, negative to crop
+  // Taps to correlate with, widened, the gain included. Separable: taps_y [height] and taps_x [width].
+  // Otherwise taps_y is null and taps_x [height, width].
+  const void *taps_x, *taps_y;
+  int64_t width, height;
+
+  // A unit is a block of rows of the result of one image.
+  int64_t block() const {
+    const int64_t wanted = 1 + 8191 / (out_columns * depth);
+    return wanted < out_rows ? wanted : out_rows;
+  }
+  int64_t blocks() const { return (out_rows + block() - 1) / block(); }
+  int64_t units() const { return images * blocks(); }
+};
+
+// What follows the convolution of a StyleGAN2 layer; see styled_epilogue.h. All tensors but y, out, dout and dy are widened.
+struct StyledEpilogue {
+  Upfirdn2d fir;  // forward: y -> out. Without a filter one tap of 1.
+  const void* out_in;                                       // backward: out
+  const void* dout;                                         // backward
+  const void *scale, *noise, *strength, *bias, *next;       // [N, C], [noise_images, H', W'], [1], [C], [N, C], or null
+  int64_t channels, noise_images;
+  bool channels_last;
+  double slope, gain, clamp;  // clamp: NaN for none
+
+  // Backward: dy = scale * FIR^T(h), of which `back` describes the filter.
+  Upfirdn2d back;  // h -> dy
+  void* h;         // widened, as out, or null if it is not wanted
+  void* sums;      // widened, [units, 4, depth]: scale, strength, bias, next; of one unit
+};
+
+struct Kernels {
+  const char* name;
+  void (*bias_lrelu_fwd)(const BiasLrelu&, int64_t begin, int64_t end);
+  void (*bias_lrelu_bwd)(const BiasLrelu&, int64_t begin, int64_t end);
+  void (*upfirdn2d)(const Upfirdn2d&, int64_t begin, int64_t end);
+  void (*styled_epilogue_fwd)(const StyledEpilogue&, int64_t begin, int64_t end);
+  void (*styled_epilogue_bwd)(const StyledEpilogue&, int64_t begin, int64_t end);
+};
+
+extern const Kernels plain_kernels, avx2_kernels, avx512_kernels;
+
+// The widest set that this processor has, or the one that IDGAN_FAST_CPU names: plain, avx2, avx512.
+const Kernels& kernels();
+
+}  // namespace idgan

@@ -1,0 +1,39 @@
+// upfirdn2d for torch; the kernel is in upfirdn2d.h.
+#include "taps.h"
+
+namespace idgan {
+namespace {
+
+Tensor upfirdn2d(Tensor x, std::optional<Tensor> f, std::vector<int64_t> up, std::vector<int64_t> down,
+                 std::vector<int64_t> padding, bool flip_filter, double gain) {
+  const bool last = channels_last(x);
+  x = dense(x, last);
+  const int64_t n = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3);
+  Upfirdn2d a{};
+  a.dtype = dtype_of(x);
+  a.images = last ? n : n * c, a.depth = last ? c : 1, a.rows = h, a.columns = w;
+  a.up_x = up[0], a.up_y = up[1], a.down_x = down[0], a.down_y = down[1];
+  a.pad_x = padding[0], a.pad_y = padding[2];
+  const auto run = [&](const auto& taps) {
+    a.taps_x = taps.x.data(), a.taps_y = taps.separable ? taps.y.data() : nullptr;
+    a.width = taps.width, a.height = taps.height;
+    a.out_columns = (w * a.up_x + padding[0] + padding[1] - a.width) / a.down_x + 1;
+    a.out_rows = (h * a.up_y + padding[2] + padding[3] - a.height) / a.down_y + 1;
+    const std::vector<int64_t> size{n, c, a.out_rows, a.out_columns};
+    Tensor y = empty_as(x, size, last);
+    if (y.numel() == 0) return y;
+    a.in = x.data_ptr(), a.out = y.data_ptr();
+    const auto kernel = kernels().upfirdn2d;
+    torch::stable::parallel_for(0, a.units(), grain(a.block() * a.out_columns * a.depth),
+                                [&](int64_t begin, int64_t end) { kernel(a, begin, end); });
+    return y;
+  };
+  if (a.dtype == kDouble) return run(Taps<double>(f, flip_filter, gain));
+  return run(Taps<float>(f, flip_filter, gain));
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(idgan_fast, CPU, m) { m.impl("upfirdn2d", TORCH_BOX(&upfirdn2d)); }
+
+}  // namespace idgan

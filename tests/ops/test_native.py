@@ -1,0 +1,220 @@
+"""The compiled CPU kernels against their plain twins, on every instruction set that this processor has."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from idgan_fast.ops import _dispatch, bias_lrelu, styled_epilogue
+from idgan_fast.ops.upfirdn2d import output_size, reference
+
+NATIVE = torch.ops.idgan_fast
+ROOT = Path(__file__).parents[2]
+SET = os.environ.get("IDGAN_FAST_CPU")
+pytestmark = pytest.mark.skipif(_dispatch._no_cpu_library is not None, reason=str(_dispatch._no_cpu_library))
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+# Of a result that is rounded once, relative to the largest value, and of sums in float32.
+ROUNDING = {torch.float32: 4e-6, torch.float64: 1e-13, torch.bfloat16: 8e-3, torch.float16: 1e-3}
+SUMS = {torch.float64: 1e-12}
+FACTORS = [((1, 1), (1, 1)), ((2, 2), (1, 1)), ((1, 1), (2, 2)), ((3, 2), (2, 1)), ((1, 2), (3, 3))]
+
+
+@pytest.fixture(autouse=True)
+def uninitialised_memory_is_nan() -> Iterator[None]:
+    """torch fills new tensors with NaN, so that an element that a kernel leaves out is seen."""
+    torch.manual_seed(0)
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def image(rng: random.Random, dtype: torch.dtype) -> Tensor:
+    large = rng.random() < 0.3
+    n, c = rng.choice([0, 1, 2, 3] if rng.random() < 0.1 else [1, 2]), rng.choice([1, 2, 3, 20, 40])
+    x = torch.randn(n, c, rng.randint(1, 50 if large else 7), rng.randint(1, 70 if large else 7)).to(dtype)
+    layout = rng.random()
+    if layout < 0.5:
+        return x.contiguous(memory_format=torch.channels_last)
+    return x.transpose(2, 3) if layout < 0.6 else x
+
+
+def filters(rng: random.Random) -> Tensor | None:
+    sizes = [rng.randint(1, 6) for _ in range(4)]
+    kind = rng.randrange(4)
+    if kind == 0:
+        return None
+    if kind == 1:
+        return torch.randn(rng.randint(1, 9))
+    return torch.randn(sizes[0], sizes[1]) if kind == 2 else torch.outer(torch.randn(sizes[2]), torch.randn(sizes[3]))
+
+
+def assert_same(got: Tensor, wanted: Tensor, tolerance: float, what: Any) -> None:
+    assert got.shape == wanted.shape, what
+    assert got.dtype == wanted.dtype, what
+    for a, b, size in zip(got.stride(), wanted.stride(), wanted.shape, strict=True):
+        assert a == b or size <= 1 or not wanted.numel(), what
+    if wanted.numel():
+        scale = wanted.double().abs().max().clamp_min(1.0)
+        error = ((got.double() - wanted.double()).abs().max() / scale).item()
+        assert error <= tolerance, (what, error)
+
+
+def option(rng: random.Random, t: Tensor) -> Tensor | None:
+    return t if rng.random() < 0.7 else None
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_kernels_bias_lrelu(dtype: torch.dtype) -> None:
+    rng = random.Random(1)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    for _ in range(150):
+        x = image(rng, dtype)
+        x = x if rng.random() < 0.7 else x.flatten(2) if rng.random() < 0.5 else x.mean((2, 3))
+        dim = rng.randrange(x.ndim)
+        b = option(rng, torch.randn(x.shape[dim], dtype=wide))
+        clamp = rng.choice([None, 0.75])
+        numbers = (dim, rng.choice([0.2, 1.0, 0.0]), rng.choice([1.4, -0.7]), clamp)
+        what = (x.shape, x.stride(), numbers)
+        y = bias_lrelu._forward_reference(x, b, *numbers)
+        assert_same(NATIVE.bias_lrelu_fwd(x, b, *numbers), y, ROUNDING[dtype], what)
+        dy, want_db = torch.randn_like(y), rng.random() < 0.7
+        got = NATIVE.bias_lrelu_bwd(dy, y, *numbers, want_db)
+        wanted = bias_lrelu._backward_reference(dy, y, *numbers, want_db)
+        assert_same(got[0], wanted[0], ROUNDING[dtype], what)
+        assert_same(got[1], wanted[1], SUMS.get(dtype, 2e-5), what)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_kernels_upfirdn2d(dtype: torch.dtype) -> None:
+    rng = random.Random(2)
+    done = 0
+    while done < 250:
+        x, f = image(rng, dtype), filters(rng)
+        up, down = rng.choice(
+            [((1, 1), (1, 1)), ((2, 2), (1, 1)), ((1, 1), (2, 2)), ((3, 2), (2, 1)), ((1, 2), (3, 3))]
+        )
+        numbers = (up, down, [rng.randint(-3, 5) for _ in range(4)], rng.random() < 0.5, rng.choice([1.0, -2.5]))
+        if min(output_size(x.shape, f, *numbers[:3])) < 1:
+            continue
+        done += 1
+        what = (x.shape, x.stride(), None if f is None else f.shape, numbers)
+        wanted = reference(x, f, *numbers)
+        assert_same(NATIVE.upfirdn2d(x, f, *numbers), wanted, ROUNDING[dtype], what)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_kernels_styled_epilogue(dtype: torch.dtype) -> None:
+    rng = random.Random(3)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    done = 0
+    while done < 200:
+        y, f = image(rng, dtype), filters(rng)
+        padding = [rng.randint(-1, 3) for _ in range(4)]
+        out = y.shape[2:] if f is None else output_size(y.shape, f, (1, 1), (1, 1), padding)
+        kept = [y.shape[3 - i] + min(padding[2 * i], 0) + min(padding[2 * i + 1], 0) for i in (0, 1)]
+        if min(*out, *kept) < 1:
+            continue
+        done += 1
+        n, c = y.shape[:2]
+        noise = option(rng, torch.randn(rng.choice([1, n]), 1, *out, dtype=wide))
+        tensors = (
+            f,
+            option(rng, torch.randn(n, c, dtype=wide)),
+            noise,
+            None if noise is None else option(rng, torch.randn((), dtype=wide)),
+            option(rng, torch.randn(c, dtype=wide)),
+            option(rng, torch.randn(n, c, dtype=wide).relu()),  # zeros too, which hide the sign of z
+        )
+        clamp = rng.choice([None, 0.75])
+        numbers = (padding, 1.5, rng.choice([1.0, 0.0, 0.2]), rng.choice([1.4, -0.7]), clamp)
+        what = (y.shape, y.stride(), [None if t is None else t.shape for t in tensors], numbers)
+        z = styled_epilogue._forward_reference(y, *tensors, *numbers)
+        assert_same(NATIVE.styled_epilogue_fwd(y, *tensors, *numbers), z, 2 * ROUNDING[dtype], what)
+        want = [int(t is not None and rng.random() < 0.8) for t in tensors[1:]]
+        dout = torch.randn_like(z)
+        got = NATIVE.styled_epilogue_bwd(dout, y, z, *tensors, *numbers, want)
+        wanted = styled_epilogue._backward_reference(dout, y, z, *tensors, *numbers, want)
+        assert_same(got[0], wanted[0], 2 * ROUNDING[dtype], what)
+        for a, b in zip(got[1:], wanted[1:], strict=True):
+            assert_same(a, b, SUMS.get(dtype, 5e-5), what)
+
+
+def test_the_number_of_threads_changes_nothing() -> None:
+    x = torch.randn(3, 40, 37, 41)
+    noise, scale, b = torch.randn(1, 1, 37, 41), torch.randn(3, 40), torch.randn(40)
+    tensors = (torch.rand(4), scale, noise, torch.randn(()), b, scale)
+    numbers = ([2, 1, 2, 1], 1.0, 0.2, 1.4, 1.0)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = x.contiguous(memory_format=layout)
+        outcomes = []
+        threads = torch.get_num_threads()
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            y = NATIVE.bias_lrelu_fwd(x, b, 1, 0.2, 1.4, 1.0)
+            z = NATIVE.styled_epilogue_fwd(x, *tensors, *numbers)
+            outcomes.append(
+                [
+                    y,
+                    *NATIVE.bias_lrelu_bwd(x, y, 1, 0.2, 1.4, 1.0, True),
+                    NATIVE.upfirdn2d(x, tensors[0], [2, 2], [1, 1], [2, 1, 2, 1], False, 4.0),
+                    z,
+                    *NATIVE.styled_epilogue_bwd(z, x, z, *tensors, *numbers, [1] * 5),
+                ]
+            )
+        torch.set_num_threads(threads)
+        for other in outcomes[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(outcomes[0], other, strict=True))
+
+
+@pytest.mark.skipif(SET is not None, reason="runs the others")
+@pytest.mark.parametrize("name", ["plain", "avx2", "avx512"])
+def test_every_instruction_set(name: str) -> None:
+    capability = torch.backends.cpu.get_cpu_capability()
+    if name != "plain" and not (capability == "AVX512" or (capability == "AVX2" and name == "avx2")):
+        pytest.skip(f"this processor has {capability}")
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-k", "test_kernels", __file__],
+        env={**os.environ, "IDGAN_FAST_CPU": name}, cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-3000:]
+    assert "12 passed" in run.stdout
+
+
+def test_an_instruction_set_that_is_not_there_is_refused() -> None:
+    code = "import torch; from idgan_fast import ops; ops.bias_act(torch.ones(1, 1), act='lrelu', impl='native')"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "IDGAN_FAST_CPU": "sse9"}, cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode != 0
+    assert "IDGAN_FAST_CPU" in run.stderr
+
+
+@pytest.mark.skipif(shutil.which("g++") is None or shutil.which("nm") is None, reason="needs g++ and nm")
+def test_no_symbol_of_an_instruction_set_can_replace_another(tmp_path: Path) -> None:
+    """Weak symbols of a file built for AVX would be linked in for every processor."""
+    out = tmp_path / "isa.o"
+    flags = [
+        "-std=c++20",
+        "-O3",
+        "-fno-exceptions",
+        "-DIDGAN_SET=avx2",
+        "-DIDGAN_BYTES=32",
+        "-mavx2",
+        "-mfma",
+        "-mf16c",
+    ]
+    subprocess.run(["g++", *flags, "-c", ROOT / "csrc/cpu/isa.cpp", "-o", out], check=True)
+    listing = subprocess.run(["nm", out], check=True, capture_output=True, text=True).stdout
+    kinds = [line.split()[-2] for line in listing.splitlines()]
+    assert kinds.count("D") == 1, "the table of kernels"
+    assert not set(kinds) & {"W", "V", "w", "v", "u", "T", "B"}, listing
