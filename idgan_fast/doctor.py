@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from typing import Any
 
 import torch
@@ -59,30 +60,37 @@ def system() -> dict[str, Any]:
     }
 
 
+SHORT = {"float16": "f16", "bfloat16": "bf16", "float32": "f32"}
+# (size, channels, layouts, dtypes): even and odd, channels side by side and apart.
+SHAPES = ((16, 32, ("NHWC",), numerics.DTYPES), (31, 5, ("NCHW",), (torch.float32,)))
+
+
 def checks(device: str) -> list[dict[str, Any]]:
-    """Every backend, operator, dtype and order of gradient in one layout: the errors' ratios, and a time."""
+    """Every backend, operator, dtype and order of gradient on a few shapes: the errors' ratios, and a time."""
     found = []
-    for case in cases(device):
-        for dtype in numerics.DTYPES:
-            for backend in numerics.backends(device):
-                if not numerics.runs(case, backend, device):
-                    continue
-                taken = round(forward_us(case, dtype, backend, device), 1)
-                for row in numerics.measure(case, dtype, "NHWC", backend, device):
-                    found.append(
-                        {
-                            "device": device,
-                            "backend": backend,
-                            "operator": row.name,
-                            "dtype": row.dtype,
-                            "order": row.order,
-                            "maximum_error": row.ours[0],
-                            "ratio": round(max(row.ratios), 3),
-                            "limit": numerics.LIMIT,
-                            "forward_us": taken,
-                            "passed": row.passed,
-                        }
-                    )
+    for size, channels, layouts, dtypes in SHAPES:
+        for case, dtype, layout, backend in product(
+            cases(device, size, channels), dtypes, layouts, numerics.backends(device)
+        ):
+            if not numerics.runs(case, backend, device):
+                continue
+            taken = round(forward_us(case, dtype, backend, device), 1)
+            for row in numerics.measure(case, dtype, layout, backend, device):
+                found.append(
+                    {
+                        "device": device,
+                        "backend": backend,
+                        "operator": row.name,
+                        "shape": [2, channels, size, size],
+                        "dtype": row.dtype,
+                        "order": row.order,
+                        "maximum_error": row.ours[0],
+                        "ratio": round(max(row.ratios), 3),
+                        "limit": numerics.LIMIT,
+                        "forward_us": taken,
+                        "passed": row.passed,
+                    }
+                )
     return found
 
 
@@ -108,12 +116,12 @@ def show(report: dict[str, Any]) -> None:
     for device, operators in report["available"].items():
         for operator, backends in operators.items():
             for backend, reason in backends.items():
-                console.print(f"{device:5} {operator:10} {backend:10} {reason or 'usable'}", highlight=False)
+                console.print(f"{device:5} {operator:16} {backend:10} {reason or 'usable'}", highlight=False)
     console.print("\nforward time in µs; for each order the maximum error and its share of the limit")
     tables: dict[str, Table] = {}
     lines: dict[tuple[str, str, str], dict[str, Any]] = {}
     for check in report["checks"]:
-        where = f"{check['backend']} on {check['device']}"
+        where = f"{check['backend']} on {check['device']}, {check['shape']}"
         key = (where, check["operator"], check["dtype"])
         lines.setdefault(key, {"forward": check["forward_us"]})[check["order"]] = (
             f"{check['maximum_error']:.0e} {check['ratio'] / check['limit']:.2f}" + ("" if check["passed"] else " FAIL")
@@ -124,7 +132,7 @@ def show(report: dict[str, Any]) -> None:
             for column in ("operator", "dtype", "µs", *numerics.ORDERS):
                 tables[where].add_column(column, no_wrap=True)
         cells = [line.get(order, "0") for order in numerics.ORDERS]
-        tables[where].add_row(operator, dtype, f"{line['forward']:.0f}", *cells)
+        tables[where].add_row(operator, SHORT[dtype], f"{line['forward']:.0f}", *cells)
     for table in tables.values():
         console.print(table)
     failed = sum(not check["passed"] for check in report["checks"])
