@@ -26,6 +26,20 @@ inline V lrelu_backward(V dy, V y, A slope, A gain, A sign, A clamp) {
   return y >= clamp ? zero : y <= -clamp ? zero : dx;
 }
 
+struct Span {
+  int64_t row, start, stop, step;  // elements [start, stop) in steps that meet the biases once; of which row, if of one
+};
+
+inline Span span_of(const idgan::BiasLrelu& a, int64_t unit) {
+  if (a.inner > 1) {
+    const int64_t row = unit / a.blocks(), from = unit % a.blocks() * a.kBlock;
+    const int64_t n = a.inner - from < a.kBlock ? a.inner - from : a.kBlock;
+    return {row, row * a.inner + from, row * a.inner + from + n, n};
+  }
+  const int64_t start = unit * a.run(), all = a.outer * a.channels;
+  return {0, start, all - start < a.run() ? all : start + a.run(), a.pattern()};
+}
+
 template <class T>
 void bias_lrelu_fwd_of(const idgan::BiasLrelu& a, int64_t begin, int64_t end) {
   using A = Wide<T>;
@@ -34,11 +48,7 @@ void bias_lrelu_fwd_of(const idgan::BiasLrelu& a, int64_t begin, int64_t end) {
   const A* bias = static_cast<const A*>(a.bias);
   const bool rows = a.inner > 1;
   for (int64_t unit = begin; unit < end; unit++) {
-    const int64_t row = unit / a.blocks(), block = unit % a.blocks();
-    const int64_t start = rows ? row * a.inner + block * a.kBlock : unit * a.run();
-    const int64_t stop = rows ? row * a.inner + (a.inner < (block + 1) * a.kBlock ? a.inner : (block + 1) * a.kBlock)
-                              : (a.outer * a.channels < start + a.run() ? a.outer * a.channels : start + a.run());
-    const int64_t step = rows ? stop - start : a.pattern();
+    const auto [row, start, stop, step] = span_of(a, unit);
     const A b = rows ? bias[row % a.channels] : A(0);
     for (int64_t from = start; from < stop; from += step) {
       const int64_t n = stop - from < step ? stop - from : step;
@@ -66,11 +76,7 @@ void bias_lrelu_bwd_of(const idgan::BiasLrelu& a, int64_t begin, int64_t end) {
   const bool rows = a.inner > 1;
   A* sums = static_cast<A*>(a.sums);
   for (int64_t unit = begin; unit < end; unit++) {
-    const int64_t row = unit / a.blocks(), block = unit % a.blocks();
-    const int64_t start = rows ? row * a.inner + block * a.kBlock : unit * a.run();
-    const int64_t stop = rows ? row * a.inner + (a.inner < (block + 1) * a.kBlock ? a.inner : (block + 1) * a.kBlock)
-                              : (a.outer * a.channels < start + a.run() ? a.outer * a.channels : start + a.run());
-    const int64_t step = rows ? stop - start : a.pattern();
+    const auto [row, start, stop, step] = span_of(a, unit);
     A* sum = sums + unit * a.pattern();
     if (sums != nullptr)
       for (int64_t i = 0; i < a.pattern(); i++) sum[i] = 0;
@@ -118,21 +124,11 @@ void bias_lrelu_bwd_of(const idgan::BiasLrelu& a, int64_t begin, int64_t end) {
 }
 
 void bias_lrelu_fwd(const idgan::BiasLrelu& a, int64_t begin, int64_t end) {
-  switch (a.dtype) {
-    case idgan::kFloat: return bias_lrelu_fwd_of<float>(a, begin, end);
-    case idgan::kDouble: return bias_lrelu_fwd_of<double>(a, begin, end);
-    case idgan::kBfloat16: return bias_lrelu_fwd_of<bf16>(a, begin, end);
-    case idgan::kFloat16: return bias_lrelu_fwd_of<f16>(a, begin, end);
-  }
+  with_type(a.dtype, [&](auto element) { bias_lrelu_fwd_of<decltype(element)>(a, begin, end); });
 }
 
 void bias_lrelu_bwd(const idgan::BiasLrelu& a, int64_t begin, int64_t end) {
-  switch (a.dtype) {
-    case idgan::kFloat: return bias_lrelu_bwd_of<float>(a, begin, end);
-    case idgan::kDouble: return bias_lrelu_bwd_of<double>(a, begin, end);
-    case idgan::kBfloat16: return bias_lrelu_bwd_of<bf16>(a, begin, end);
-    case idgan::kFloat16: return bias_lrelu_bwd_of<f16>(a, begin, end);
-  }
+  with_type(a.dtype, [&](auto element) { bias_lrelu_bwd_of<decltype(element)>(a, begin, end); });
 }
 
 }  // namespace

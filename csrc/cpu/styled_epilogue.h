@@ -270,21 +270,11 @@ void styled_epilogue_bwd_as(const idgan::StyledEpilogue& a, int64_t begin, int64
 }
 
 void styled_epilogue_fwd(const idgan::StyledEpilogue& a, int64_t begin, int64_t end) {
-  switch (a.fir.dtype) {
-    case idgan::kFloat: return styled_epilogue_fwd_as<float>(a, begin, end);
-    case idgan::kDouble: return styled_epilogue_fwd_as<double>(a, begin, end);
-    case idgan::kBfloat16: return styled_epilogue_fwd_as<bf16>(a, begin, end);
-    case idgan::kFloat16: return styled_epilogue_fwd_as<f16>(a, begin, end);
-  }
+  with_type(a.fir.dtype, [&](auto element) { styled_epilogue_fwd_as<decltype(element)>(a, begin, end); });
 }
 
 void styled_epilogue_bwd(const idgan::StyledEpilogue& a, int64_t begin, int64_t end) {
-  switch (a.fir.dtype) {
-    case idgan::kFloat: return styled_epilogue_bwd_as<float>(a, begin, end);
-    case idgan::kDouble: return styled_epilogue_bwd_as<double>(a, begin, end);
-    case idgan::kBfloat16: return styled_epilogue_bwd_as<bf16>(a, begin, end);
-    case idgan::kFloat16: return styled_epilogue_bwd_as<f16>(a, begin, end);
-  }
+  with_type(a.fir.dtype, [&](auto element) { styled_epilogue_bwd_as<decltype(element)>(a, begin, end); });
 }
 
 }  // namespace

@@ -276,12 +276,7 @@ void upfirdn2d_as(const idgan::Upfirdn2d& a, int64_t begin, int64_t end) {
 }
 
 void upfirdn2d(const idgan::Upfirdn2d& a, int64_t begin, int64_t end) {
-  switch (a.dtype) {
-    case idgan::kFloat: return upfirdn2d_as<float>(a, begin, end);
-    case idgan::kDouble: return upfirdn2d_as<double>(a, begin, end);
-    case idgan::kBfloat16: return upfirdn2d_as<bf16>(a, begin, end);
-    case idgan::kFloat16: return upfirdn2d_as<f16>(a, begin, end);
-  }
+  with_type(a.dtype, [&](auto element) { upfirdn2d_as<decltype(element)>(a, begin, end); });
 }
 
 }  // namespace

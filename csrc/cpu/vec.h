@@ -14,6 +14,8 @@
 #include <immintrin.h>
 #endif
 
+#include "kernels.h"
+
 namespace {
 
 struct bf16 {
@@ -160,6 +162,17 @@ inline void store_narrow(f16* p, vfloat v) {
 // The type in which a stored type is computed.
 template <class T>
 using Wide = decltype(widen(T{}));
+
+// Calls f with an element of the type.
+template <class F>
+inline void with_type(idgan::Dtype dtype, const F& f) {
+  switch (dtype) {
+    case idgan::kFloat: return f(float{});
+    case idgan::kDouble: return f(double{});
+    case idgan::kBfloat16: return f(bf16{});
+    case idgan::kFloat16: return f(f16{});
+  }
+}
 
 template <class A>
 inline A sum_of(Vec<A> v) {
