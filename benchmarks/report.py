@@ -26,17 +26,22 @@ def main(source: str, out: str | None = None) -> None:
     folder = Path(out) if out else RESULTS / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     folder.mkdir(parents=True, exist_ok=True)
     operators: dict[str, dict[str, Rows]] = defaultdict(lambda: defaultdict(dict))
+    kernels: dict[str, Rows] = defaultdict(dict)
     others: dict[str, Rows] = defaultdict(dict)
     for row in report["benchmarks"]:
         operator, *rest = row["group"].split(" | ")
         info = {"median": row["stats"]["median"], **row["extra_info"]}
-        if rest:
+        if operator == "CPU kernels":
+            kernels[", ".join(rest)][row["name"]] = info
+        elif rest:
             operators[", ".join(rest)][operator][row["name"]] = info
         else:
             others[operator][row["name"]] = info
     text = [head(report, machine)]
     text += [group_table(group, rows) for group, rows in others.items()]
     text += [operator_table(group, rows) for group, rows in operators.items()]
+    if kernels:
+        text.append(kernel_table(kernels))
     if operators:
         plot(operators, folder / "operators.svg", machine)
         text.insert(1, "![Speed of the operators](operators.svg)\n")
@@ -66,6 +71,16 @@ def group_table(group: str, rows: Rows) -> str:
     for variant, info in rows.items():
         cells = [f"{info['median'] * 1e3:.1f}", *[str(info[key]) for key in keys]]
         lines.append(f"| {variant} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def kernel_table(kernels: dict[str, Rows]) -> str:
+    variants = list(next(iter(kernels.values())))
+    lines = ["## CPU kernels at the sizes of layers\n", "ms; in brackets how often the native kernel fits into it.\n"]
+    lines += ["| case | " + " | ".join(variants) + " |", "|---" * (len(variants) + 1) + "|"]
+    for case, rows in kernels.items():
+        cells = [f"{rows[v]['median'] * 1e3:.2f} ({rows[v]['native_faster_by']:.2f})" for v in variants]
+        lines.append(f"| {case} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
