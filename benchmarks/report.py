@@ -90,11 +90,11 @@ def operator_table(group: str, operators: dict[str, Rows]) -> str:
     lines = [f"## {group}\n", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for operator, rows in operators.items():
         plain = [rows[v] for v in rows if v.startswith("plain")]
-        fastest = max((rows[v] for v in ours), key=lambda info: info["ratio_to_plain"])
+        fastest = max((rows[v] for v in ours if v in rows), key=lambda info: info["ratio_to_plain"])
         cells = [
             operator,
             f"{min(info['us'] for info in plain):.0f}",
-            *[f"{rows[v]['us']:.0f} ({rows[v]['ratio_to_plain']:.2f})" for v in ours],
+            *[f"{rows[v]['us']:.0f} ({rows[v]['ratio_to_plain']:.2f})" if v in rows else "" for v in ours],
             f"{fastest['bytes'] / 1e6:.1f}",
             f"{fastest['of_copy_bandwidth']:.2f}",
             f"{fastest['flops'] / 1e6:.0f}",
@@ -114,7 +114,8 @@ def plot(operators: dict[str, dict[str, Rows]], path: Path, machine: dict[str, A
     for axis, (group, of_group) in zip(axes[0], operators.items(), strict=True):
         ours = list(dict.fromkeys(v for rows in of_group.values() for v in rows if not v.startswith("plain")))
         for variant in ours:
-            axis.plot([of_group[name][variant]["ratio_to_plain"] for name in names], names, "o", label=variant)
+            run = [name for name in names if variant in of_group[name]]
+            axis.plot([of_group[name][variant]["ratio_to_plain"] for name in run], run, "o", label=variant)
         axis.axvline(1, color="0.6", linewidth=1)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")

@@ -1,6 +1,6 @@
 """Every gradient that training takes: finite differences in float64, R1, path length, torch.func, layouts, dtypes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from idgan_fast import ops
+from idgan_fast.ops import _dispatch
 from idgan_fast.ops.bias_act import activation_funcs
 from tests.ops import networks
 
@@ -18,9 +19,15 @@ def leaf(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=F64, requires_grad=True)
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
+# auto: compiled kernels, where there are some
+BACKENDS = ["reference"] if _dispatch._no_cpu_library else ["reference", "auto"]
+
+
+@pytest.fixture(autouse=True, params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.manual_seed(0)
+    with ops.backend(request.param):
+        yield
 
 
 def check(function: Callable[..., Tensor], *tensors: Tensor) -> None:
