@@ -1,8 +1,8 @@
 """Maps the folder kernels/ to the package idgan_fast.kernels and builds csrc/ where that is possible.
 
 The CPU library speaks LibTorch's stable ABI, which promises that one binary serves every torch from TORCH_TARGET on,
-and has no Python in it. It was run with torch 2.14 alone so far. Where torch is not at hand (pip's isolated builds) or no
-compiler works, the package installs without it, and `idgan-fast doctor` says so.
+and has no Python in it. It was run with torch 2.14 alone so far. Where torch is not at hand (pip's isolated builds) or
+no compiler works, the package installs without it, and `idgan-fast doctor` says so.
 """
 
 import platform
