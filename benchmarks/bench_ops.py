@@ -33,6 +33,7 @@ TOLERANCE = {torch.float32: (1e-5, 5e-3), torch.float16: (5e-3, 0.1), torch.bflo
 ROUNDS = 21
 
 
+@cache
 def variants(name: str) -> list[str]:
     plain = ["plain"] if len(CASES[name].plain) == 1 else ["plain, weight a sample", "plain, shared weight"]
     return [

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from idgan_fast.ops import _dispatch
 from idgan_fast.ops._dispatch import LowLevel, without_autocast
-from idgan_fast.ops._tensors import accumulation, check_floating, check_images, laid_out_like, per_channel
-from idgan_fast.ops.bias_act import rounded
+from idgan_fast.ops._tensors import accumulation, check_images, laid_out_like, per_channel
+from idgan_fast.ops.bias_act import checked
 from idgan_fast.ops.bias_lrelu import lrelu
 from idgan_fast.ops.upfirdn2d import Pair, adjoint_padding, check_filter, check_size, output_size, paddings, scaling
 from idgan_fast.ops.upfirdn2d import reference as fir
@@ -54,19 +54,13 @@ def filtered_lrelu(
     check_filter(function, "fu", fu)
     check_filter(function, "fd", fd)
     up_xy, down_xy, pad = scaling(function, "up", up), scaling(function, "down", down), paddings(function, padding)
-    if b is not None:
-        check_floating(function, "b", b)
-        if b.shape != x.shape[1:2]:
-            raise ValueError(f"{function}: b must have shape ({x.shape[1]},), a value a channel, got {tuple(b.shape)}")
-        b = b.to(accumulation(x.dtype))
-    if clamp is not None and clamp < 0:
-        raise ValueError(f"{function}: clamp must be None or at least 0, got {clamp}")
+    _, slope, gain, clamp = checked(function, x, b, 1, "lrelu", slope, gain, clamp)
+    b = None if b is None else b.to(accumulation(x.dtype))
     middle = check_size(function, x.shape, fu, up_xy, ONE, pad)
     check_size(function, (*x.shape[:2], *middle), fd, ONE, down_xy, NO_PADDING)
     backend = _dispatch.choose(function, LOW_LEVEL, x.device, impl)
     fu, fd = (None if f is None else f.to(x.device) for f in (fu, fd))
-    clamp = None if clamp is None else rounded(float(clamp), x.dtype)
-    numbers = (up_xy, down_xy, pad, float(gain), float(slope), clamp, bool(flip_filter))
+    numbers = (up_xy, down_xy, pad, gain, slope, clamp, bool(flip_filter))
     # x.requires_grad does not tell under torch.func, whose levels nest, nor within a compiled graph.
     return _filtered_lrelu(x, b, fu, fd, *numbers, torch.is_grad_enabled(), backend)[0]
 
