@@ -10,6 +10,7 @@
 
 extern const idgan::Kernels idgan::JOIN(IDGAN_SET, _kernels) = {
     TEXT(IDGAN_SET),
+    IDGAN_BYTES,
     bias_lrelu_fwd,
     bias_lrelu_bwd,
     upfirdn2d,

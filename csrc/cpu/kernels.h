@@ -32,42 +32,46 @@ struct BiasLrelu {
 // elements: NCHW has N*C images of depth 1, channels_last N images of depth C.
 struct Upfirdn2d {
   Dtype dtype;
-  const void* in;
-  void* out;
-  int64_t images, rows, columns, depth, out_rows, out_columns;
+  // Of [rows, columns] pixels each; phased: the pixels of even and odd rows and columns are four tensors, in the order
+  // even even, even odd, odd even, odd odd.
+  void *in[4], *out[4];
+  bool phased, phased_out;
+  int64_t images, rows, columns, depth, lanes, out_rows, out_columns;  // lanes: of channels in a vector; 1 for NCHW
   int64_t up_x, up_y, down_x, down_y, pad_x, pad_y;  // the padding before the first pixel, negative to crop
   // Taps to correlate with, widened, the gain included. Separable: taps_y [height] and taps_x [width].
   // Otherwise taps_y is null and taps_x [height, width].
   const void *taps_x, *taps_y;
   int64_t width, height;
 
-  // A unit is a block of rows of the result of one image.
+  // A unit is a block of rows of the result of one image, of channels_last those of one vector of channels.
   int64_t block() const {
-    const int64_t wanted = 1 + 8191 / (out_columns * depth);
+    const int64_t wanted = 1 + 32767 / (out_columns * lanes);
     return wanted < out_rows ? wanted : out_rows;
   }
   int64_t blocks() const { return (out_rows + block() - 1) / block(); }
-  int64_t units() const { return images * blocks(); }
+  int64_t tiles() const { return (depth + lanes - 1) / lanes; }
+  int64_t units() const { return images * blocks() * tiles(); }
 };
 
 // What follows the convolution of a StyleGAN2 layer; see styled_epilogue.h. All tensors but y, out, dout and dy are widened.
 struct StyledEpilogue {
   Upfirdn2d fir;  // forward: y -> out. Without a filter one tap of 1.
-  const void* out_in;                                       // backward: out
-  const void* dout;                                         // backward
-  const void *scale, *noise, *strength, *bias, *next;       // [N, C], [noise_images, H', W'], [1], [C], [N, C], or null
+  void *out_in, *dout;                                 // backward: out and its gradient
+  const void *scale, *noise, *strength, *bias, *next;  // [N, C], [noise_images, H', W'], [1], [C], [N, C], or null
   int64_t channels, noise_images;
   bool channels_last;
   double slope, gain, clamp;  // clamp: NaN for none
 
   // Backward: dy = scale * FIR^T(h), of which `back` describes the filter.
   Upfirdn2d back;  // h -> dy
-  void* h;         // widened, as out, or null if it is not wanted
-  void* sums;      // widened, [units, 4, depth]: scale, strength, bias, next; of one unit
+  void* h;         // widened, laid out as out, or null if it is not wanted
+  void* sums;      // widened, [units, 4, lanes]: scale, strength, bias, next; of one unit
+  bool want_scale;
 };
 
 struct Kernels {
   const char* name;
+  int bytes;  // of a vector
   void (*bias_lrelu_fwd)(const BiasLrelu&, int64_t begin, int64_t end);
   void (*bias_lrelu_bwd)(const BiasLrelu&, int64_t begin, int64_t end);
   void (*upfirdn2d)(const Upfirdn2d&, int64_t begin, int64_t end);

@@ -15,19 +15,35 @@ struct Given {
   Small scale, noise, strength, b, next;
 };
 
+// y [N, C, H, W], whole or as its four phases, dense.
+struct Image {
+  std::vector<Tensor> parts;
+  bool last, phased;
+  int64_t n, c, h, w;
+
+  explicit Image(const std::vector<Tensor>& y) : last(channels_last(y[0])), phased(y.size() > 1) {
+    STD_TORCH_CHECK(y.size() == 1 || y.size() == 4, "styled_epilogue: y must be one tensor or four, got ", y.size());
+    for (const Tensor& part : y) parts.push_back(dense(part, last));
+    n = y[0].size(0), c = y[0].size(1), h = y[0].size(2), w = y[0].size(3);
+    if (phased) h += y[2].size(2), w += y[1].size(3);
+  }
+  void into(void* (&data)[4]) const {
+    for (size_t i = 0; i < parts.size(); i++) data[i] = parts[i].data_ptr();
+  }
+};
+
 // The kernel's arguments but for the output and the taps; `given` keeps its tensors alive, dense.
-StyledEpilogue described(const Tensor& y, bool last, Given& given, double slope, double gain, std::optional<double> clamp) {
+StyledEpilogue described(const Image& y, Given& given, double slope, double gain, std::optional<double> clamp) {
   for (Small* t : {&given.scale, &given.noise, &given.strength, &given.b, &given.next})
     if (*t) *t = dense(**t, false);
   StyledEpilogue a{};
-  const int64_t n = y.size(0), c = y.size(1);
-  a.fir.dtype = dtype_of(y);
-  a.fir.images = last ? n : n * c, a.fir.depth = last ? c : 1, a.fir.rows = y.size(2), a.fir.columns = y.size(3);
+  of_images(a.fir, y.parts[0], y.last, y.n, y.c, y.h, y.w);
   a.fir.up_x = a.fir.up_y = a.fir.down_x = a.fir.down_y = 1;
-  a.fir.in = y.data_ptr();
+  y.into(a.fir.in);
+  a.fir.phased = y.phased;
   a.scale = data_of(given.scale), a.noise = data_of(given.noise), a.strength = data_of(given.strength);
   a.bias = data_of(given.b), a.next = data_of(given.next);
-  a.channels = c, a.noise_images = given.noise ? given.noise->size(0) : 0, a.channels_last = last;
+  a.channels = y.c, a.noise_images = given.noise ? given.noise->size(0) : 0, a.channels_last = y.last;
   a.slope = slope, a.gain = gain, a.clamp = clamp ? *clamp : std::numeric_limits<double>::quiet_NaN();
   return a;
 }
@@ -35,7 +51,7 @@ StyledEpilogue described(const Tensor& y, bool last, Given& given, double slope,
 // Without a filter a small image is one row, so that vectors do not stop at the end of every short row.
 void join_rows(StyledEpilogue& a) {
   const int64_t pixels = a.fir.rows * a.fir.columns;
-  if (a.channels_last || pixels > 8192) return;
+  if (a.channels_last || a.fir.phased || pixels > 8192) return;
   a.fir.rows = a.fir.out_rows = 1, a.fir.columns = a.fir.out_columns = pixels;
 }
 
@@ -45,26 +61,25 @@ void filter_of(Upfirdn2d& fir, const Taps<A>& taps) {
   fir.width = taps.width, fir.height = taps.height;
 }
 
-Tensor styled_epilogue_fwd(Tensor y, Small f, Small scale, Small noise, Small strength, Small b, Small next,
-                           std::vector<int64_t> padding, double fir_gain, double slope, double gain,
+Tensor styled_epilogue_fwd(std::vector<Tensor> parts, Small f, Small scale, Small noise, Small strength, Small b,
+                           Small next, std::vector<int64_t> padding, double fir_gain, double slope, double gain,
                            std::optional<double> clamp) {
-  const bool last = channels_last(y);
-  y = dense(y, last);
+  const Image y(parts);
   Given given{scale, noise, strength, b, next};
-  StyledEpilogue a = described(y, last, given, slope, gain, clamp);
+  StyledEpilogue a = described(y, given, slope, gain, clamp);
   if (!f) padding = {0, 0, 0, 0};
   const auto run = [&](const auto& taps) {
     filter_of(a.fir, taps);
     a.fir.pad_x = padding[0], a.fir.pad_y = padding[2];
-    a.fir.out_columns = a.fir.columns + padding[0] + padding[1] - taps.width + 1;
-    a.fir.out_rows = a.fir.rows + padding[2] + padding[3] - taps.height + 1;
-    const std::vector<int64_t> size{y.size(0), y.size(1), a.fir.out_rows, a.fir.out_columns};
-    Tensor out = empty_as(y, size, last);
+    a.fir.out_columns = y.w + padding[0] + padding[1] - taps.width + 1;
+    a.fir.out_rows = y.h + padding[2] + padding[3] - taps.height + 1;
+    const std::vector<int64_t> size{y.n, y.c, a.fir.out_rows, a.fir.out_columns};
+    Tensor out = empty_as(y.parts[0], size, y.last);
     if (out.numel() == 0) return out;
     if (!f) join_rows(a);
-    a.fir.out = out.data_ptr();
+    a.fir.out[0] = out.data_ptr();
     const auto kernel = kernels().styled_epilogue_fwd;
-    torch::stable::parallel_for(0, a.fir.units(), grain(a.fir.block() * a.fir.out_columns * a.fir.depth),
+    torch::stable::parallel_for(0, a.fir.units(), grain(a.fir.block() * a.fir.out_columns * a.fir.lanes),
                                 [&](int64_t begin, int64_t end) { kernel(a, begin, end); });
     return out;
   };
@@ -75,16 +90,16 @@ Tensor styled_epilogue_fwd(Tensor y, Small f, Small scale, Small noise, Small st
 // The sums of the units, in their order, added up for (sample, channel), channel or all; null where not wanted.
 template <class A>
 void reduce(const StyledEpilogue& a, const std::vector<A>& sums, int64_t samples, A* scale, A* strength, A* b, A* next) {
-  const int64_t depth = a.fir.depth, blocks = a.back.blocks();
+  const int64_t lanes = a.back.lanes, tiles = a.back.tiles(), blocks = a.back.blocks();
   std::vector<double> of_scale(samples * a.channels), of_b(a.channels), of_next(samples * a.channels);
   double of_strength = 0;
   for (int64_t unit = 0; unit < a.back.units(); unit++) {
-    const int64_t image = unit / blocks;
-    const A* s = sums.data() + unit * 4 * depth;
-    of_strength += s[depth];
-    for (int64_t e = 0; e < depth; e++) {
-      const int64_t at = a.channels_last ? image * a.channels + e : image;
-      of_scale[at] += s[e], of_b[at % a.channels] += s[2 * depth + e], of_next[at] += s[3 * depth + e];
+    const int64_t image = unit / tiles / blocks, channel = unit % tiles * lanes;
+    const A* s = sums.data() + unit * 4 * lanes;
+    for (int64_t e = 0; e < lanes && channel + e < a.back.depth; e++) {
+      const int64_t at = a.channels_last ? image * a.channels + channel + e : image;
+      of_scale[at] += s[e], of_b[at % a.channels] += s[2 * lanes + e], of_next[at] += s[3 * lanes + e];
+      of_strength += s[lanes + e];
     }
   }
   for (size_t i = 0; scale && i < of_scale.size(); i++) scale[i] = A(of_scale[i]);
@@ -109,48 +124,48 @@ void sum_channels(const StyledEpilogue& a, const A* h, int64_t samples, A* noise
   });
 }
 
-using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using Gradients = std::tuple<std::vector<Tensor>, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-Gradients styled_epilogue_bwd(Tensor dout, Tensor y, Tensor out, Small f, Small scale, Small noise, Small strength,
-                              Small b, Small next, std::vector<int64_t> padding, double fir_gain, double slope,
-                              double gain, std::optional<double> clamp, std::vector<int64_t> want) {
-  const bool last = channels_last(y);
-  y = dense(y, last), out = dense(out, last), dout = dense(dout, last);
+Gradients styled_epilogue_bwd(Tensor dout, std::vector<Tensor> parts, Tensor out, Small f, Small scale, Small noise,
+                              Small strength, Small b, Small next, std::vector<int64_t> padding, double fir_gain,
+                              double slope, double gain, std::optional<double> clamp, std::vector<int64_t> want) {
+  const Image y(parts);
+  out = dense(out, y.last), dout = dense(dout, y.last);
   Given given{scale, noise, strength, b, next};
-  StyledEpilogue a = described(y, last, given, slope, gain, clamp);
+  StyledEpilogue a = described(y, given, slope, gain, clamp);
   if (!f) padding = {0, 0, 0, 0};
-  const int64_t samples = y.size(0);
   const auto gradient = [&](bool wanted, std::vector<int64_t> size) {
-    return torch::stable::new_zeros(y, wanted ? size : std::vector<int64_t>{0}, wide_type(y));
+    return torch::stable::new_zeros(out, wanted ? size : std::vector<int64_t>{0}, wide_type(out));
   };
-  Tensor dy = empty_as(y, y.sizes(), last);
-  Tensor dscale = gradient(want[0], {samples, a.channels}), dstrength = gradient(want[2], {});
+  std::vector<Tensor> dy;
+  for (const Tensor& part : y.parts) dy.push_back(empty_as(part, part.sizes(), y.last));
+  Tensor dscale = gradient(want[0], {y.n, y.c}), dstrength = gradient(want[2], {});
   Tensor dnoise = gradient(want[1], {a.noise_images, 1, out.size(2), out.size(3)});
-  Tensor db = gradient(want[3], {a.channels}), dnext = gradient(want[4], {samples, a.channels});
+  Tensor db = gradient(want[3], {y.c}), dnext = gradient(want[4], {y.n, y.c});
   a.fir.pad_x = padding[0], a.fir.pad_y = padding[2];
   a.fir.out_columns = out.size(3), a.fir.out_rows = out.size(2);
   if (!f) join_rows(a);
-  a.out_in = out.data_ptr(), a.dout = dout.data_ptr();
+  a.out_in = out.data_ptr(), a.dout = dout.data_ptr(), a.want_scale = want[0];
   const auto run = [&](const auto& taps, const auto& flipped) {
     using A = typename std::decay_t<decltype(taps.x)>::value_type;
     filter_of(a.fir, taps);
     a.back = a.fir;
     filter_of(a.back, flipped);
-    a.back.dtype = sizeof(A) == sizeof(double) ? kDouble : kFloat;
     a.back.rows = a.fir.out_rows, a.back.columns = a.fir.out_columns;
     a.back.out_rows = a.fir.rows, a.back.out_columns = a.fir.columns;
     a.back.pad_x = taps.width - 1 - padding[0], a.back.pad_y = taps.height - 1 - padding[2];
-    a.back.out = dy.data_ptr();
-    std::vector<A> sums(a.back.units() * 4 * a.fir.depth), h(want[1] ? out.numel() : 0);
+    a.back.phased = false, a.back.phased_out = y.phased;
+    for (size_t i = 0; i < dy.size(); i++) a.back.out[i] = dy[i].data_ptr();
+    std::vector<A> sums(a.back.units() * 4 * a.back.lanes), h(want[1] ? out.numel() : 0);
     a.sums = sums.data(), a.h = want[1] ? h.data() : nullptr;
     const auto kernel = kernels().styled_epilogue_bwd;
-    torch::stable::parallel_for(0, a.back.units(), grain(a.back.block() * a.back.out_columns * a.back.depth),
+    torch::stable::parallel_for(0, a.back.units(), grain(a.back.block() * a.back.out_columns * a.back.lanes),
                                 [&](int64_t begin, int64_t end) { kernel(a, begin, end); });
     const auto at = [&](int i, const Tensor& t) { return want[i] ? static_cast<A*>(t.data_ptr()) : nullptr; };
-    reduce<A>(a, sums, samples, at(0, dscale), at(2, dstrength), at(3, db), at(4, dnext));
-    if (want[1]) sum_channels<A>(a, h.data(), samples, static_cast<A*>(dnoise.data_ptr()));
+    reduce<A>(a, sums, y.n, at(0, dscale), at(2, dstrength), at(3, db), at(4, dnext));
+    if (want[1]) sum_channels<A>(a, h.data(), y.n, static_cast<A*>(dnoise.data_ptr()));
   };
-  if (y.numel() > 0 && out.numel() > 0) {
+  if (y.n * y.c * y.h * y.w > 0 && out.numel() > 0) {
     const double g = f ? fir_gain : 1;
     if (a.fir.dtype == kDouble) run(Taps<double>(f, false, g), Taps<double>(f, true, g));
     else run(Taps<float>(f, false, g), Taps<float>(f, true, g));

@@ -12,142 +12,154 @@
 
 namespace {
 
-// A vector, or one element, of a row of `columns` pixels: at element i, depth e, pixel p.
+// A vector, or one element, of a row: at `i` of a line, at pixel p. Of channels_last always the vector of a pixel.
 template <class V>
 struct At {
-  int64_t i, e, p;
+  int64_t i, p;
 };
 
-// LAST: channels side by side, so that vectors lie along the depth; else along the row, of one channel.
 template <bool LAST, class A, class F>
-inline void each(int64_t columns, int64_t depth, const F& f) {
+inline void each(int64_t columns, const F& f) {
   constexpr int L = LANES<A>;
   if constexpr (LAST) {
-    for (int64_t p = 0; p < columns; p++) {
-      int64_t e = 0;
-      for (; e + L <= depth; e += L) f(At<Vec<A>>{p * depth + e, e, p});
-      for (; e < depth; e++) f(At<A>{p * depth + e, e, p});
-    }
+    for (int64_t p = 0; p < columns; p++) f(At<Vec<A>>{p * L, p});
   } else {
     int64_t i = 0;
-    for (; i + L <= columns; i += L) f(At<Vec<A>>{i, 0, i});
-    for (; i < columns; i++) f(At<A>{i, 0, i});
+    for (; i + L <= columns; i += L) f(At<Vec<A>>{i, i});
+    for (; i < columns; i++) f(At<A>{i, i});
   }
 }
 
 template <class V>
 constexpr bool IS_VECTOR = sizeof(V) > sizeof(double);
 
-template <class T, class V>
-inline V read(const T* row, At<V> at) {
+// Of a line.
+template <class A, class V>
+inline V read(const A* line, At<V> at) {
   if constexpr (IS_VECTOR<V>) {
-    return load_wide(row + at.i);
+    return load<A>(line + at.i);
   } else {
-    return widen(row[at.i]);
+    return line[at.i];
   }
 }
 
-template <class T, class V>
-inline void write(T* row, At<V> at, V v) {
+template <class A, class V>
+inline void keep(A* line, At<V> at, V v) {
   if constexpr (IS_VECTOR<V>) {
-    store_narrow(row + at.i, v);
+    store<A>(line + at.i, v);
   } else {
-    narrow(v, row + at.i);
+    line[at.i] = v;
   }
 }
 
-// One value a channel, or one a pixel; `otherwise` where there is none.
-template <bool LAST, class A, class V>
-inline V of_channel(const A* values, At<V> at, A otherwise) {
-  if (values == nullptr) return otherwise - V{};
-  if constexpr (LAST && IS_VECTOR<V>) {
-    return load<A>(values + at.e);
+// Of a row of a whole image in memory.
+template <bool LAST, class T, class V>
+inline V read(const Rows<T>& image, Row<T> row, At<V> at) {
+  if constexpr (LAST) {
+    return load_some(row.even + at.p * (image.step / 2), image.lanes);
+  } else if constexpr (IS_VECTOR<V>) {
+    return load_wide(row.even + at.i);
   } else {
-    return values[at.e] - V{};
-  }
-}
-template <bool LAST, class A, class V>
-inline V of_pixel(const A* values, At<V> at) {
-  if (values == nullptr) return V{};
-  if constexpr (!LAST && IS_VECTOR<V>) {
-    return load<A>(values + at.p);
-  } else {
-    return values[at.p] - V{};
+    return widen(row.even[at.i]);
   }
 }
 
-// A sum over the pixels of a unit for each channel, in two levels, so that rounding errors stay as small as torch's: of a
-// row, in a register of lanes (LAST: in `line` [depth]), and of the rows, in `total` [depth or 1].
+template <bool LAST, class T, class V>
+inline void write(const Rows<T>& image, Row<T> row, At<V> at, V v) {
+  if constexpr (LAST) {
+    store_some(row.even + at.p * (image.step / 2), v, image.lanes);
+  } else if constexpr (IS_VECTOR<V>) {
+    store_narrow(row.even + at.i, v);
+  } else {
+    narrow(v, row.even + at.i);
+  }
+}
+
+// A sum over the pixels of a unit, in two levels, so that rounding errors stay as small as torch's: of a row and of the
+// rows; in lanes, which are channels of channels_last and are added up at the end for NCHW.
 template <bool LAST, class A>
 struct Sum {
-  A *total, *line;
-  int64_t depth;
-  Vec<A> vector{};
-  A rest = 0;
+  Vec<A> row{}, total{};
+  A row_rest = 0, rest = 0;
 
-  Sum(A* total_, A* line_, int64_t depth_) : total(total_), line(line_), depth(depth_) {
-    for (int64_t e = 0; e < depth; e++) total[e] = line[e] = 0;
-  }
-  template <class V>
-  void add(At<V> at, V v) {
-    if constexpr (LAST && IS_VECTOR<V>) {
-      store<A>(line + at.e, load<A>(line + at.e) + v);
-    } else if constexpr (LAST) {
-      line[at.e] += v;
-    } else if constexpr (IS_VECTOR<V>) {
-      vector += v;
-    } else {
-      rest += v;
-    }
-  }
+  void add(Vec<A> v) { row += v; }
+  void add(A v) { row_rest += v; }
   void end_row() {
+    total += row, rest += row_rest;
+    row = Vec<A>{}, row_rest = 0;
+  }
+  void into(A* sums) const {
     if constexpr (LAST) {
-      for (int64_t e = 0; e < depth; e++) total[e] += line[e], line[e] = 0;
+      store<A>(sums, total);
     } else {
-      *total += sum_of<A>(vector) + rest;
-      vector = Vec<A>{}, rest = 0;
+      *sums = sum_of<A>(total) + rest;
     }
   }
 };
 
-// The small tensors, at the sample and channels of one image.
-template <class A>
+// The small tensors, at the sample and channels of one unit.
+template <bool LAST, class A>
 struct Small {
-  const A *scale, *bias, *next, *noise;
+  Vec<A> scale, bias, next;  // NCHW: all lanes alike
+  const A* noise;
   A strength, slope, gain, clamp, sign;
 
-  Small(const idgan::StyledEpilogue& a, int64_t image) {
-    const int64_t sample = a.channels_last ? image : image / a.channels;
-    const int64_t c = a.channels_last ? 0 : image % a.channels, at = sample * a.channels + c;
-    const auto offset = [](const void* p, int64_t by) { return p ? static_cast<const A*>(p) + by : nullptr; };
-    scale = offset(a.scale, at), bias = offset(a.bias, c), next = offset(a.next, at);
-    noise = offset(a.noise, a.noise_images > 1 ? sample * a.fir.out_rows * a.fir.out_columns : 0);
+  Small(const idgan::StyledEpilogue& a, const Block& b) {
+    const int64_t sample = LAST ? b.image : b.image / a.channels, channel = LAST ? b.channel : b.image % a.channels;
+    const auto of = [&](const void* given, int64_t at, A otherwise) {
+      if (given == nullptr) return splat<A>(otherwise);
+      const A* p = static_cast<const A*>(given) + at + channel;
+      return LAST ? load_some(p, a.channels - channel) : splat<A>(*p);
+    };
+    scale = of(a.scale, sample * a.channels, A(1)), next = of(a.next, sample * a.channels, A(1));
+    bias = of(a.bias, 0, A(0));
+    noise = static_cast<const A*>(a.noise);
+    if (noise != nullptr && a.noise_images > 1) noise += sample * a.fir.out_rows * a.fir.out_columns;
     strength = a.strength ? *static_cast<const A*>(a.strength) : A(1);
     slope = A(a.slope), gain = A(a.gain), clamp = A(a.clamp), sign = a.gain > 0 ? A(1) : A(-1);
   }
 
+  // A value of one channel at one place.
+  template <class V>
+  static V here(Vec<A> of_channel, At<V>) {
+    if constexpr (IS_VECTOR<V>) {
+      return of_channel;
+    } else {
+      return of_channel[0];
+    }
+  }
+  template <class V>
+  static V noise_at(const A* row, At<V> at) {
+    if (row == nullptr) return V{};
+    if constexpr (IS_VECTOR<V> && !LAST) {
+      return load<A>(row + at.p);
+    } else {
+      return row[at.p] - V{};
+    }
+  }
+
   // z of u at one place; noise_row: of the row's pixels, or null.
-  template <bool LAST, class V>
+  template <class V>
   V activated(V u, At<V> at, const A* noise_row) const {
-    const V offset = of_pixel<LAST>(noise_row, at) * strength + of_channel<LAST>(bias, at, A(0));
-    return lrelu_forward(u * of_channel<LAST>(scale, at, A(1)), offset, slope, gain, clamp);
+    const V offset = noise_at(noise_row, at) * strength + here(bias, at);
+    return lrelu_forward(u * here(scale, at), offset, slope, gain, clamp);
   }
 };
 
+inline bool has_filter(const idgan::Upfirdn2d& a) {
+  return a.width != 1 || a.height != 1 || a.pad_x != 0 || a.pad_y != 0 || a.columns != a.out_columns || a.phased;
+}
+
 // Calls finish(o, u) for rows [begin, end) of u; without a filter these are rows of y.
-template <class T, class F>
-inline void rows_of(Lines<T>& lines, const T* image, int64_t begin, int64_t end, const F& finish) {
-  const auto& a = lines.a;
-  if (a.width == 1 && a.height == 1 && a.up_x == 1 && a.down_x == 1 && a.pad_x == 0 && a.pad_y == 0 &&
-      a.columns == a.out_columns) {
-    const Wide<T> one = 1;
-    for (int64_t o = begin; o < end; o++) {
-      const T* from = image + o * lines.n;
-      vertical<T, Wide<T>>(lines.result, &from, &one, 1, lines.n);
-      finish(o, lines.result);
-    }
-  } else {
-    filtered_rows(lines, image, begin, end, finish);
+template <bool LAST, class T, class F>
+inline void rows_of(Lines<LAST, T>& lines, const Rows<T>& image, int64_t begin, int64_t end, const F& finish) {
+  if (has_filter(lines.a)) {
+    lines.filtered(image, begin, end, [&](int64_t) { return lines.result; }, finish);
+    return;
+  }
+  for (int64_t o = begin; o < end; o++) {
+    read_row<LAST>(lines.result, image, o);
+    finish(o, lines.result);
   }
 }
 
@@ -155,84 +167,85 @@ template <class T, bool LAST>
 void styled_epilogue_fwd_of(const idgan::StyledEpilogue& a, int64_t begin, int64_t end) {
   using A = Wide<T>;
   const auto& fir = a.fir;
-  Lines<T> lines(fir);
-  const int64_t out_n = fir.out_columns * fir.depth;
+  Lines<LAST, T> lines(fir);
   for (int64_t unit = begin; unit < end; unit++) {
-    const int64_t image = unit / fir.blocks(), first = unit % fir.blocks() * fir.block();
-    const int64_t last = first + fir.block() < fir.out_rows ? first + fir.block() : fir.out_rows;
-    const Small<A> small(a, image);
-    T* out = static_cast<T*>(fir.out) + image * fir.out_rows * out_n;
-    rows_of(lines, static_cast<const T*>(fir.in) + image * fir.rows * lines.n, first, last, [&](int64_t o, const A* u) {
-      T* to = out + o * out_n;
+    const Block b = block_of(fir, unit);
+    const Small<LAST, A> small(a, b);
+    const Rows<T> y = input_of<T>(fir, b), out = output_of<T>(fir, b);
+    rows_of(lines, y, b.first, b.last, [&](int64_t o, const A* u) {
+      const Row<T> to = out.at(o);
       const A* noise = small.noise ? small.noise + o * fir.out_columns : nullptr;
-      each<LAST, A>(fir.out_columns, fir.depth, [&](auto at) {
-        write(to, at, small.template activated<LAST>(read(u, at), at, noise) * of_channel<LAST>(small.next, at, A(1)));
+      each<LAST, A>(fir.out_columns, [&](auto at) {
+        write<LAST>(out, to, at, small.activated(read(u, at), at, noise) * small.here(small.next, at));
       });
     });
   }
 }
 
+inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Rows of h in one part of the image: those that it sums, and those that it computes, which its rows of dy meet too.
+struct SpanOfH {
+  int64_t own, own_end, from, to;
+  int64_t rows() const { return to - from; }
+};
+
+inline SpanOfH span_of_h(const idgan::StyledEpilogue& a, int64_t part) {
+  const int64_t parts = a.back.blocks(), rows = a.fir.out_rows;
+  const int64_t own = part * rows / parts, own_end = (part + 1) * rows / parts;
+  const int64_t first = part * a.back.block(), last = smaller(first + a.back.block(), a.back.out_rows);
+  const auto within = [&](int64_t row) { return smaller(larger(row, 0), rows); };
+  return {own, own_end, smaller(own, within(first - a.back.pad_y)),
+          larger(own_end, within(last - 1 - a.back.pad_y + a.back.height))};
+}
+
 template <class T, bool LAST>
 void styled_epilogue_bwd_of(const idgan::StyledEpilogue& a, int64_t begin, int64_t end) {
   using A = Wide<T>;
+  constexpr int64_t pixel = LAST ? LANES<A> : 1;
   const auto &fir = a.fir, &back = a.back;
-  const int64_t n = fir.columns * fir.depth, out_n = fir.out_columns * fir.depth;
-  // Rows of h that the rows of one unit meet, at most; the filter of `back` sees them as an image of its own.
-  const int64_t most = (back.block() * back.down_y + back.height) / back.up_y + 2 + (fir.out_rows + back.blocks() - 1) / back.blocks();
-  A* h = static_cast<A*>(malloc(((most + 1) * out_n + 3 * fir.depth) * sizeof(A)));
-  A* line = h + (most + 1) * out_n;
-  Lines<T> again(fir);
+  const int64_t out_n = fir.out_columns * pixel;
+  const int64_t parts = back.blocks();
+  int64_t most = 0;
+  for (int64_t part = 0; part < parts; part++) most = larger(most, span_of_h(a, part).rows());
+  A* h = static_cast<A*>(malloc((most * out_n + back.out_columns * pixel) * sizeof(A)));
+  A* y_line = h + most * out_n;
   for (int64_t unit = begin; unit < end; unit++) {
-    const int64_t image = unit / back.blocks(), part = unit % back.blocks(), parts = back.blocks();
-    const int64_t first = part * back.block();
-    const int64_t last = first + back.block() < back.out_rows ? first + back.block() : back.out_rows;
-    const int64_t own = part * fir.out_rows / parts, own_end = (part + 1) * fir.out_rows / parts;
-    const auto within = [&](int64_t row) { return row < 0 ? 0 : row > fir.out_rows ? fir.out_rows : row; };
-    const int64_t met = within(phase_of(first, back.up_y, back.down_y, back.pad_y).pixel);
-    const int64_t met_end = within(phase_of(last - 1, back.up_y, back.down_y, back.pad_y).pixel + (back.height + back.up_y - 1) / back.up_y);
-    const int64_t from = met < own ? met : own, to = met_end > own_end ? met_end : own_end;
-    const Small<A> small(a, image);
-    A* sums = static_cast<A*>(a.sums) + unit * 4 * fir.depth;
-    Sum<LAST, A> of_scale(sums, line, fir.depth);
-    Sum<LAST, A> of_bias(sums + 2 * fir.depth, line + fir.depth, fir.depth);
-    Sum<LAST, A> of_next(sums + 3 * fir.depth, line + 2 * fir.depth, fir.depth);
-    A strength = 0;
-    const T* y = static_cast<const T*>(fir.in) + image * fir.rows * n;
-    const T* out = static_cast<const T*>(a.out_in) + image * fir.out_rows * out_n;
-    const T* dout = static_cast<const T*>(a.dout) + image * fir.out_rows * out_n;
+    const Block b = block_of(back, unit);
+    const auto [own, own_end, from, to] = span_of_h(a, unit / back.tiles() % parts);
+    const Small<LAST, A> small(a, b);
+    Sum<LAST, A> of_scale, of_strength, of_bias, of_next;
+    const Rows<T> y = input_of<T>(fir, b), dy = output_of<T>(back, b);
+    const auto result = [&](void* p) {
+      void* const whole[] = {p};
+      return Rows<T>(whole, false, b.image, fir.out_rows, fir.out_columns, fir.depth, b.channel);
+    };
+    const Rows<T> out = result(a.out_in), dout = result(a.dout);
 
     const auto h_row = [&](int64_t o, const A* u) {
       A* to_h = h + (o - from) * out_n;
-      const T *g_row = dout + o * out_n, *out_row = out + o * out_n;
+      const Row<T> g_row = dout.at(o), out_row = out.at(o);
       const A* noise = small.noise ? small.noise + o * fir.out_columns : nullptr;
       const bool mine = o >= own && o < own_end;
-      Vec<A> with_noise{};
-      A rest = 0;
-      each<LAST, A>(fir.out_columns, fir.depth, [&](auto at) {
-        auto g = read(g_row, at), z = g;
-        if (u != nullptr) {
-          z = small.template activated<LAST>(read(u, at), at, noise);
-        } else {
-          z = read(out_row, at);
-        }
-        const auto v = lrelu_backward(g * of_channel<LAST>(small.next, at, A(1)), z, small.slope, small.gain, small.sign, small.clamp);
-        write(to_h, at, v);
+      each<LAST, A>(fir.out_columns, [&](auto at) {
+        const auto g = read<LAST>(dout, g_row, at);
+        const auto z = u != nullptr ? small.activated(read(u, at), at, noise) : read<LAST>(out, out_row, at);
+        const auto v = lrelu_backward(g * small.here(small.next, at), z, small.slope, small.gain, small.sign, small.clamp);
+        keep(to_h, at, v);
         if (!mine) return;
-        of_bias.add(at, v);
-        if (u != nullptr) of_next.add(at, g * z);
-        if (noise == nullptr) return;
-        if constexpr (IS_VECTOR<decltype(g)>) {
-          with_noise += v * of_pixel<LAST>(noise, at);
-        } else {
-          rest += v * noise[at.p];
-        }
+        of_bias.add(v);
+        if (u != nullptr) of_next.add(g * z);
+        if (noise != nullptr) of_strength.add(v * small.noise_at(noise, at));
       });
-      strength += sum_of<A>(with_noise) + rest;
-      if (mine) of_bias.end_row(), of_next.end_row();
-      if (mine && a.h != nullptr)
-        memcpy(static_cast<A*>(a.h) + (image * fir.out_rows + o) * out_n, to_h, out_n * sizeof(A));
+      of_bias.end_row(), of_next.end_row(), of_strength.end_row();
+      if (mine && a.h != nullptr) {
+        void* const whole[] = {a.h};
+        write_row<LAST>(Rows<A>(whole, false, b.image, fir.out_rows, fir.out_columns, fir.depth, b.channel), o, to_h);
+      }
     };
     if (a.next != nullptr) {
+      Lines<LAST, T> again(fir);
       rows_of(again, y, from, to, h_row);
     } else {
       for (int64_t o = from; o < to; o++) h_row(o, nullptr);
@@ -241,20 +254,32 @@ void styled_epilogue_bwd_of(const idgan::StyledEpilogue& a, int64_t begin, int64
     // FIR^T of the rows in h: row `from` of the image is its row 0.
     idgan::Upfirdn2d shifted = back;
     shifted.rows = to - from;
-    shifted.pad_y = back.pad_y + from * back.up_y;
-    Lines<A> lines(shifted);
-    T* dy = static_cast<T*>(back.out) + image * back.out_rows * n;
-    rows_of(lines, static_cast<const A*>(h), first, last, [&](int64_t o, const A* t) {
-      T* dy_row = dy + o * n;
-      const T* y_row = y + o * n;
-      each<LAST, A>(back.out_columns, back.depth, [&](auto at) {
-        const auto v = read(t, at);
-        of_scale.add(at, v * read(y_row, at));
-        write(dy_row, at, v * of_channel<LAST>(small.scale, at, A(1)));
-      });
-      of_scale.end_row();
-    });
-    sums[fir.depth] = strength;
+    shifted.pad_y = back.pad_y + from;
+    Lines<LAST, A> lines(shifted);
+    void* const memory[] = {h};
+    const Rows<A> h_rows(memory, false, 0, shifted.rows, back.columns, pixel, 0);
+    const auto dy_row = [&](int64_t o, A* t) {
+      if (a.want_scale) {
+        read_row<LAST>(y_line, y, o);
+        each<LAST, A>(back.out_columns, [&](auto at) { of_scale.add(read(t, at) * read(y_line, at)); });
+        of_scale.end_row();
+      }
+      if (a.scale != nullptr) {
+        each<LAST, A>(back.out_columns, [&](auto at) {
+          const auto v = read(t, at) * small.here(small.scale, at);
+          keep(t, at, v);
+        });
+      }
+      write_row<LAST>(dy, o, t);
+    };
+    if (has_filter(fir)) {
+      lines.filtered(h_rows, b.first, b.last, [&](int64_t) { return lines.result; }, dy_row);
+    } else {
+      for (int64_t o = b.first; o < b.last; o++) dy_row(o, h + (o - from) * out_n);
+    }
+    A* sums = static_cast<A*>(a.sums) + unit * 4 * pixel;
+    of_scale.into(sums), of_bias.into(sums + 2 * pixel), of_next.into(sums + 3 * pixel);
+    of_strength.into(sums + pixel);
   }
   free(h);
 }

@@ -69,6 +69,13 @@ inline Tensor empty_as(const Tensor& x, torch::headeronly::IntHeaderOnlyArrayRef
   return y;
 }
 
+// What of an image's geometry does not depend on the filter.
+inline void of_images(Upfirdn2d& a, const Tensor& x, bool last, int64_t n, int64_t c, int64_t h, int64_t w) {
+  a.dtype = dtype_of(x);
+  a.images = last ? n : n * c, a.depth = last ? c : 1, a.rows = h, a.columns = w;
+  a.lanes = last ? kernels().bytes / (a.dtype == kDouble ? 8 : 4) : 1;
+}
+
 // The elements of t, which has the computing type of `wide`, repeated or zero-filled to `count`.
 template <class A>
 std::vector<A> widened(const std::optional<Tensor>& t, int64_t count) {

@@ -10,8 +10,7 @@ Tensor upfirdn2d(Tensor x, std::optional<Tensor> f, std::vector<int64_t> up, std
   x = dense(x, last);
   const int64_t n = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3);
   Upfirdn2d a{};
-  a.dtype = dtype_of(x);
-  a.images = last ? n : n * c, a.depth = last ? c : 1, a.rows = h, a.columns = w;
+  of_images(a, x, last, n, c, h, w);
   a.up_x = up[0], a.up_y = up[1], a.down_x = down[0], a.down_y = down[1];
   a.pad_x = padding[0], a.pad_y = padding[2];
   const auto run = [&](const auto& taps) {
@@ -22,9 +21,9 @@ Tensor upfirdn2d(Tensor x, std::optional<Tensor> f, std::vector<int64_t> up, std
     const std::vector<int64_t> size{n, c, a.out_rows, a.out_columns};
     Tensor y = empty_as(x, size, last);
     if (y.numel() == 0) return y;
-    a.in = x.data_ptr(), a.out = y.data_ptr();
+    a.in[0] = x.data_ptr(), a.out[0] = y.data_ptr();
     const auto kernel = kernels().upfirdn2d;
-    torch::stable::parallel_for(0, a.units(), grain(a.block() * a.out_columns * a.depth),
+    torch::stable::parallel_for(0, a.units(), grain(a.block() * a.out_columns * a.lanes),
                                 [&](int64_t begin, int64_t end) { kernel(a, begin, end); });
     return y;
   };

@@ -5,7 +5,10 @@ from torch import Tensor
 from idgan_fast.ops import _dispatch
 from idgan_fast.ops._tensors import autocasting, check_floating, check_images, padded
 from idgan_fast.ops.conv2d_gradfix import conv2d, conv_transpose2d
+from idgan_fast.ops.styled_epilogue import LOW_LEVEL, Fir, Phases, styled_epilogue
 from idgan_fast.ops.upfirdn2d import Pair, check_filter, filter_size, padded_for, paddings, resample
+
+PIXELS_FOR_PHASES = 1024
 
 
 def conv2d_resample(
@@ -46,7 +49,13 @@ def resampled(
 ) -> Tensor:
     """`conv2d_resample`, with errors in the name of the function that the user called."""
     y, around = convolved(function, x, w, f, up, down, padding, groups, flip_weight, flip_filter, impl)
-    return y if around is None else resample(function, y, f, 1, 1, around, flip_filter, up * up, impl)
+    if around is None:
+        return y[0]
+    if len(y) == 1:
+        return resample(function, y[0], f, 1, 1, around, flip_filter, up * up, impl)
+    assert f is not None
+    taps = f.flip(tuple(range(f.ndim))) if flip_filter else f
+    return styled_epilogue(function, y, Fir(taps.to(x.device), around, up * up), impl=impl)
 
 
 def convolved(
@@ -61,30 +70,59 @@ def convolved(
     flip_weight: bool,
     flip_filter: bool,
     impl: str,
-) -> tuple[Tensor, tuple[int, int, int, int] | None]:
-    """`resampled` up to the filter after a transposed convolution: the result, and that filter's padding or None."""
+) -> tuple[Phases, tuple[int, int, int, int] | None]:
+    """`resampled` up to the filter after a transposed convolution: the result, and that filter's padding or None.
+
+    The result is whole, or in phases that the filter of `styled_epilogue` reads.
+    """
     pad = _check(function, x, w, f, up, down, padding, groups)
     _dispatch.choose(function, (), x.device, impl)  # refuses an unknown impl where nothing is resampled
     kh, kw = w.shape[2:]
     if up == 1 and down == 1:
-        return _padded_conv(x, w, pad, groups, flip_weight), None
+        return (_padded_conv(x, w, pad, groups, flip_weight),), None
     x0, x1, y0, y1 = pad
     if up == 1:
         if kh == 1 and kw == 1:
             x = resample(function, x, f, 1, down, (x0, x1, y0, y1), flip_filter, 1, impl)
-            return _padded_conv(x, w, (0, 0, 0, 0), groups, flip_weight), None
+            return (_padded_conv(x, w, (0, 0, 0, 0), groups, flip_weight),), None
         x = resample(function, x, f, 1, 1, (x0, x1, y0, y1), flip_filter, 1, impl)
-        return conv2d(x, w if flip_weight else w.flip((2, 3)), stride=down, groups=groups), None
+        return (conv2d(x, w if flip_weight else w.flip((2, 3)), stride=down, groups=groups),), None
     if kh == 1 and kw == 1:
         y = _padded_conv(x, w, (0, 0, 0, 0), groups, flip_weight)
         y = resample(function, y, f, up, 1, (x0, x1, y0, y1), flip_filter, up * up, impl)
     else:
-        y = conv_transpose2d(x, _transposed(w, groups, flip_weight), stride=up, groups=groups)
         around = (x0 - kw + 1, x1 - kw + up, y0 - kh + 1, y1 - kh + up)
+        if down == 1 and f is not None and _by_phases(function, x, up, impl):
+            return _transposed_by_phases(x, w if flip_weight else w.flip((2, 3)), groups), around
+        y = conv_transpose2d(x, _transposed(w, groups, flip_weight), stride=up, groups=groups)
         if down == 1:
-            return y, around
+            return (y,), around
         y = resample(function, y, f, 1, 1, around, flip_filter, up * up, impl)
-    return y if down == 1 else resample(function, y, f, 1, down, 0, flip_filter, 1, impl), None
+    return (y if down == 1 else resample(function, y, f, 1, down, 0, flip_filter, 1, impl),), None
+
+
+def _by_phases(function: str, x: Tensor, up: int, impl: str) -> bool:
+    """Whether four convolutions are faster than a transposed one: on a CPU, where the images, not the weights, take the
+    time (measured: docs/performance.md).
+    """
+    n, _, h, w = x.shape
+    if up != 2 or x.device.type != "cpu" or n * h * w < PIXELS_FOR_PHASES:
+        return False
+    return _dispatch.choose(function, LOW_LEVEL, x.device, impl) == "native"
+
+
+def _transposed_by_phases(x: Tensor, w: Tensor, groups: int) -> Phases:
+    """The transposed convolution of stride 2 with the flipped w [O, I / groups, kh, kw], as its four phases.
+
+    Even rows of the result meet every other row of the weight, odd rows the others; columns likewise.
+    """
+    kh, kw = w.shape[2:]
+    parts = []
+    for row in (0, 1):
+        for column in (0, 1):
+            part = w[:, :, (kh - 1 - row) % 2 :: 2, (kw - 1 - column) % 2 :: 2].contiguous()
+            parts.append(conv2d(x, part, padding=(part.shape[2] - 1, part.shape[3] - 1), groups=groups))
+    return tuple(parts)
 
 
 def _padded_conv(x: Tensor, w: Tensor, padding: tuple[int, int, int, int], groups: int, flip_weight: bool) -> Tensor:

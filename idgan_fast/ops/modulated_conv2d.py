@@ -12,7 +12,7 @@ from torch import Tensor
 
 from idgan_fast.ops._tensors import accumulation, autocasting, check_floating, check_images, no_autocast
 from idgan_fast.ops.conv2d_resample import convolved
-from idgan_fast.ops.styled_epilogue import Fir, modulate, styled_epilogue
+from idgan_fast.ops.styled_epilogue import Fir, Phases, modulate, styled_epilogue
 from idgan_fast.ops.upfirdn2d import Pair, check_filter, resample
 
 EPS = 1e-8
@@ -55,7 +55,7 @@ def modulated_conv2d(
         weight, scale = prepared(weight, styles, factor, x.dtype, demodulate)
         y, fir = filterless(function, x, weight, resample_filter, up, down, padding, flip_weight, impl)
         if fir is None and scale is None and noise is None:
-            return y
+            return y[0]
         return styled_epilogue(function, y, fir, scale=scale, noise=noise, impl=impl)
 
 
@@ -109,14 +109,14 @@ def filterless(
     padding: Pair,
     flip_weight: bool,
     impl: str,
-) -> tuple[Tensor, Fir | None]:
+) -> tuple[Phases, Fir | None]:
     """The resampling convolution, and the filter that is left for the epilogue, if any."""
     y, around = convolved(function, x, weight, f, up, down, padding, 1, flip_weight, False, impl)
     if around is None:
         return y, None
     if f is None:  # nothing to filter by: cropping and the gain are left
-        return resample(function, y, f, 1, 1, around, False, up * up, impl), None
-    return y, Fir(f.to(y.device), around, up * up)
+        return (resample(function, y[0], f, 1, 1, around, False, up * up, impl),), None
+    return y, Fir(f.to(x.device), around, up * up)
 
 
 def autocast(x: Tensor) -> Tensor:

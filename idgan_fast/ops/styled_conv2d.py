@@ -124,12 +124,12 @@ def _layer(
             f = resample_filter if isinstance(resample_filter, Tensor) else setup_filter(resample_filter, x.device)
             check_filter(function, "resample_filter", f)
         y, fir = filterless(function, x, weight, f, up, 1, (kw // 2, kw // 2, kh // 2, kh // 2), True, impl)
-        _, alpha, gain, clamp = checked(function, y, bias, 1, act, None, gain, clamp, "bias")
+        _, alpha, gain, clamp = checked(function, y[0], bias, 1, act, None, gain, clamp, "bias")
         slope = negative_slope(act, alpha)
         after = (1.0, 1.0, None) if slope is None else (slope, gain, clamp)
         then = None if slope is None else next_styles
-        y = styled_epilogue(function, y, fir, scale, noise, noise_strength, bias, then, *after, impl)
+        out = styled_epilogue(function, y, fir, scale, noise, noise_strength, bias, then, *after, impl)
         if slope is not None:
-            return y
-        y = biased(function, y, None, 1, act, alpha, gain, clamp, impl)
-        return y if next_styles is None else modulate(function, y, next_styles, impl)
+            return out
+        out = biased(function, out, None, 1, act, alpha, gain, clamp, impl)
+        return out if next_styles is None else modulate(function, out, next_styles, impl)

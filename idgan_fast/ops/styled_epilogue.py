@@ -6,6 +6,8 @@ z = clamp(gain * lrelu(v), -clamp, clamp)       out = z * next_styles[n, c]
 Every part is optional. lrelu's slope below 0 is 1 for a linear layer and 0 for relu. Gradients: with g that of out,
 M = dz/dv (constant almost everywhere, read from z) and h = M g next_styles, that of y is FIR^T(h scale), and the others
 are sums: of y FIR^T(h) for scale, h strength for noise, h noise for strength, h for b, g z for next_styles.
+y comes whole or as its four phases, images of its even and odd rows and columns: what the convolutions give into which
+a transposed convolution of stride 2 falls apart.
 Source: Karras et al., Analyzing and Improving the Image Quality of StyleGAN (arXiv 1912.04958), section 2.2.
 """
 
@@ -14,10 +16,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from idgan_fast.ops import _dispatch
 from idgan_fast.ops._dispatch import LowLevel, without_autocast
-from idgan_fast.ops._tensors import accumulation, check_floating, laid_out_like, over_pixels, per_channel
+from idgan_fast.ops._tensors import accumulation, check_floating, laid_out_like, memory_format, over_pixels, per_channel
 from idgan_fast.ops.bias_lrelu import lrelu, through_leaky_relu
 from idgan_fast.ops.upfirdn2d import LOW_LEVEL as UPFIRDN2D
 from idgan_fast.ops.upfirdn2d import adjoint_padding, output_size
@@ -25,6 +28,7 @@ from idgan_fast.ops.upfirdn2d import apply as fir_filter
 from idgan_fast.ops.upfirdn2d import reference as fir_reference
 
 ONE = (1, 1)
+Phases = tuple[Tensor, ...]  # one whole image, or even and odd rows of even and odd columns: ee, eo, oe, oo
 
 
 class Fir(NamedTuple):
@@ -37,7 +41,7 @@ class Fir(NamedTuple):
 
 def styled_epilogue(
     function: str,
-    y: Tensor,
+    y: Phases,
     fir: Fir | None = None,
     scale: Tensor | None = None,
     noise: Tensor | None = None,
@@ -49,27 +53,29 @@ def styled_epilogue(
     clamp: float | None = None,
     impl: str = "auto",
 ) -> Tensor:
-    """y: [N, C, H, W], any floating dtype; the rest is cast to float32 for the half types, and so is the arithmetic.
+    """y: [N, C, H, W] whole or in phases, any floating dtype; the rest is cast to float32 for the half types, and so is
+    the arithmetic.
 
     scale, next_styles: [N, C]. noise: [N, 1, H', W'] or [H', W']. strength: one element. b: [C]. slope: at least 0.
     Returns [N, C, H', W'] in y's dtype and memory format. Gradients of every order by all tensors but f.
     """
-    dtype = accumulation(y.dtype)
-    backend = _dispatch.choose(function, LOW_LEVEL, y.device, impl)
+    dtype, size = accumulation(y[0].dtype), whole_size(y)
+    backend = _dispatch.choose(function, LOW_LEVEL, y[0].device, impl)
     f, padding, fir_gain = (None, (0, 0, 0, 0), 1.0) if fir is None else fir
     if noise is not None:
-        height, width = output_size(y.shape, f, ONE, ONE, padding)
-        check_noise(function, noise, (y.shape[0], 1, height, width))
+        height, width = output_size(size, f, ONE, ONE, padding)
+        check_noise(function, noise, (size[0], 1, height, width))
         noise = noise.to(dtype).reshape(noise.shape[0] if noise.ndim == 4 else 1, 1, height, width)
     scale, strength, b, next_styles = (None if t is None else t.to(dtype) for t in (scale, strength, b, next_styles))
     strength = None if strength is None else strength.reshape(())
     tensors = (scale, noise, strength, b, next_styles)
-    return _styled_epilogue(y, f, *tensors, padding, float(fir_gain), float(slope), float(gain), clamp, backend)
+    numbers = (padding, float(fir_gain), float(slope), float(gain), clamp)
+    return _styled_epilogue(f, *tensors, *numbers, backend, *y)
 
 
 def modulate(function: str, x: Tensor, styles: Tensor, impl: str) -> Tensor:
     """x [N, C, H, W] times styles [N, C], multiplied in float32 for the half types: an epilogue that only scales."""
-    return styled_epilogue(function, x, scale=styles, impl=impl)
+    return styled_epilogue(function, (x,), scale=styles, impl=impl)
 
 
 def check_noise(function: str, noise: Tensor, shape: tuple[int, int, int, int]) -> None:
@@ -77,6 +83,33 @@ def check_noise(function: str, noise: Tensor, shape: tuple[int, int, int, int]) 
     n, _, h, w = shape
     if tuple(noise.shape) not in (shape, (1, 1, h, w), (h, w)):
         raise ValueError(f"{function}: noise must be [{n}, 1, {h}, {w}] or [{h}, {w}], got {tuple(noise.shape)}")
+
+
+def whole_size(y: Sequence[Tensor]) -> tuple[int, int, int, int]:
+    n, c, h, w = y[0].shape
+    return (n, c, h, w) if len(y) == 1 else (n, c, h + y[2].shape[2], w + y[1].shape[3])
+
+
+def whole(y: Sequence[Tensor]) -> Tensor:
+    """The image of its phases."""
+    if len(y) == 1:
+        return y[0]
+    even, odd = _interleaved(y[0], y[1], 3), _interleaved(y[2], y[3], 3)
+    return _interleaved(even, odd, 2)
+
+
+def phases(y: Tensor, count: int) -> Phases:
+    """The inverse of `whole`: of `count` parts, new tensors in y's layout."""
+    if count == 1:
+        return (y,)
+    parts = [y[:, :, row::2, column::2] for row in (0, 1) for column in (0, 1)]
+    return tuple([part.contiguous(memory_format=memory_format(y)) for part in parts])
+
+
+def _interleaved(even: Tensor, odd: Tensor, dim: int) -> Tensor:
+    size = even.shape[dim] + odd.shape[dim]
+    odd = F.pad(odd, [0, 0] * (3 - dim) + [0, even.shape[dim] - odd.shape[dim]])
+    return torch.stack((even, odd), dim + 1).flatten(dim, dim + 1).narrow(dim, 0, size)
 
 
 def _filtered(y: Tensor, f: Tensor | None, padding: Sequence[int], flip: bool, gain: float) -> Tensor:
@@ -99,7 +132,7 @@ def _activated(v: Tensor, slope: float, gain: float, clamp: float | None) -> Ten
 
 
 def _forward_reference(
-    y: Tensor,
+    y: Sequence[Tensor],
     f: Tensor | None,
     scale: Tensor | None,
     noise: Tensor | None,
@@ -112,14 +145,14 @@ def _forward_reference(
     gain: float,
     clamp: float | None,
 ) -> Tensor:
-    u = _filtered(y, f, padding, False, fir_gain)
+    u = _filtered(whole(y), f, padding, False, fir_gain)
     z = _activated(_pre_activation(u, scale, noise, strength, b), slope, gain, clamp)
-    return laid_out_like((z if next_styles is None else z * over_pixels(next_styles)).to(y.dtype), y)
+    return laid_out_like((z if next_styles is None else z * over_pixels(next_styles)).to(y[0].dtype), y[0])
 
 
 def _backward_reference(
     dout: Tensor,
-    y: Tensor,
+    y: Sequence[Tensor],
     out: Tensor,
     f: Tensor | None,
     scale: Tensor | None,
@@ -133,14 +166,14 @@ def _backward_reference(
     gain: float,
     clamp: float | None,
     want: Sequence[int],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor]:
     """want: which of the gradients by scale, noise, strength, b, next_styles to compute; the others come empty."""
     of_scale, of_noise, of_strength, of_b, of_next = want
-    dtype = accumulation(y.dtype)
-    dscale, dnoise, dstrength, db, dnext = (torch.empty(0, dtype=dtype, device=y.device) for _ in want)
+    dtype, image = accumulation(y[0].dtype), whole(y)
+    dscale, dnoise, dstrength, db, dnext = (torch.empty(0, dtype=dtype, device=image.device) for _ in want)
     h, z = dout.to(dtype), out.to(dtype)
     if next_styles is not None:
-        u = _filtered(y, f, padding, False, fir_gain)
+        u = _filtered(image, f, padding, False, fir_gain)
         z = _activated(_pre_activation(u, scale, noise, strength, b), slope, gain, clamp)
         dnext = (h * z).sum((2, 3)) if of_next else dnext
         h = h * over_pixels(next_styles)
@@ -150,11 +183,12 @@ def _backward_reference(
         dnoise = (over_channels if strength is None else over_channels * strength) if of_noise else dnoise
         dstrength = (over_channels * noise).sum() if of_strength else dstrength
     db = h.sum((0, 2, 3)) if of_b else db
-    back = adjoint_padding(y.shape[2:], out.shape[2:], f, ONE, ONE, padding)
+    back = adjoint_padding(image.shape[2:], out.shape[2:], f, ONE, ONE, padding)
     to_u = _filtered(h, f, back, True, fir_gain)
-    dscale = (to_u * y).sum((2, 3)) if of_scale else dscale
+    dscale = (to_u * image).sum((2, 3)) if of_scale else dscale
     dy = to_u if scale is None else to_u * over_pixels(scale)
-    return laid_out_like(dy.to(y.dtype), y), dscale, dnoise, dstrength, db, dnext
+    dy = laid_out_like(dy.to(image.dtype), y[0])
+    return list(phases(dy, len(y))), dscale, dnoise, dstrength, db, dnext
 
 
 def _summed(t: Tensor, noise: Tensor) -> Tensor:
@@ -164,11 +198,11 @@ def _summed(t: Tensor, noise: Tensor) -> Tensor:
 
 _TENSORS = "Tensor? f, Tensor? scale, Tensor? noise, Tensor? strength, Tensor? b, Tensor? next_styles"
 _NUMBERS = "SymInt[] padding, float fir_gain, float slope, float gain, float? clamp"
-_forward = LowLevel("styled_epilogue_fwd", f"(Tensor y, {_TENSORS}, {_NUMBERS}) -> Tensor", _forward_reference)
+_forward = LowLevel("styled_epilogue_fwd", f"(Tensor[] y, {_TENSORS}, {_NUMBERS}) -> Tensor", _forward_reference)
 _backward = LowLevel(
     "styled_epilogue_bwd",
-    f"(Tensor dout, Tensor y, Tensor out, {_TENSORS}, {_NUMBERS}, int[] want)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"(Tensor dout, Tensor[] y, Tensor out, {_TENSORS}, {_NUMBERS}, int[] want)"
+    " -> (Tensor[], Tensor, Tensor, Tensor, Tensor, Tensor)",
     _backward_reference,
 )
 LOW_LEVEL = (_forward, _backward, *UPFIRDN2D)
@@ -177,33 +211,37 @@ LOW_LEVEL = (_forward, _backward, *UPFIRDN2D)
 class _StyledEpilogue(torch.autograd.Function):
     @staticmethod
     @without_autocast
-    def forward(y: Tensor, *args: Any) -> Tensor:
-        *rest, backend = args
-        return _forward(backend, y, *rest)
+    def forward(f: Tensor | None, *args: Any) -> Tensor:
+        tensors, numbers, backend, y = args[:5], args[5:10], args[10], args[11:]
+        return _forward(backend, list(y), f, *tensors, *numbers)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        y, f, scale, noise, strength, b, next_styles, *ctx.args = inputs
-        ctx.save_for_backward(y, output, f, scale, noise, strength, b, next_styles)
+        tensors, ctx.args, y = inputs[:6], inputs[6:12], inputs[12:]
+        ctx.save_for_backward(*tensors, output, *y)
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple:
-        want = [int(needed) for needed in ctx.needs_input_grad[2:7]]
-        dy, *others = _styled_epilogue_grad(dout, *ctx.saved_tensors, want, *ctx.args)
-        return dy, None, *[g if w else None for g, w in zip(others, want, strict=True)], *[None] * len(ctx.args)
+        want = [int(needed) for needed in ctx.needs_input_grad[1:6]]
+        gradients = _styled_epilogue_grad(dout, *ctx.saved_tensors[:6], want, *ctx.args, *ctx.saved_tensors[6:])
+        others, dy = gradients[:5], gradients[5:]
+        return None, *[g if w else None for g, w in zip(others, want, strict=True)], *[None] * len(ctx.args), *dy
 
 
 class _StyledEpilogueGrad(torch.autograd.Function):
+    """(dout, the tensors of the forward pass, its result, y) -> (the gradients by the tensors, by y)."""
+
     @staticmethod
     @without_autocast
     def forward(dout: Tensor, *args: Any) -> tuple:
-        *tensors, want, padding, fir_gain, slope, gain, clamp, backend = args
-        return _backward(backend, dout, *tensors, padding, fir_gain, slope, gain, clamp, want)
+        tensors, want, numbers, backend, (out, *y) = args[:6], args[6], args[7:12], args[12], args[13:]
+        dy, *others = _backward(backend, dout, y, out, *tensors, *numbers, want)
+        return *others, *dy
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        dout, y, out, f, scale, noise, strength, b, next_styles, ctx.want, *ctx.args = inputs
-        ctx.save_for_backward(dout, y, out, f, scale, noise, strength, b, next_styles)
+        ctx.want, ctx.args = inputs[7], inputs[8:14]
+        ctx.save_for_backward(*inputs[:7], *inputs[14:])
 
     @staticmethod
     @without_autocast
@@ -213,9 +251,10 @@ class _StyledEpilogueGrad(torch.autograd.Function):
         """
         padding, fir_gain, slope, gain, clamp, backend = ctx.args
         of_scale, of_noise, of_strength, of_b, of_next = ctx.want
-        dout, y, out, f, scale, noise, strength, b, next_styles = ctx.saved_tensors
+        dout, f, scale, noise, strength, b, next_styles, out, *parts = ctx.saved_tensors
+        y, ddy = whole(parts), whole(cotangents[5:])
         dtype = accumulation(y.dtype)
-        ddy, ddscale, ddnoise, ddstrength, ddb, ddnext = cotangents
+        ddscale, ddnoise, ddstrength, ddb, ddnext = cotangents[:5]
         g = dout.to(dtype)
 
         def filtered(t: Tensor) -> Tensor:
@@ -247,12 +286,12 @@ class _StyledEpilogueGrad(torch.autograd.Function):
             by_v = through_leaky_relu(g * over_pixels(ddnext), z, slope, gain, clamp)
             through_u = by_v if scale is None else by_v * over_pixels(scale)
             by_u = through_u if by_u is None else by_u + through_u
-        by_y = None
+        by_y: tuple = (None,) * len(parts)
         if by_u is not None:
             if f is not None:
                 back = adjoint_padding(y.shape[2:], out.shape[2:], f, ONE, ONE, padding)
                 by_u = fir_filter(by_u, f, ONE, ONE, back, True, fir_gain, backend)
-            by_y = by_u.to(y.dtype)
+            by_y = phases(laid_out_like(by_u.to(y.dtype), parts[0]), len(parts))
         by_scale = by_noise = by_strength = by_b = by_next = None
         if scale is not None:
             by_scale = (h * du if by_v is None else h * du + by_v * u).sum((2, 3))
@@ -268,7 +307,7 @@ class _StyledEpilogueGrad(torch.autograd.Function):
         if next_styles is not None:
             by_next = (g * change).sum((2, 3))
         by = (by_scale, by_noise, by_strength, by_b, by_next)
-        return by_dout.to(dout.dtype), by_y, None, None, *by, None, *[None] * len(ctx.args)
+        return by_dout.to(dout.dtype), None, *by, None, *[None] * len(ctx.args), None, *by_y
 
 
 _styled_epilogue = _dispatch.function(_StyledEpilogue)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from idgan_fast import ops
-from idgan_fast.ops import _dispatch
+from idgan_fast.ops import _dispatch, styled_epilogue
 from idgan_fast.ops.available import KERNELS
 
 X = torch.randn(2, 3, 5, 4)
@@ -105,8 +105,9 @@ def test_opcheck_of_the_layer(layout: torch.memory_format, dtype: torch.dtype) -
         for tensors in ((styles, noise, strength, b, styles), (None, noise, None, None, None), (None,) * 5):
             want = [int(t is not None) for t in tensors]
             numbers = (padding, 1.5, 0.2, 1.4, 0.5)
-            torch.library.opcheck(namespace.styled_epilogue_fwd.default, (x, f, *tensors, *numbers))
-            torch.library.opcheck(namespace.styled_epilogue_bwd.default, (x, x, x, f, *tensors, *numbers, want))
+            for y in ((x,), styled_epilogue.phases(x, 4)):
+                torch.library.opcheck(namespace.styled_epilogue_fwd.default, (y, f, *tensors, *numbers))
+                torch.library.opcheck(namespace.styled_epilogue_bwd.default, (x, y, x, f, *tensors, *numbers, want))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -118,7 +118,7 @@ def test_kernels_styled_epilogue(dtype: torch.dtype) -> None:
     done = 0
     while done < 200:
         y, f = image(rng, dtype), filters(rng)
-        padding = [rng.randint(-1, 3) for _ in range(4)]
+        padding = [rng.randint(-1, 3) if rng.random() < 0.9 else 40 for _ in range(4)]
         out = y.shape[2:] if f is None else output_size(y.shape, f, (1, 1), (1, 1), padding)
         kept = [y.shape[3 - i] + min(padding[2 * i], 0) + min(padding[2 * i + 1], 0) for i in (0, 1)]
         if min(*out, *kept) < 1:
@@ -137,13 +137,15 @@ def test_kernels_styled_epilogue(dtype: torch.dtype) -> None:
         clamp = rng.choice([None, 0.75])
         numbers = (padding, 1.5, rng.choice([1.0, 0.0, 0.2]), rng.choice([1.4, -0.7]), clamp)
         what = (y.shape, y.stride(), [None if t is None else t.shape for t in tensors], numbers)
-        z = styled_epilogue._forward_reference(y, *tensors, *numbers)
-        assert_same(NATIVE.styled_epilogue_fwd(y, *tensors, *numbers), z, 2 * ROUNDING[dtype], what)
+        parts = styled_epilogue.phases(y, 4 if min(y.shape[2:]) > 1 and rng.random() < 0.4 else 1)
+        z = styled_epilogue._forward_reference(parts, *tensors, *numbers)
+        assert_same(NATIVE.styled_epilogue_fwd(parts, *tensors, *numbers), z, 2 * ROUNDING[dtype], what)
         want = [int(t is not None and rng.random() < 0.8) for t in tensors[1:]]
         dout = torch.randn_like(z)
-        got = NATIVE.styled_epilogue_bwd(dout, y, z, *tensors, *numbers, want)
-        wanted = styled_epilogue._backward_reference(dout, y, z, *tensors, *numbers, want)
-        assert_same(got[0], wanted[0], 2 * ROUNDING[dtype], what)
+        got = NATIVE.styled_epilogue_bwd(dout, parts, z, *tensors, *numbers, want)
+        wanted = styled_epilogue._backward_reference(dout, parts, z, *tensors, *numbers, want)
+        for a, b in zip(got[0], wanted[0], strict=True):
+            assert_same(a, b, 2 * ROUNDING[dtype], what)
         for a, b in zip(got[1:], wanted[1:], strict=True):
             assert_same(a, b, SUMS.get(dtype, 5e-5), what)
 
@@ -160,14 +162,16 @@ def test_the_number_of_threads_changes_nothing() -> None:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
             y = NATIVE.bias_lrelu_fwd(x, b, 1, 0.2, 1.4, 1.0)
-            z = NATIVE.styled_epilogue_fwd(x, *tensors, *numbers)
+            z = NATIVE.styled_epilogue_fwd([x], *tensors, *numbers)
+            dy, *others = NATIVE.styled_epilogue_bwd(z, [x], z, *tensors, *numbers, [1] * 5)
             outcomes.append(
                 [
                     y,
                     *NATIVE.bias_lrelu_bwd(x, y, 1, 0.2, 1.4, 1.0, True),
                     NATIVE.upfirdn2d(x, tensors[0], [2, 2], [1, 1], [2, 1, 2, 1], False, 4.0),
                     z,
-                    *NATIVE.styled_epilogue_bwd(z, x, z, *tensors, *numbers, [1] * 5),
+                    *dy,
+                    *others,
                 ]
             )
         torch.set_num_threads(threads)

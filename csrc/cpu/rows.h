@@ -1,0 +1,164 @@
+// Rows of images in memory and in the first-level cache.
+//
+// A line is a row in the cache, widened: of NCHW its pixels of one channel, [columns]; of channels_last (LAST) its pixels of
+// one vector of channels, [columns, LANES], of which the last vector may hold fewer channels than lanes.
+// An image is whole, or given as its four phases: pixels of even and odd rows and columns, each an image of its own.
+#pragma once
+
+#include "vec.h"
+
+namespace {
+
+// Pixel c of row r: even[r % 2] or odd[r % 2], by c, + r / 2 rows + c / 2 steps.
+template <class T>
+struct Rows {
+  T *even[2], *odd[2];
+  int64_t even_stride[2], odd_stride[2], step, columns, lanes;
+
+  // The image of number `image` and its channels from `channel` on; `of`: one address, or four of a phased image.
+  Rows(void* const* of, bool phased, int64_t image, int64_t rows, int64_t columns_, int64_t depth, int64_t channel)
+      : step(phased ? depth : 2 * depth), columns(columns_) {
+    lanes = depth - channel < LANES<Wide<T>> ? depth - channel : LANES<Wide<T>>;
+    for (int p = 0; p < 2; p++) {
+      if (phased) {
+        const int64_t height = (rows + 1 - p) / 2;
+        even_stride[p] = (columns + 1) / 2 * depth, odd_stride[p] = columns / 2 * depth;
+        even[p] = static_cast<T*>(of[2 * p]) + image * height * even_stride[p] + channel;
+        odd[p] = static_cast<T*>(of[2 * p + 1]) + image * height * odd_stride[p] + channel;
+      } else {
+        even_stride[p] = odd_stride[p] = 2 * columns * depth;
+        even[p] = static_cast<T*>(of[0]) + (image * rows + p) * columns * depth + channel;
+        odd[p] = even[p] + depth;
+      }
+    }
+  }
+
+  struct Row {
+    T *even, *odd;
+  };
+  Row at(int64_t r) const {
+    return {even[r & 1] + (r >> 1) * even_stride[r & 1], odd[r & 1] + (r >> 1) * odd_stride[r & 1]};
+  }
+};
+
+template <class T>
+using Row = typename Rows<T>::Row;
+
+// `lanes` elements, and zeros.
+template <class T>
+inline Vec<Wide<T>> load_some(const T* p, int64_t lanes) {
+  constexpr int L = LANES<Wide<T>>;
+  if (lanes >= L) return load_wide(p);
+  T some[L] = {};
+  for (int64_t i = 0; i < lanes; i++) some[i] = p[i];
+  return load_wide(some);
+}
+
+template <class T>
+inline void store_some(T* p, Vec<Wide<T>> v, int64_t lanes) {
+  constexpr int L = LANES<Wide<T>>;
+  if (lanes >= L) return store_narrow(p, v);
+  T some[L];
+  store_narrow(some, v);
+  for (int64_t i = 0; i < lanes; i++) p[i] = some[i];
+}
+
+// The sum of elements at p[j] + x, weighted.
+template <int N, class T, class A>
+inline Vec<A> weighted(const T* const* p, int64_t x, const A* weights) {
+  Vec<A> v = load_wide(p[0] + x) * weights[0];
+  for (int j = 1; j < N; j++) v += load_wide(p[j] + x) * weights[j];
+  return v;
+}
+
+template <int N, class T, class A>
+inline A weighted_one(const T* const* p, int64_t x, const A* weights) {
+  A v = widen(p[0][x]) * weights[0];
+  for (int j = 1; j < N; j++) v += widen(p[j][x]) * weights[j];
+  return v;
+}
+
+template <bool ADD, class A>
+inline void put(A* out, Vec<A> v) {
+  store<A>(out, ADD ? load<A>(out) + v : v);
+}
+
+// line (+)= the weighted sum of N rows.
+template <bool LAST, bool ADD, int N, class T, class A>
+inline void weigh(A* line, const Rows<T>& image, const Row<T>* rows, const A* weights) {
+  constexpr int L = LANES<A>;
+  const int64_t n = image.columns, half = n / 2;
+  const T *even[N], *odd[N];
+  for (int j = 0; j < N; j++) even[j] = rows[j].even, odd[j] = rows[j].odd;
+  if constexpr (LAST) {
+    for (int64_t c = 0; c < n; c++) {
+      const T* const* p = c % 2 ? odd : even;
+      const int64_t x = c / 2 * image.step;
+      if (image.lanes == L) {
+        put<ADD, A>(line + c * L, weighted<N>(p, x, weights));
+      } else {
+        Vec<A> v = load_some(p[0] + x, image.lanes) * weights[0];
+        for (int j = 1; j < N; j++) v += load_some(p[j] + x, image.lanes) * weights[j];
+        put<ADD, A>(line + c * L, v);
+      }
+    }
+  } else if (image.step == 2) {
+    int64_t x = 0;
+    for (; x + L <= n; x += L) put<ADD, A>(line + x, weighted<N>(even, x, weights));
+    for (; x < n; x++) line[x] = (ADD ? line[x] : A(0)) + weighted_one<N>(even, x, weights);
+  } else {
+    int64_t m = 0;
+    for (; m + L <= half; m += L) {
+      Vec<A> first, second;
+      interleave<A>(weighted<N>(even, m, weights), weighted<N>(odd, m, weights), first, second);
+      put<ADD, A>(line + 2 * m, first);
+      put<ADD, A>(line + 2 * m + L, second);
+    }
+    for (int64_t x = 2 * m; x < n; x++)
+      line[x] = (ADD ? line[x] : A(0)) + weighted_one<N>(x % 2 ? odd : even, x / 2, weights);
+  }
+}
+
+// line = the weighted sum of `count` rows.
+template <bool LAST, class T, class A>
+void weighted_rows(A* line, const Rows<T>& image, const Row<T>* rows, const A* weights, int64_t count) {
+  if (count == 0) memset(line, 0, image.columns * (LAST ? LANES<A> : 1) * sizeof(A));
+  if (count == 1) weigh<LAST, false, 1>(line, image, rows, weights);
+  if (count == 2) weigh<LAST, false, 2>(line, image, rows, weights);
+  if (count == 3) weigh<LAST, false, 3>(line, image, rows, weights);
+  if (count >= 4) weigh<LAST, false, 4>(line, image, rows, weights);
+  for (int64_t j = 4; j < count; j++) weigh<LAST, true, 1>(line, image, rows + j, weights + j);
+}
+
+template <bool LAST, class T, class A>
+inline void read_row(A* line, const Rows<T>& image, int64_t r) {
+  const Row<T> row = image.at(r);
+  const A one = 1;
+  weighted_rows<LAST>(line, image, &row, &one, 1);
+}
+
+template <bool LAST, class T, class A>
+inline void write_row(const Rows<T>& image, int64_t r, const A* line) {
+  constexpr int L = LANES<A>;
+  const Row<T> row = image.at(r);
+  const int64_t n = image.columns, half = n / 2;
+  if constexpr (LAST) {
+    for (int64_t c = 0; c < n; c++)
+      store_some((c % 2 ? row.odd : row.even) + c / 2 * image.step, load<A>(line + c * L), image.lanes);
+  } else if (image.step == 2) {
+    int64_t x = 0;
+    for (; x + L <= n; x += L) store_narrow(row.even + x, load<A>(line + x));
+    for (; x < n; x++) narrow(line[x], row.even + x);
+  } else {
+    int64_t m = 0;
+    for (; m + L <= half; m += L) {
+      Vec<A> even, odd;
+      deinterleave<A>(load<A>(line + 2 * m), load<A>(line + 2 * m + L), even, odd);
+      store_narrow(row.even + m, even);
+      store_narrow(row.odd + m, odd);
+    }
+    for (int64_t x = 2 * m; x < n; x++) narrow(line[x], (x % 2 ? row.odd : row.even) + x / 2);
+  }
+}
+
+}  // namespace
