@@ -43,10 +43,11 @@ struct Upfirdn2d {
   const void *taps_x, *taps_y;
   int64_t width, height;
 
-  // A unit is a block of rows of the result of one image, of channels_last those of one vector of channels.
+  // A unit is a block of rows of the result of one image, of channels_last those of one vector of channels. Units that
+  // follow one another are the vectors of one block, which should stay in the second-level cache.
   int64_t block() const {
-    const int64_t wanted = 1 + 32767 / (out_columns * lanes);
-    return wanted < out_rows ? wanted : out_rows;
+    const int64_t wanted = 1 + 32767 / (out_columns * depth), enough = wanted < 4 ? 4 : wanted;
+    return enough < out_rows ? enough : out_rows;
   }
   int64_t blocks() const { return (out_rows + block() - 1) / block(); }
   int64_t tiles() const { return (depth + lanes - 1) / lanes; }

@@ -83,6 +83,14 @@ inline void put(A* out, Vec<A> v) {
   store<A>(out, ADD ? load<A>(out) + v : v);
 }
 
+// The first n lanes.
+template <bool ADD, class A>
+inline void put_some(A* out, Vec<A> v, int64_t n) {
+  A lanes[LANES<A>];
+  store<A>(lanes, v);
+  for (int64_t i = 0; i < n; i++) out[i] = ADD ? out[i] + lanes[i] : lanes[i];
+}
+
 // line (+)= the weighted sum of N rows.
 template <bool LAST, bool ADD, int N, class T, class A>
 inline void weigh(A* line, const Rows<T>& image, const Row<T>* rows, const A* weights) {
@@ -105,6 +113,10 @@ inline void weigh(A* line, const Rows<T>& image, const Row<T>* rows, const A* we
   } else if (image.step == 2) {
     int64_t x = 0;
     for (; x + L <= n; x += L) put<ADD, A>(line + x, weighted<N>(even, x, weights));
+    if (!ADD && x < n && n >= L) {  // again from L before the end
+      store<A>(line + n - L, weighted<N>(even, n - L, weights));
+      return;
+    }
     for (; x < n; x++) line[x] = (ADD ? line[x] : A(0)) + weighted_one<N>(even, x, weights);
   } else {
     int64_t m = 0;

@@ -29,76 +29,64 @@ inline Phase phase_of(int64_t o, int64_t up, int64_t down, int64_t pad) {
 // The horizontal passes: out[o] (+)= sum over t. `line` points at pixel 0, with zeros around as far as taps reach.
 // K > 0: the number of taps is known when compiled.
 
+// The last vector may reach beyond the line, into the lanes that Lines keeps free behind it.
+
 template <bool ADD, int K, class A>
 void along_x_plain(const A* line, A* out, const A* taps, const idgan::Upfirdn2d& a) {
   constexpr int L = LANES<A>;
+  const int64_t n = a.out_columns;
   const int k = K > 0 ? K : int(a.width);
   const A* from = line - a.pad_x;
-  int64_t o = 0;
-  for (; o + L <= a.out_columns; o += L) {
+  const auto at = [&](int64_t o) {
     Vec<A> v = load<A>(from + o) * taps[0];
     for (int t = 1; t < k; t++) v += load<A>(from + o + t) * taps[t];
-    put<ADD, A>(out + o, v);
-  }
-  for (; o < a.out_columns; o++) {
-    A v = 0;
-    for (int t = 0; t < k; t++) v += from[o + t] * taps[t];
-    out[o] = ADD ? out[o] + v : v;
-  }
+    return v;
+  };
+  int64_t o = 0;
+  for (; o + L <= n; o += L) put<ADD, A>(out + o, at(o));
+  if (o < n) put_some<ADD, A>(out + o, at(o), n - o);
 }
 
-template <bool ADD, class A>
+// J > 0: either phase has as many taps.
+template <bool ADD, int J, class A>
 void along_x_up2(const A* line, A* out, const A* taps, const Phase* phases, const idgan::Upfirdn2d& a) {
   constexpr int L = LANES<A>;
   const Phase even = phases[0], odd = phases[1];
-  const int64_t half = a.out_columns / 2;
-  const int64_t n_even = (a.width - even.tap + 1) / 2, n_odd = (a.width - odd.tap + 1) / 2;
-  const auto at = [&](Phase p, int64_t n, int64_t m) {
-    A v = 0;
-    for (int64_t j = 0; j < n; j++) v += line[p.pixel + m + j] * taps[p.tap + 2 * j];
+  const int64_t n = a.out_columns, n_even = (a.width - even.tap + 1) / 2, n_odd = (a.width - odd.tap + 1) / 2;
+  const auto at = [&](Phase p, int64_t count, int64_t m) {
+    Vec<A> v{};
+    for (int64_t j = 0; j < (J > 0 ? J : count); j++) v += load<A>(line + p.pixel + m + j) * taps[p.tap + 2 * j];
     return v;
   };
-  int64_t m = 0;
-  for (; m + L <= half; m += L) {
-    Vec<A> e{}, o{}, first, second;
-    for (int64_t j = 0; j < n_even; j++) e += load<A>(line + even.pixel + m + j) * taps[even.tap + 2 * j];
-    for (int64_t j = 0; j < n_odd; j++) o += load<A>(line + odd.pixel + m + j) * taps[odd.tap + 2 * j];
-    interleave<A>(e, o, first, second);
-    put<ADD, A>(out + 2 * m, first);
-    put<ADD, A>(out + 2 * m + L, second);
-  }
-  for (int64_t o = 2 * m; o < a.out_columns; o++) {
-    const A v = o % 2 ? at(odd, n_odd, o / 2) : at(even, n_even, o / 2);
-    out[o] = ADD ? out[o] + v : v;
+  for (int64_t m = 0; 2 * m < n; m += L) {
+    Vec<A> first, second;
+    interleave<A>(at(even, n_even, m), at(odd, n_odd, m), first, second);
+    const int64_t left = n - 2 * m;
+    left >= L ? put<ADD, A>(out + 2 * m, first) : put_some<ADD, A>(out + 2 * m, first, left);
+    if (left >= 2 * L) put<ADD, A>(out + 2 * m + L, second);
+    if (left > L && left < 2 * L) put_some<ADD, A>(out + 2 * m + L, second, left - L);
   }
 }
 
-template <bool ADD, class A>
+// K > 0: even, and the number of taps.
+template <bool ADD, int K, class A>
 void along_x_down2(const A* line, A* out, const A* taps, const idgan::Upfirdn2d& a) {
   constexpr int L = LANES<A>;
+  const int64_t n = a.out_columns, width = K > 0 ? K : a.width;
   const A* from = line - a.pad_x;
-  const int64_t pairs = a.width / 2;
-  int64_t o = 0;
-  // The last vector would read past the zeros by one, so it is left to the loop of single pixels.
-  for (; o + L < a.out_columns; o += L) {
+  const auto at = [&](int64_t o) {
     Vec<A> v{}, even, odd;
-    for (int64_t j = 0; j < pairs; j++) {
-      const A* p = from + 2 * o + 2 * j;
+    for (int64_t t = 0; t < width; t += 2) {
+      const A* p = from + 2 * o + t;
       deinterleave<A>(load<A>(p), load<A>(p + L), even, odd);
-      v += even * taps[2 * j] + odd * taps[2 * j + 1];
+      v += even * taps[t];
+      if (t + 1 < width) v += odd * taps[t + 1];
     }
-    if (a.width % 2) {
-      const A* p = from + 2 * o + 2 * pairs;
-      deinterleave<A>(load<A>(p), load<A>(p + L), even, odd);
-      v += even * taps[2 * pairs];
-    }
-    put<ADD, A>(out + o, v);
-  }
-  for (; o < a.out_columns; o++) {
-    A v = 0;
-    for (int64_t t = 0; t < a.width; t++) v += from[2 * o + t] * taps[t];
-    out[o] = ADD ? out[o] + v : v;
-  }
+    return v;
+  };
+  int64_t o = 0;
+  for (; o + L <= n; o += L) put<ADD, A>(out + o, at(o));
+  if (o < n) put_some<ADD, A>(out + o, at(o), n - o);
 }
 
 // Any up and down; of channels_last, whose pixels are vectors, every one. J > 0: each result meets as many taps.
@@ -129,8 +117,10 @@ void along_x(const A* line, A* out, const A* taps, const Phase* phases, const id
   } else {
     if (a.up_x == 1 && a.down_x == 1 && a.width == 4) return along_x_plain<ADD, 4>(line, out, taps, a);
     if (a.up_x == 1 && a.down_x == 1) return along_x_plain<ADD, 0>(line, out, taps, a);
-    if (a.up_x == 2 && a.down_x == 1) return along_x_up2<ADD>(line, out, taps, phases, a);
-    if (a.up_x == 1 && a.down_x == 2) return along_x_down2<ADD>(line, out, taps, a);
+    if (a.up_x == 2 && a.down_x == 1 && a.width == 4) return along_x_up2<ADD, 2>(line, out, taps, phases, a);
+    if (a.up_x == 2 && a.down_x == 1) return along_x_up2<ADD, 0>(line, out, taps, phases, a);
+    if (a.up_x == 1 && a.down_x == 2 && a.width == 4) return along_x_down2<ADD, 4>(line, out, taps, a);
+    if (a.up_x == 1 && a.down_x == 2) return along_x_down2<ADD, 0>(line, out, taps, a);
   }
   along_x_any<LAST, ADD, 0>(line, out, taps, phases, a);
 }
@@ -152,7 +142,7 @@ struct Lines {
     for (int64_t o = 0; o <= a.out_columns; o++) phases[o] = phase_of(o, a.up_x, a.down_x, a.pad_x);
     const int64_t reach = phases[a.out_columns - 1].pixel + (a.width + a.up_x - 1) / a.up_x;
     const int64_t left = phases[0].pixel < 0 ? -phases[0].pixel : 0, right = reach > a.columns ? reach - a.columns : 0;
-    length = (left + a.columns + right) * kPixel + 2 * LANES<A>;
+    length = (left + a.columns + right) * kPixel + 3 * LANES<A>;
     together = 4096 / length < 1 ? 1 : 4096 / length < kMost ? 4096 / length : kMost;
     memory = static_cast<A*>(calloc(together * length + a.out_columns * kPixel + a.height, sizeof(A)));
     first = memory + left * kPixel;
