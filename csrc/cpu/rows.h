@@ -95,22 +95,11 @@ inline void put_some(A* out, Vec<A> v, int64_t n) {
 template <bool LAST, bool ADD, int N, class T, class A>
 inline void weigh(A* line, const Rows<T>& image, const Row<T>* rows, const A* weights) {
   constexpr int L = LANES<A>;
-  const int64_t n = image.columns, half = n / 2;
+  constexpr int64_t pixel = LAST ? L : 1;
   const T *even[N], *odd[N];
   for (int j = 0; j < N; j++) even[j] = rows[j].even, odd[j] = rows[j].odd;
-  if constexpr (LAST) {
-    for (int64_t c = 0; c < n; c++) {
-      const T* const* p = c % 2 ? odd : even;
-      const int64_t x = c / 2 * image.step;
-      if (image.lanes == L) {
-        put<ADD, A>(line + c * L, weighted<N>(p, x, weights));
-      } else {
-        Vec<A> v = load_some(p[0] + x, image.lanes) * weights[0];
-        for (int j = 1; j < N; j++) v += load_some(p[j] + x, image.lanes) * weights[j];
-        put<ADD, A>(line + c * L, v);
-      }
-    }
-  } else if (image.step == 2) {
+  if (image.step == 2 * pixel && (!LAST || image.lanes == L)) {
+    const int64_t n = image.columns * pixel;
     int64_t x = 0;
     for (; x + L <= n; x += L) put<ADD, A>(line + x, weighted<N>(even, x, weights));
     if (!ADD && x < n && n >= L) {  // again from L before the end
@@ -118,7 +107,21 @@ inline void weigh(A* line, const Rows<T>& image, const Row<T>* rows, const A* we
       return;
     }
     for (; x < n; x++) line[x] = (ADD ? line[x] : A(0)) + weighted_one<N>(even, x, weights);
+  } else if constexpr (LAST) {
+    const auto at = [&](const T* const* p, int64_t x) {
+      if (image.lanes == L) return weighted<N>(p, x, weights);
+      Vec<A> v = load_some(p[0] + x, image.lanes) * weights[0];
+      for (int j = 1; j < N; j++) v += load_some(p[j] + x, image.lanes) * weights[j];
+      return v;
+    };
+    int64_t c = 0, x = 0;
+    for (; c + 2 <= image.columns; c += 2, x += image.step) {
+      put<ADD, A>(line + c * L, at(even, x));
+      put<ADD, A>(line + (c + 1) * L, at(odd, x));
+    }
+    if (c < image.columns) put<ADD, A>(line + c * L, at(even, x));
   } else {
+    const int64_t n = image.columns, half = n / 2;
     int64_t m = 0;
     for (; m + L <= half; m += L) {
       Vec<A> first, second;
@@ -155,8 +158,12 @@ inline void write_row(const Rows<T>& image, int64_t r, const A* line) {
   const Row<T> row = image.at(r);
   const int64_t n = image.columns, half = n / 2;
   if constexpr (LAST) {
-    for (int64_t c = 0; c < n; c++)
-      store_some((c % 2 ? row.odd : row.even) + c / 2 * image.step, load<A>(line + c * L), image.lanes);
+    int64_t c = 0, x = 0;
+    for (; c + 2 <= n; c += 2, x += image.step) {
+      store_some(row.even + x, load<A>(line + c * L), image.lanes);
+      store_some(row.odd + x, load<A>(line + (c + 1) * L), image.lanes);
+    }
+    if (c < n) store_some(row.even + x, load<A>(line + c * L), image.lanes);
   } else if (image.step == 2) {
     int64_t x = 0;
     for (; x + L <= n; x += L) store_narrow(row.even + x, load<A>(line + x));

@@ -8,7 +8,8 @@ from idgan_fast.ops.conv2d_gradfix import conv2d, conv_transpose2d
 from idgan_fast.ops.styled_epilogue import LOW_LEVEL, Fir, Phases, styled_epilogue
 from idgan_fast.ops.upfirdn2d import Pair, check_filter, filter_size, padded_for, paddings, resample
 
-PIXELS_FOR_PHASES = 1024
+# Of all samples together: below, copying the parts of the weight takes what they save.
+PIXELS_FOR_PHASES = 512
 
 
 def conv2d_resample(

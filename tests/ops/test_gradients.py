@@ -1,5 +1,6 @@
 """Every gradient that training takes: finite differences in float64, R1, path length, torch.func, layouts, dtypes."""
 
+import importlib
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -19,13 +20,16 @@ def leaf(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=F64, requires_grad=True)
 
 
+conv2d_resample = importlib.import_module("idgan_fast.ops.conv2d_resample")  # the module, not the function
+
 # auto: compiled kernels, where there are some
 BACKENDS = ["reference"] if _dispatch._no_cpu_library else ["reference", "auto"]
 
 
 @pytest.fixture(autouse=True, params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> Iterator[None]:
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.manual_seed(0)
+    monkeypatch.setattr(conv2d_resample, "PIXELS_FOR_PHASES", 0)  # small images too
     with ops.backend(request.param):
         yield
 
@@ -169,6 +173,26 @@ def test_filtered_lrelu_under_nested_transforms() -> None:
     (expected,) = torch.autograd.grad(y.square().sum(), x)
     torch.testing.assert_close(torch.func.grad(by_w)(x.detach()), expected)
     torch.testing.assert_close(torch.autograd.grad(by_w(x), x)[0], expected)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("flips", [(True, False), (False, True)])
+@pytest.mark.parametrize("kernel", [(2, 2), (2, 3), (4, 5), (3, 3)])
+def test_phases_equal_the_transposed_convolution(
+    kernel: tuple[int, int], flips: tuple[bool, bool], layout: torch.memory_format
+) -> None:
+    x, w = leaf(2, 4, 3, 5), leaf(6, 2, *kernel)
+    f = torch.tensor([[1.0, 2.0, 4.0], [0.5, -1.0, 3.0]])
+    outcomes = []
+    for impl in ("auto", "reference"):
+        image = x.contiguous(memory_format=layout)
+        y = ops.conv2d_resample(image, w, f, 2, 1, [1, 2, 0, 1], 2, *flips, impl=impl)
+        first = torch.autograd.grad(y.square().sum(), (x, w), create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), (x, w))
+        outcomes.append([y, *first, *second])
+    for a, b in zip(*outcomes, strict=True):
+        torch.testing.assert_close(a, b)
+        assert a.stride() == b.stride()
 
 
 @pytest.mark.parametrize("groups", [1, 2])
