@@ -14,11 +14,13 @@ template <class T>
 struct Rows {
   T *even[2], *odd[2];
   int64_t even_stride[2], odd_stride[2], step, columns, lanes;
+  bool joined;  // a row is one run of memory, as a line is
 
   // The image of number `image` and its channels from `channel` on; `of`: one address, or four of a phased image.
   Rows(void* const* of, bool phased, int64_t image, int64_t rows, int64_t columns_, int64_t depth, int64_t channel)
       : step(phased ? depth : 2 * depth), columns(columns_) {
     lanes = depth - channel < LANES<Wide<T>> ? depth - channel : LANES<Wide<T>>;
+    joined = !phased && (depth == 1 || depth == LANES<Wide<T>>);
     for (int p = 0; p < 2; p++) {
       if (phased) {
         const int64_t height = (rows + 1 - p) / 2;
@@ -98,7 +100,7 @@ inline void weigh(A* line, const Rows<T>& image, const Row<T>* rows, const A* we
   constexpr int64_t pixel = LAST ? L : 1;
   const T *even[N], *odd[N];
   for (int j = 0; j < N; j++) even[j] = rows[j].even, odd[j] = rows[j].odd;
-  if (image.step == 2 * pixel && (!LAST || image.lanes == L)) {
+  if (image.joined) {
     const int64_t n = image.columns * pixel;
     int64_t x = 0;
     for (; x + L <= n; x += L) put<ADD, A>(line + x, weighted<N>(even, x, weights));
@@ -164,7 +166,7 @@ inline void write_row(const Rows<T>& image, int64_t r, const A* line) {
       store_some(row.odd + x, load<A>(line + (c + 1) * L), image.lanes);
     }
     if (c < n) store_some(row.even + x, load<A>(line + c * L), image.lanes);
-  } else if (image.step == 2) {
+  } else if (image.joined) {
     int64_t x = 0;
     for (; x + L <= n; x += L) store_narrow(row.even + x, load<A>(line + x));
     for (; x < n; x++) narrow(line[x], row.even + x);

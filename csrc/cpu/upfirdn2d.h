@@ -172,7 +172,7 @@ struct Lines {
     void* const of[] = {held};
     const Rows<A> all_held(of, false, 0, a.height, a.columns, kPixel, 0);
     // Pixels of channels_last lie far apart, often by a power of two, and displace one another from the cache.
-    const bool hold = LAST && image.step != 2 * kPixel;
+    const bool hold = LAST && !image.joined;
     int64_t count = 0;
     for (int64_t t = p.tap, row = p.pixel; t < a.height; t += a.up_y, row++) {
       if (row < 0 || row >= a.rows) continue;
