@@ -123,7 +123,6 @@ def test_kernels_styled_epilogue(dtype: torch.dtype) -> None:
         kept = [y.shape[3 - i] + min(padding[2 * i], 0) + min(padding[2 * i + 1], 0) for i in (0, 1)]
         if min(*out, *kept) < 1:
             continue
-        done += 1
         n, c = y.shape[:2]
         noise = option(rng, torch.randn(rng.choice([1, n]), 1, *out, dtype=wide))
         tensors = (
@@ -138,6 +137,14 @@ def test_kernels_styled_epilogue(dtype: torch.dtype) -> None:
         numbers = (padding, 1.5, rng.choice([1.0, 0.0, 0.2]), rng.choice([1.4, -0.7]), clamp)
         what = (y.shape, y.stride(), [None if t is None else t.shape for t in tensors], numbers)
         parts = styled_epilogue.phases(y, 4 if min(y.shape[2:]) > 1 and rng.random() < 0.4 else 1)
+        # Computed again in the backward pass, a value within rounding of a kink may fall on its other side.
+        exact = [None if t is None else t.double() for t in (y, *tensors[1:5])]
+        u = styled_epilogue._filtered(exact[0], f, padding, False, 1.5)
+        v = styled_epilogue._pre_activation(u, *exact[1:])
+        sides = (v, styled_epilogue._activated(v, *numbers[2:4], None).abs() - (clamp or 0))
+        if tensors[5] is not None and v.numel() and min(side.abs().min() for side in sides) < 3e-6:
+            continue
+        done += 1
         z = styled_epilogue._forward_reference(parts, *tensors, *numbers)
         assert_same(NATIVE.styled_epilogue_fwd(parts, *tensors, *numbers), z, 2 * ROUNDING[dtype], what)
         want = [int(t is not None and rng.random() < 0.8) for t in tensors[1:]]
