@@ -56,7 +56,8 @@ struct Upfirdn2d {
 
 // What follows the convolution of a StyleGAN2 layer; see styled_epilogue.h. All tensors but y, out, dout and dy are widened.
 struct StyledEpilogue {
-  Upfirdn2d fir;  // forward: y -> out. Without a filter one tap of 1.
+  Upfirdn2d fir;  // forward: y -> out
+  bool filtered;  // false: there is no filter, and `fir` has one tap of 1
   void *out_in, *dout;                                 // backward: out and its gradient
   const void *scale, *noise, *strength, *bias, *next;  // [N, C], [noise_images, H', W'], [1], [C], [N, C], or null
   int64_t channels, noise_images;

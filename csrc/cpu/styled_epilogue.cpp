@@ -67,6 +67,7 @@ Tensor styled_epilogue_fwd(std::vector<Tensor> parts, Small f, Small scale, Smal
   const Image y(parts);
   Given given{scale, noise, strength, b, next};
   StyledEpilogue a = described(y, given, slope, gain, clamp);
+  a.filtered = f.has_value();
   if (!f) padding = {0, 0, 0, 0};
   const auto run = [&](const auto& taps) {
     filter_of(a.fir, taps);
@@ -133,6 +134,7 @@ Gradients styled_epilogue_bwd(Tensor dout, std::vector<Tensor> parts, Tensor out
   out = dense(out, y.last), dout = dense(dout, y.last);
   Given given{scale, noise, strength, b, next};
   StyledEpilogue a = described(y, given, slope, gain, clamp);
+  a.filtered = f.has_value();
   if (!f) padding = {0, 0, 0, 0};
   const auto gradient = [&](bool wanted, std::vector<int64_t> size) {
     return torch::stable::new_zeros(out, wanted ? size : std::vector<int64_t>{0}, wide_type(out));

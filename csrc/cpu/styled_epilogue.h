@@ -146,14 +146,10 @@ struct Small {
   }
 };
 
-inline bool has_filter(const idgan::Upfirdn2d& a) {
-  return a.width != 1 || a.height != 1 || a.pad_x != 0 || a.pad_y != 0 || a.columns != a.out_columns || a.phased;
-}
-
 // Calls finish(o, u) for rows [begin, end) of u; without a filter these are rows of y.
 template <bool LAST, class T, class F>
-inline void rows_of(Lines<LAST, T>& lines, const Rows<T>& image, int64_t begin, int64_t end, const F& finish) {
-  if (has_filter(lines.a)) {
+inline void rows_of(bool filtered, Lines<LAST, T>& lines, const Rows<T>& image, int64_t begin, int64_t end, const F& finish) {
+  if (filtered) {
     lines.filtered(image, begin, end, [&](int64_t) { return lines.result; }, finish);
     return;
   }
@@ -172,7 +168,7 @@ void styled_epilogue_fwd_of(const idgan::StyledEpilogue& a, int64_t begin, int64
     const Block b = block_of(fir, unit);
     const Small<LAST, A> small(a, b);
     const Rows<T> y = input_of<T>(fir, b), out = output_of<T>(fir, b);
-    rows_of(lines, y, b.first, b.last, [&](int64_t o, const A* u) {
+    rows_of(a.filtered, lines, y, b.first, b.last, [&](int64_t o, const A* u) {
       const Row<T> to = out.at(o);
       const A* noise = small.noise ? small.noise + o * fir.out_columns : nullptr;
       each<LAST, A>(fir.out_columns, [&](auto at) {
@@ -246,7 +242,7 @@ void styled_epilogue_bwd_of(const idgan::StyledEpilogue& a, int64_t begin, int64
     };
     if (a.next != nullptr) {
       Lines<LAST, T> again(fir);
-      rows_of(again, y, from, to, h_row);
+      rows_of(a.filtered, again, y, from, to, h_row);
     } else {
       for (int64_t o = from; o < to; o++) h_row(o, nullptr);
     }
@@ -272,7 +268,7 @@ void styled_epilogue_bwd_of(const idgan::StyledEpilogue& a, int64_t begin, int64
       }
       write_row<LAST>(dy, o, t);
     };
-    if (has_filter(fir)) {
+    if (a.filtered) {
       lines.filtered(h_rows, b.first, b.last, [&](int64_t) { return lines.result; }, dy_row);
     } else {
       for (int64_t o = b.first; o < b.last; o++) dy_row(o, h + (o - from) * out_n);
