@@ -5,7 +5,9 @@ and has no Python in it. It was run with torch 2.14 alone so far. Where torch is
 no compiler works, the package installs without it, and `idgan-fast doctor` says so.
 """
 
+import os
 import platform
+import shlex
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,9 +42,11 @@ class BuildLibraries(build_ext):
         include, lib = Path(torch.origin).parent / "include", Path(torch.origin).parent / "lib"
         temp = Path(self.build_temp)
         objects: list[str] = []
+        users = shlex.split(os.environ.get("CXXFLAGS", ""))  # last, since setuptools has them before ours
 
         def compile(source: Path, out: Path, flags: list[str]) -> None:
-            objects.extend(self.compiler.compile([str(source)], output_dir=str(out), extra_postargs=[*COMMON, *flags]))
+            flags = [*COMMON, *flags, *users]
+            objects.extend(self.compiler.compile([str(source)], output_dir=str(out), extra_postargs=flags))
 
         for name, flags in SETS.items():
             compile(CPU / "isa.cpp", temp / name, [f"-DIDGAN_SET={name}", "-fno-exceptions", *flags])
