@@ -1,4 +1,4 @@
-# make install · train · test · test-all · bench · check     (each works on a fresh clone)
+# make install · train · test · test-all · bench · check · wheel     (each works on a fresh clone)
 PYTHON ?= python3
 # Another torch: make install TORCH_SPEC="torch==2.13.0"
 TORCH_SPEC ?= torch
@@ -6,12 +6,14 @@ TORCH_SPEC ?= torch
 TORCH_ARGS ?=
 # Arguments of the main job: make train ARGS="--preset celeba-64 --data faces.zip"
 ARGS ?=
+# The torch that make wheel tries the wheel with: the oldest that pyproject.toml allows
+WHEEL_TORCH ?= torch==2.13.0
 
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed-$(shell printf '%s' '$(TORCH_SPEC) $(TORCH_ARGS)' | cksum | cut -d' ' -f1)
 
-.PHONY: install train test test-all bench check format clean
+.PHONY: install train test test-all bench check wheel format clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -43,9 +45,15 @@ check: install
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
+# build/lib* first: setuptools would pack what it left there from modules that are gone.
+wheel: install
+	rm -rf build/lib* build/bdist* dist/*.whl
+	$(PY) -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+	$(PY) tests/wheel.py dist/*.whl "$(WHEEL_TORCH)" $(TORCH_ARGS)
+
 format: install
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks

@@ -114,7 +114,8 @@ def show(report: dict[str, Any]) -> None:
     for device, operators in report["available"].items():
         for operator, backends in operators.items():
             for backend, reason in backends.items():
-                console.print(f"{device:5} {operator:16} {backend:10} {reason or 'usable'}", highlight=False)
+                why = reason or "usable"
+                console.print(f"{device:5} {operator:16} {backend:10} {why}", highlight=False, soft_wrap=True)
     console.print("\nforward time in µs; for each order the maximum error and its share of the limit")
     tables: dict[str, Table] = {}
     lines: dict[tuple[str, str, str], dict[str, Any]] = {}

@@ -8,6 +8,8 @@ reference  plain torch, called directly, so that torch.compile sees through it
 import inspect
 import logging
 import os
+import shutil
+import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,7 +37,10 @@ def _loaded() -> str | None:
     """Loads the compiled CPU kernels, if they are there; returns why there are none."""
     path = Path(__file__).parents[1] / "_cpu.so"
     if not path.exists():
-        return "the CPU library was not built: install a C++20 compiler and run pip install --no-build-isolation ."
+        compiler = (os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++").split()[0]
+        if shutil.which(compiler) is None:
+            return f"the CPU library was not built, and {compiler} is not there: install it and run pip install ."
+        return "the CPU library was not built: pip install -v . builds it or says why not"
     try:
         torch.ops.load_library(path)
     except OSError as error:

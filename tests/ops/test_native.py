@@ -154,7 +154,8 @@ def test_kernels_styled_epilogue(dtype: torch.dtype) -> None:
         for a, b in zip(got[0], wanted[0], strict=True):
             assert_same(a, b, 2 * ROUNDING[dtype], what)
         for a, b in zip(got[1:], wanted[1:], strict=True):
-            assert_same(a, b, SUMS.get(dtype, 5e-5), what)
+            # The strength's is one sum over all elements, which cancel: plain torch's own is 6e-5 from float64 here.
+            assert_same(a, b, SUMS.get(dtype, 5e-5 if b.ndim else 2e-4), what)
 
 
 def test_the_number_of_threads_changes_nothing() -> None:
