@@ -1,5 +1,6 @@
 // The kernels of one instruction set: compiled once for each, with IDGAN_SET (its name), IDGAN_BYTES and its flags.
 #include "bias_lrelu.h"
+#include "filtered_lrelu.h"
 #include "styled_epilogue.h"
 #include "upfirdn2d.h"
 
@@ -14,6 +15,7 @@ extern const idgan::Kernels idgan::JOIN(IDGAN_SET, _kernels) = {
     bias_lrelu_fwd,
     bias_lrelu_bwd,
     upfirdn2d,
+    filtered_lrelu,
     styled_epilogue_fwd,
     styled_epilogue_bwd,
 };

@@ -71,12 +71,31 @@ struct StyledEpilogue {
   bool want_scale;
 };
 
+// Bias, upsampling, leaky ReLU with gain and clamp, downsampling, of NCHW images; see filtered_lrelu.h.
+struct FilteredLrelu {
+  Upfirdn2d up, down;    // x -> u and z -> y
+  const void* bias;      // widened [channels], or null
+  uint8_t* codes;        // to write, [images, rows of u, ceil(columns of u / 4)], or null
+  const uint8_t* given;  // to follow instead of an activation, or null
+  int64_t channels;
+  double slope, gain, clamp;  // clamp: NaN for none
+
+  // A unit is a block of rows of y of one image.
+  int64_t block() const {
+    const int64_t wanted = 1 + 32767 / (up.out_columns * down.down_y), enough = wanted < 8 ? 8 : wanted;
+    return enough < down.out_rows ? enough : down.out_rows;
+  }
+  int64_t blocks() const { return (down.out_rows + block() - 1) / block(); }
+  int64_t units() const { return up.images * blocks(); }
+};
+
 struct Kernels {
   const char* name;
   int bytes;  // of a vector
   void (*bias_lrelu_fwd)(const BiasLrelu&, int64_t begin, int64_t end);
   void (*bias_lrelu_bwd)(const BiasLrelu&, int64_t begin, int64_t end);
   void (*upfirdn2d)(const Upfirdn2d&, int64_t begin, int64_t end);
+  void (*filtered_lrelu)(const FilteredLrelu&, int64_t begin, int64_t end);
   void (*styled_epilogue_fwd)(const StyledEpilogue&, int64_t begin, int64_t end);
   void (*styled_epilogue_bwd)(const StyledEpilogue&, int64_t begin, int64_t end);
 };

@@ -55,12 +55,6 @@ void join_rows(StyledEpilogue& a) {
   a.fir.rows = a.fir.out_rows = 1, a.fir.columns = a.fir.out_columns = pixels;
 }
 
-template <class A>
-void filter_of(Upfirdn2d& fir, const Taps<A>& taps) {
-  fir.taps_x = taps.x.data(), fir.taps_y = taps.separable ? taps.y.data() : nullptr;
-  fir.width = taps.width, fir.height = taps.height;
-}
-
 Tensor styled_epilogue_fwd(std::vector<Tensor> parts, Small f, Small scale, Small noise, Small strength, Small b,
                            Small next, std::vector<int64_t> padding, double fir_gain, double slope, double gain,
                            std::optional<double> clamp) {

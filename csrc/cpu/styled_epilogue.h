@@ -178,16 +178,8 @@ void styled_epilogue_fwd_of(const idgan::StyledEpilogue& a, int64_t begin, int64
   }
 }
 
-inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
 // Rows of h in one part of the image: those that it sums, and those that it computes, which its rows of dy meet too.
-struct SpanOfH {
-  int64_t own, own_end, from, to;
-  int64_t rows() const { return to - from; }
-};
-
-inline SpanOfH span_of_h(const idgan::StyledEpilogue& a, int64_t part) {
+inline RowSpan span_of_h(const idgan::StyledEpilogue& a, int64_t part) {
   const int64_t parts = a.back.blocks(), rows = a.fir.out_rows;
   const int64_t own = part * rows / parts, own_end = (part + 1) * rows / parts;
   const int64_t first = part * a.back.block(), last = smaller(first + a.back.block(), a.back.out_rows);

@@ -57,4 +57,10 @@ struct Taps {
   }
 };
 
+template <class A>
+inline void filter_of(Upfirdn2d& fir, const Taps<A>& taps) {
+  fir.taps_x = taps.x.data(), fir.taps_y = taps.separable ? taps.y.data() : nullptr;
+  fir.width = taps.width, fir.height = taps.height;
+}
+
 }  // namespace idgan

@@ -139,6 +139,7 @@ struct Lines {
   Phase* phases;
   Row<T>* rows;
   Row<A>* held_rows;
+  A offset = 0;  // added to every pixel of the image, of NCHW
 
   explicit Lines(const idgan::Upfirdn2d& args) : a(args) {
     phases = static_cast<Phase*>(malloc((a.out_columns + 1) * sizeof(Phase)));
@@ -187,6 +188,14 @@ struct Lines {
     }
     if (hold) return weighted_rows<LAST>(first + i * length, all_held, held_rows, weights, count);
     weighted_rows<LAST>(first + i * length, image, rows, weights, count);
+    A sum = 0;
+    for (int64_t j = 0; j < count; j++) sum += weights[j];
+    shift(first + i * length, offset * sum);
+  }
+
+  void shift(A* line, A by) const {
+    if (LAST || offset == 0) return;
+    for (int64_t x = 0; x < a.columns; x++) line[x] += by;
   }
 
   void across_x(int64_t i, A* to) {
@@ -200,6 +209,7 @@ struct Lines {
     for (int64_t t = p.tap, row = p.pixel; t < a.height; t += a.up_y, row++) {
       if (row < 0 || row >= a.rows) continue;
       read_row<LAST>(first, image, row);
+      shift(first, offset);
       along_x<LAST, true>(first, to, static_cast<const A*>(a.taps_x) + t * a.width, phases, a);
     }
   }
@@ -223,6 +233,15 @@ struct Lines {
       }
     }
   }
+};
+
+inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Rows [own, own_end), and rows [from, to) around them.
+struct RowSpan {
+  int64_t own, own_end, from, to;
+  int64_t rows() const { return to - from; }
 };
 
 // What a unit is: a block of result rows of an image, from one channel on.

@@ -1,5 +1,6 @@
 """The compiled CPU kernels against their plain twins, on every instruction set that this processor has."""
 
+import importlib
 import os
 import random
 import shutil
@@ -16,6 +17,7 @@ from torch import Tensor
 from idgan_fast.ops import _dispatch, bias_lrelu, styled_epilogue
 from idgan_fast.ops.upfirdn2d import output_size, reference
 
+filtered_lrelu = importlib.import_module("idgan_fast.ops.filtered_lrelu")  # the module, not the function
 NATIVE = torch.ops.idgan_fast
 ROOT = Path(__file__).parents[2]
 SET = os.environ.get("IDGAN_FAST_CPU")
@@ -158,10 +160,52 @@ def test_kernels_styled_epilogue(dtype: torch.dtype) -> None:
             assert_same(a, b, SUMS.get(dtype, 5e-5 if b.ndim else 2e-4), what)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_kernels_filtered_lrelu(dtype: torch.dtype) -> None:
+    rng = random.Random(4)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    done = 0
+    while done < 150:
+        x, fu, fd = image(rng, dtype), filters(rng), filters(rng)
+        up, down = ([rng.choice([1, 2, 2, 3, 4]) for _ in range(2)] for _ in range(2))
+        padding = [rng.randint(-3, 8) if rng.random() < 0.9 else 30 for _ in range(4)]
+        middle = output_size(x.shape, fu, up, (1, 1), padding)
+        if min(middle) < 1 or min(output_size((*x.shape[:2], *middle), fd, (1, 1), down, [0] * 4)) < 1:
+            continue
+        b = option(rng, torch.randn(x.shape[1], dtype=wide))
+        gain, slope, clamp = rng.choice([1.4, -0.7]), rng.choice([0.2, 1.0, 0.0, -0.3]), rng.choice([None, 0.75])
+        flip, want = rng.random() < 0.5, rng.random() < 0.8
+        # The codes of values within rounding of a kink may differ.
+        v = x.double() + (0 if b is None else b.double()[:, None, None])
+        u = reference(v, fu, up, (1, 1), padding, flip, up[0] * up[1])
+        z = bias_lrelu.lrelu(u, slope) * gain
+        if u.numel():
+            near = (u.abs() < 2e-6 * u.abs().max()) & (u != 0)
+            if clamp is not None:
+                near |= (z.abs() - clamp).abs() < 2e-6 * max(clamp, z.abs().max().item())
+            if near.any():
+                continue
+        done += 1
+        numbers = (up, down, padding, gain, slope, clamp, flip)
+        what = (x.shape, x.stride(), [None if t is None else t.shape for t in (b, fu, fd)], numbers)
+        y, codes = filtered_lrelu._forward_reference(x, b, fu, fd, *numbers, want)
+        got, got_codes = NATIVE.filtered_lrelu_fwd(x, b, fu, fd, *numbers, want)
+        assert_same(got, y, 2 * ROUNDING[dtype], what)
+        assert got_codes.stride() == codes.stride(), what
+        assert torch.equal(got_codes, codes), what
+        if not want:
+            continue
+        down_padding = [rng.randint(0, 4) for _ in range(4)]
+        numbers = (middle, fu, fd, up, down, padding, down_padding, gain, slope, flip)
+        wanted = filtered_lrelu._linear_reference(x, codes, *numbers)
+        assert_same(NATIVE.filtered_lrelu_linear(x, codes, *numbers), wanted, 2 * ROUNDING[dtype], what)
+
+
 def test_the_number_of_threads_changes_nothing() -> None:
     x = torch.randn(3, 40, 37, 41)
     noise, scale, b = torch.randn(1, 1, 37, 41), torch.randn(3, 40), torch.randn(40)
-    tensors = (torch.rand(4), scale, noise, torch.randn(()), b, scale)
+    f = torch.rand(4)
+    tensors = (f, scale, noise, torch.randn(()), b, scale)
     numbers = ([2, 1, 2, 1], 1.0, 0.2, 1.4, 1.0)
     for layout in (torch.contiguous_format, torch.channels_last):
         x = x.contiguous(memory_format=layout)
@@ -180,6 +224,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
                     z,
                     *dy,
                     *others,
+                    *NATIVE.filtered_lrelu_fwd(x, b, f, f, [2, 2], [2, 2], [3] * 4, 1.4, 0.2, 1.0, False, True),
                 ]
             )
         torch.set_num_threads(threads)
@@ -198,7 +243,7 @@ def test_every_instruction_set(name: str) -> None:
         env={**os.environ, "IDGAN_FAST_CPU": name}, cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout[-3000:]
-    assert "12 passed" in run.stdout
+    assert "16 passed" in run.stdout
 
 
 def test_an_instruction_set_that_is_not_there_is_refused() -> None:

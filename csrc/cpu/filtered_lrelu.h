@@ -1,0 +1,137 @@
+// u = FIR_up(x + b[c]), z = clamp(gain * lrelu(u)), y = FIR_down(z), and for the gradients a code of 2 bits a pixel of u; or
+// the linear operator with given codes: y = FIR_down(u * dz/du of the code).
+//
+// The bias is inside the filter, whose zeros around the image it does not reach: a weighted sum of rows gets b times the sum
+// of their weights. Mapping: a unit is a block of rows of y of one NCHW image; the rows of z that it meets lie in a buffer
+// that fits the second-level cache, and no image of u or z is ever written. Rows of z at a unit's edge are computed by both
+// neighbours. Bytes: x, y and the codes (1/4 byte a pixel of u) once. Flops a pixel of u: 2 (fh / up_y + fw / up_x), and of
+// y: 2 (fh + fw) for separable filters. Accumulation in float (double for double).
+#pragma once
+
+#include "bias_lrelu.h"
+#include "upfirdn2d.h"
+
+namespace {
+
+// Integers as wide as the lanes of A.
+template <class A>
+struct integer_of;
+template <>
+struct integer_of<float> {
+  typedef uint32_t one;
+};
+template <>
+struct integer_of<double> {
+  typedef uint64_t one;
+};
+template <class A>
+using Integers __attribute__((vector_size(IDGAN_BYTES))) = typename integer_of<A>::one;
+
+// Twice the number of a lane: where its code lies.
+template <class A>
+inline Integers<A> code_places() {
+  Integers<A> v{};
+  for (int i = 0; i < LANES<A>; i++) v[i] = 2 * i;
+  return v;
+}
+
+// z of a row of u, in place; codes: of the row, zero so far, or null.
+template <class A>
+void activate(A* row, uint8_t* codes, const idgan::FilteredLrelu& a) {
+  constexpr int L = LANES<A>;
+  const int64_t n = a.up.out_columns;
+  const A slope = A(a.slope), gain = A(a.gain), clamp = A(a.clamp);
+  const Integers<A> places = code_places<A>(), none{}, negative = none + 1, clamped_ = none + 2;
+  int64_t i = 0;
+  for (; i + L <= n; i += L) {
+    const Vec<A> u = load<A>(row + i), z = lrelu_forward(u, Vec<A>{}, slope, gain, clamp);
+    store<A>(row + i, z);
+    if (codes == nullptr) continue;
+    Integers<A> code = u <= 0 ? negative : none;
+    code = (z >= clamp ? clamped_ : z <= -clamp ? clamped_ : code) << places;
+    uint32_t bits = 0;
+    for (int lane = 0; lane < L; lane++) bits |= uint32_t(code[lane]);
+    bits <<= 2 * (i % 4);
+    for (int byte = 0; byte < (L + 3) / 4; byte++) codes[i / 4 + byte] |= uint8_t(bits >> 8 * byte);
+  }
+  for (; i < n; i++) {
+    const A u = row[i];
+    row[i] = lrelu_forward(u, A(0), slope, gain, clamp);
+    const int code = row[i] >= clamp || row[i] <= -clamp ? 2 : u <= 0;
+    if (codes != nullptr) codes[i / 4] |= code << 2 * (i % 4);
+  }
+}
+
+// A row of u times dz/du, in place.
+template <class A>
+void follow(A* row, const uint8_t* codes, const idgan::FilteredLrelu& a) {
+  constexpr int L = LANES<A>;
+  const int64_t n = a.up.out_columns;
+  const A gain = A(a.gain), below = A(a.gain * a.slope);
+  const Integers<A> places = code_places<A>();
+  int64_t i = 0;
+  for (; i + L <= n; i += L) {
+    uint32_t bits = 0;
+    for (int byte = 0; byte < (L + 3) / 4; byte++) bits |= uint32_t(codes[i / 4 + byte]) << 8 * byte;
+    const Integers<A> code = (typename integer_of<A>::one(bits >> 2 * (i % 4)) - Integers<A>{}) >> places & 3;
+    const Vec<A> zero{}, factor = code == 0 ? splat<A>(gain) : code == 1 ? splat<A>(below) : zero;
+    store<A>(row + i, load<A>(row + i) * factor);
+  }
+  for (; i < n; i++) {
+    const int code = codes[i / 4] >> 2 * (i % 4) & 3;
+    row[i] *= code == 0 ? gain : code == 1 ? below : A(0);
+  }
+}
+
+// Rows of z in one part of the image: those whose codes it writes, and those that it computes.
+inline RowSpan span_of_z(const idgan::FilteredLrelu& a, int64_t part) {
+  const int64_t parts = a.blocks(), rows = a.down.rows;
+  const int64_t first = part * a.block(), last = smaller(first + a.block(), a.down.out_rows);
+  const auto within = [&](int64_t row) { return smaller(larger(row, 0), rows); };
+  const int64_t met = within(first * a.down.down_y - a.down.pad_y);
+  const int64_t met_end = within((last - 1) * a.down.down_y - a.down.pad_y + a.down.height);
+  if (a.codes == nullptr) return {met, met_end, met, larger(met, met_end)};
+  const int64_t own = part * rows / parts, own_end = (part + 1) * rows / parts;
+  return {own, own_end, smaller(own, met), larger(own_end, met_end)};
+}
+
+template <class T>
+void filtered_lrelu_of(const idgan::FilteredLrelu& a, int64_t begin, int64_t end) {
+  using A = Wide<T>;
+  Lines<false, T> lines(a.up);
+  const int64_t columns = a.up.out_columns, code_columns = (columns + 3) / 4;
+  int64_t most = 1;
+  for (int64_t part = 0; part < a.blocks(); part++) most = larger(most, span_of_z(a, part).rows());
+  A* z = static_cast<A*>(malloc(most * columns * sizeof(A)));
+  for (int64_t unit = begin; unit < end; unit++) {
+    const int64_t image = unit / a.blocks(), part = unit % a.blocks(), first = part * a.block();
+    const Block b{image, 0, first, smaller(first + a.block(), a.down.out_rows)};
+    const auto [own, own_end, from, to] = span_of_z(a, part);
+    if (a.bias != nullptr) lines.offset = static_cast<const A*>(a.bias)[image % a.channels];
+    const auto where = [&](int64_t o) { return z + (o - from) * columns; };
+    const auto code_row = [&](uint8_t* codes, int64_t o) { return codes + (image * a.down.rows + o) * code_columns; };
+    lines.filtered(input_of<T>(a.up, b), from, to, where, [&](int64_t o, A* row) {
+      if (a.given != nullptr) return follow(row, code_row(const_cast<uint8_t*>(a.given), o), a);
+      uint8_t* codes = a.codes != nullptr && o >= own && o < own_end ? code_row(a.codes, o) : nullptr;
+      if (codes != nullptr) memset(codes, 0, code_columns);
+      activate(row, codes, a);
+    });
+    idgan::Upfirdn2d shifted = a.down;
+    shifted.rows = to - from;
+    shifted.pad_y = a.down.pad_y + from;
+    Lines<false, A> down(shifted);
+    void* const memory[] = {z};
+    const Rows<A> z_rows(memory, false, 0, shifted.rows, columns, 1, 0);
+    const Rows<T> y = output_of<T>(a.down, b);
+    down.filtered(
+        z_rows, b.first, b.last, [&](int64_t) { return down.result; },
+        [&](int64_t o, const A* row) { write_row<false>(y, o, row); });
+  }
+  free(z);
+}
+
+void filtered_lrelu(const idgan::FilteredLrelu& a, int64_t begin, int64_t end) {
+  with_type(a.up.dtype, [&](auto element) { filtered_lrelu_of<decltype(element)>(a, begin, end); });
+}
+
+}  // namespace
