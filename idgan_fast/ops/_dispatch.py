@@ -129,9 +129,18 @@ def _choose(function: str, names: tuple[str, ...], device: str, impl: str, reque
     return wanted
 
 
-def choose(function: str, operators: tuple[LowLevel, ...], device: torch.device, impl: str) -> str:
-    """The backend for one call: `impl` if it names one, else `backend(...)` or IDGAN_FAST_BACKEND, else the fastest."""
-    return _choose(function, tuple([op.name for op in operators]), device.type, impl, _requested.get())
+def choose(
+    function: str, operators: tuple[LowLevel, ...], device: torch.device, impl: str, pointwise: bool = False
+) -> str:
+    """The backend for one call: `impl` if it names one, else `backend(...)` or IDGAN_FAST_BACKEND, else the fastest.
+
+    pointwise: on a CPU torch.compile makes plain torch as fast as the kernels, and fuses it with what stands around it,
+    so that within a compiled graph it is the choice (docs/performance.md).
+    """
+    requested = _requested.get()
+    if pointwise and device.type == "cpu" and requested == "auto" and torch.compiler.is_compiling():
+        requested = "reference"
+    return _choose(function, tuple([op.name for op in operators]), device.type, impl, requested)
 
 
 @contextmanager

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
 
 from idgan_fast import ops
 from idgan_fast.ops import _dispatch, cases
@@ -21,11 +23,31 @@ def fresh_dynamo() -> Iterator[None]:
 
 
 @pytest.fixture(params=["reference", "registered"])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Plain torch, and the registered operators, opaque to the compiler, as compiled kernels are."""
     plain = request.param == "reference"
     monkeypatch.setattr(_dispatch, "why_not", lambda backend, *_: "off" if plain and backend != "reference" else None)
-    return request.param
+    with ops.backend("reference" if plain else "native"):
+        yield request.param
+
+
+@pytest.mark.skipif(_dispatch._no_cpu_library is not None, reason=str(_dispatch._no_cpu_library))
+def test_pointwise_operators_are_left_to_the_compiler_on_a_cpu() -> None:
+    called: list[str] = []
+
+    def keep(graph: torch.fx.GraphModule, _: Any) -> Any:
+        called.extend(str(node.target) for node in graph.graph.nodes)
+        return make_boxed_func(graph.forward)
+
+    def both(x: Tensor, impl: str) -> Tensor:
+        return ops.bias_act(ops.filter2d(x, torch.ones(3)), act="lrelu", impl=impl)
+
+    x = torch.randn(1, 2, 5, 5)
+    for impl, wanted in (("auto", {"upfirdn2d"}), ("native", {"upfirdn2d", "bias_lrelu_fwd"})):
+        called.clear()
+        y = torch.compile(both, fullgraph=True, backend=aot_autograd(fw_compiler=keep))(x, impl)
+        assert {name.split(".")[1] for name in called if name.startswith("idgan_fast.")} == wanted
+        torch.testing.assert_close(y, both(x, "reference"))
 
 
 def losses() -> dict[str, tuple[Callable[..., Tensor], list[str]]]:
