@@ -73,6 +73,12 @@ CASES: dict[str, tuple[tuple[tuple[int, ...], ...], Function, Function, Callable
     "modulated_conv2d 256, 32x32": (layer(4, 256, 32, 1)[:3], *modulated(1), None),
     "modulated_conv2d 256, 32x32, up=2": (layer(4, 256, 32, 2)[:3], *modulated(2), None),
     "styled_conv2d 128, 64x64, up=2": (layer(4, 128, 64, 2), *styled(2), None),
+    "filtered_lrelu": (
+        MAPS,
+        lambda x, b: ops.filtered_lrelu(x, F, F, b, 2, 2, 3, clamp=256),
+        lambda x, b: plain.filtered_lrelu(x, F, b, 256),
+        lambda x, y: y.copy_(x),
+    ),
     "styled_conv2d 512, 4x4": (layer(1, 512, 4, 1), *styled(1), None),
     "styled_conv2d 512, 8x8": (layer(1, 512, 8, 1), *styled(1), None),
 }

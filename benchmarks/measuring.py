@@ -1,5 +1,6 @@
 """Times, bytes, flops and memory of calls: on the host's clock, on a GPU between CUDA events."""
 
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -75,11 +76,16 @@ def _flush() -> torch.Tensor:
 
 
 def alternating(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
-    """`rounds` times of every call, taken in turns, so that a disturbance meets all of them."""
+    """`rounds` times of every call, taken in turns, so that a disturbance meets all of them.
+
+    The order of a turn is drawn anew: what ran before leaves the caches, and the memory that is free, in some state.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
+    order, rng = list(calls), random.Random(0)
     for _ in range(rounds):
-        for name, call in calls.items():
-            times[name].append(seconds(call))
+        rng.shuffle(order)
+        for name in order:
+            times[name].append(seconds(calls[name]))
     return times
 
 
