@@ -1,4 +1,5 @@
 // The kernels of one instruction set: compiled once for each, with IDGAN_SET (its name), IDGAN_BYTES and its flags.
+#include "bias_act.h"
 #include "bias_lrelu.h"
 #include "styled_epilogue.h"
 #include "upfirdn2d.h"
@@ -12,6 +13,8 @@ extern const idgan::Kernels idgan::JOIN(IDGAN_SET, _kernels) = {
     TEXT(IDGAN_SET),
     bias_lrelu_fwd,
     bias_lrelu_bwd,
+    bias_act_fwd,
+    bias_act_bwd,
     upfirdn2d,
     styled_epilogue_fwd,
     styled_epilogue_bwd,

@@ -69,10 +69,10 @@ inline Tensor empty_as(const Tensor& x, torch::headeronly::IntHeaderOnlyArrayRef
   return y;
 }
 
-// The elements of t, which has the computing type of `wide`, repeated or zero-filled to `count`.
+// The elements of t, which is widened already, repeated to `count`; without t -0, since x + -0 = x for every x.
 template <class A>
 std::vector<A> widened(const std::optional<Tensor>& t, int64_t count) {
-  std::vector<A> values(count, A(0));
+  std::vector<A> values(count, A(-0.0));
   if (!t) return values;
   const Tensor source = dense(*t, false);
   const A* data = static_cast<const A*>(source.data_ptr());
