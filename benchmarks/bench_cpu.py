@@ -57,6 +57,12 @@ CASES: dict[str, tuple[tuple[tuple[int, ...], ...], Function, Function, Callable
         lambda x, b: plain.bias_act(x, b, "lrelu", 1.5),
         lambda x, y: y.copy_(x),
     ),
+    "bias_act swish": (
+        MAPS,
+        lambda x, b: ops.bias_act(x, b, act="swish"),
+        lambda x, b: plain.bias_act(x, b, "swish"),
+        lambda x, y: y.copy_(x),
+    ),
     "blur": (
         MAPS[:1],
         lambda x: ops.filter2d(x, F),

@@ -6,7 +6,7 @@
 // A handful of flops an element: bound by memory. Computed in float (double for double).
 #pragma once
 
-#include "kernels.h"
+#include "spans.h"
 #include "vec.h"
 
 namespace {
@@ -24,20 +24,6 @@ inline V lrelu_backward(V dy, V y, A slope, A gain, A sign, A clamp) {
   const V dx = y * sign > 0 ? dy : dy * slope;
   const V zero = V{};
   return y >= clamp ? zero : y <= -clamp ? zero : dx;
-}
-
-struct Span {
-  int64_t row, start, stop, step;  // elements [start, stop) in steps that meet the biases once; of which row, if of one
-};
-
-inline Span span_of(const idgan::BiasLrelu& a, int64_t unit) {
-  if (a.inner > 1) {
-    const int64_t row = unit / a.blocks(), from = unit % a.blocks() * a.kBlock;
-    const int64_t n = a.inner - from < a.kBlock ? a.inner - from : a.kBlock;
-    return {row, row * a.inner + from, row * a.inner + from + n, n};
-  }
-  const int64_t start = unit * a.run(), all = a.outer * a.channels;
-  return {0, start, all - start < a.run() ? all : start + a.run(), a.pattern()};
 }
 
 template <class T>

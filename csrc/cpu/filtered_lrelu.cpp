@@ -50,7 +50,8 @@ std::tuple<Tensor, Tensor> filtered_lrelu_fwd(Tensor x, Small b, Small fu, Small
   const Tensor image = dense(x, false);
   FilteredLrelu a = described(image, up, down, padding, none);
   a.slope = slope, a.gain = gain, a.clamp = clamp ? *clamp : std::numeric_limits<double>::quiet_NaN();
-  const Small bias = b ? Small(dense(*b, false)) : b;
+  Small bias;
+  if (b) bias = dense(*b, false);
   a.bias = bias ? bias->data_ptr() : nullptr;
   const auto run = [&](const auto& up_taps, const auto& down_taps) {
     const int64_t columns = x.size(3) * up[0] + padding[0] + padding[1] - up_taps.width + 1;

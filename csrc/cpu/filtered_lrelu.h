@@ -13,20 +13,6 @@
 
 namespace {
 
-// Integers as wide as the lanes of A.
-template <class A>
-struct integer_of;
-template <>
-struct integer_of<float> {
-  typedef uint32_t one;
-};
-template <>
-struct integer_of<double> {
-  typedef uint64_t one;
-};
-template <class A>
-using Integers __attribute__((vector_size(IDGAN_BYTES))) = typename integer_of<A>::one;
-
 // Twice the number of a lane: where its code lies.
 template <class A>
 inline Integers<A> code_places() {
@@ -73,7 +59,7 @@ void follow(A* row, const uint8_t* codes, const idgan::FilteredLrelu& a) {
   for (; i + L <= n; i += L) {
     uint32_t bits = 0;
     for (int byte = 0; byte < (L + 3) / 4; byte++) bits |= uint32_t(codes[i / 4 + byte]) << 8 * byte;
-    const Integers<A> code = (typename integer_of<A>::one(bits >> 2 * (i % 4)) - Integers<A>{}) >> places & 3;
+    const Integers<A> word = Integers<A>{} + int(bits >> 2 * (i % 4)), code = word >> places & 3;
     const Vec<A> zero{}, factor = code == 0 ? splat<A>(gain) : code == 1 ? splat<A>(below) : zero;
     store<A>(row + i, load<A>(row + i) * factor);
   }

@@ -1,4 +1,5 @@
 // The kernels of one instruction set: compiled once for each, with IDGAN_SET (its name), IDGAN_BYTES and its flags.
+#include "bias_act.h"
 #include "bias_lrelu.h"
 #include "filtered_lrelu.h"
 #include "styled_epilogue.h"
@@ -14,6 +15,8 @@ extern const idgan::Kernels idgan::JOIN(IDGAN_SET, _kernels) = {
     IDGAN_BYTES,
     bias_lrelu_fwd,
     bias_lrelu_bwd,
+    bias_act_fwd,
+    bias_act_bwd,
     upfirdn2d,
     filtered_lrelu,
     styled_epilogue_fwd,

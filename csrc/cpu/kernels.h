@@ -7,16 +7,18 @@ namespace idgan {
 
 enum Dtype : int { kFloat, kDouble, kBfloat16, kFloat16 };
 
-// y = clamp(gain * lrelu(x + b)) on a dense array [outer, channels, inner], the bias along channels.
-struct BiasLrelu {
+enum Activation : int { kLinear, kRelu, kLrelu, kTanh, kSigmoid, kElu, kSelu, kSoftplus, kSwish };
+
+// A dense array [outer, channels, inner] with a bias along channels, cut into units.
+struct Biased {
   Dtype dtype;
   const void* in;     // x; dy in the backward pass
-  const void* saved;  // y, in the backward pass
+  const void* saved;  // in the backward pass: y of bias_lrelu, x of bias_act
   void* out;          // y; dx in the backward pass
-  const void* bias;   // widened (float, or double for double), of `pattern` elements
+  const void* bias;   // widened (float, or double for double): one a channel, or `pattern` elements if inner = 1
   void* sums;         // widened, [units, pattern]: dx summed within a unit of the backward pass; null if not wanted
   int64_t outer, channels, inner;
-  double slope, gain, clamp;  // clamp: NaN for none
+  double gain, clamp;  // clamp: NaN for none
 
   // inner > 1: a unit is a block of one row of `inner` elements, and has one bias.
   // inner = 1: a unit is a run of whole rows of `channels` elements; the bias repeats `pattern` elements.
@@ -26,6 +28,17 @@ struct BiasLrelu {
   int64_t run() const { return pattern() * ((kBlock + pattern() - 1) / pattern()); }
   int64_t units() const { return inner > 1 ? outer * channels * blocks() : (outer * channels + run() - 1) / run(); }
   int64_t unit_elements() const { return inner > 1 ? (inner < kBlock ? inner : kBlock) : run(); }
+};
+
+// y = clamp(gain * lrelu(x + b)), whose gradient needs y alone.
+struct BiasLrelu : Biased {
+  double slope;
+};
+
+// y = clamp(gain * act(x + b)), whose gradient needs x and b.
+struct BiasAct : Biased {
+  Activation act;
+  double alpha;  // slope of lrelu below 0
 };
 
 // Zero insertion, padding or cropping, a FIR filter, decimation. An image is `rows` rows of `columns` pixels of `depth`
@@ -94,6 +107,8 @@ struct Kernels {
   int bytes;  // of a vector
   void (*bias_lrelu_fwd)(const BiasLrelu&, int64_t begin, int64_t end);
   void (*bias_lrelu_bwd)(const BiasLrelu&, int64_t begin, int64_t end);
+  void (*bias_act_fwd)(const BiasAct&, int64_t begin, int64_t end);
+  void (*bias_act_bwd)(const BiasAct&, int64_t begin, int64_t end);
   void (*upfirdn2d)(const Upfirdn2d&, int64_t begin, int64_t end);
   void (*filtered_lrelu)(const FilteredLrelu&, int64_t begin, int64_t end);
   void (*styled_epilogue_fwd)(const StyledEpilogue&, int64_t begin, int64_t end);

@@ -76,10 +76,10 @@ inline void of_images(Upfirdn2d& a, const Tensor& x, bool last, int64_t n, int64
   a.lanes = last ? kernels().bytes / (a.dtype == kDouble ? 8 : 4) : 1;
 }
 
-// The elements of t, which has the computing type of `wide`, repeated or zero-filled to `count`.
+// The elements of t, which is widened already, repeated to `count`; without t -0, since x + -0 = x for every x.
 template <class A>
 std::vector<A> widened(const std::optional<Tensor>& t, int64_t count) {
-  std::vector<A> values(count, A(0));
+  std::vector<A> values(count, A(-0.0));
   if (!t) return values;
   const Tensor source = dense(*t, false);
   const A* data = static_cast<const A*>(source.data_ptr());

@@ -45,6 +45,10 @@ using Vec = typename vector_of<A>::type;
 template <class A>
 constexpr int LANES = IDGAN_BYTES / sizeof(A);
 
+// Integers as wide as the lanes of A: what comparisons give.
+template <class A>
+using Integers = decltype(Vec<A>{} < Vec<A>{});
+
 template <class A>
 inline Vec<A> load(const A* p) {
   Vec<A> v;

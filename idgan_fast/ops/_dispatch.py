@@ -134,8 +134,8 @@ def choose(
 ) -> str:
     """The backend for one call: `impl` if it names one, else `backend(...)` or IDGAN_FAST_BACKEND, else the fastest.
 
-    pointwise: on a CPU torch.compile makes plain torch as fast as the kernels, and fuses it with what stands around it,
-    so that within a compiled graph it is the choice (docs/performance.md).
+    pointwise: of operators that torch.compile makes as fast on a CPU as the kernels are (docs/performance.md), and
+    fuses with what stands around them: within a compiled graph they run as plain torch there.
     """
     requested = _requested.get()
     if pointwise and device.type == "cpu" and requested == "auto" and torch.compiler.is_compiling():

@@ -122,7 +122,8 @@ def biased(
     slope = negative_slope(act, alpha)
     # The sign of x + b can be read from y, so that x need not be kept.
     linear = slope is not None and slope >= 0 and gain != 0
-    backend = _dispatch.choose(function, LINEAR if linear else LOW_LEVEL, x.device, impl, pointwise=True)
+    operators = LINEAR if linear else LOW_LEVEL
+    backend = _dispatch.choose(function, operators, x.device, impl, pointwise=linear or act == "swish")
     if b is None and act == "linear" and gain == 1 and clamp is None:
         return x
     if linear:

@@ -44,7 +44,8 @@ def finished(v: Tensor, gain: float, clamp: float | None, x: Tensor) -> Tensor:
 
 
 def over_all_but(t: Tensor, dim: int) -> Tensor:
-    return t.sum([i for i in range(t.ndim) if i != dim])
+    others = [i for i in range(t.ndim) if i != dim]
+    return t.sum(others) if others else t.clone()  # torch takes no dimensions for all
 
 
 def _forward_reference(x: Tensor, b: Tensor | None, dim: int, slope: float, gain: float, clamp: float | None) -> Tensor:

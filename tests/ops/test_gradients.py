@@ -51,6 +51,11 @@ def test_bias_act_slopes_that_hide_the_sign(alpha: float) -> None:
     check(lambda x, b: ops.bias_act(x, b, -1, "lrelu", alpha, clamp=1), leaf(4, 3), leaf(3))
 
 
+@pytest.mark.parametrize("act", ["lrelu", "tanh"])
+def test_bias_act_of_one_axis(act: str) -> None:
+    check(lambda x, b: ops.bias_act(x, b, 0, act), leaf(5), leaf(5))
+
+
 @pytest.mark.parametrize("act", ["linear", "lrelu", "tanh"])
 def test_the_gradient_is_zero_where_the_clamp_binds(act: str) -> None:
     x = torch.tensor([[-9.0, -0.5, 0.25, 0.5, 9.0]], dtype=F64, requires_grad=True)

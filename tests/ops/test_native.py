@@ -15,11 +15,14 @@ import torch
 from torch import Tensor
 
 from idgan_fast.ops import _dispatch, bias_lrelu, styled_epilogue
+from idgan_fast.ops.bias_act import LOW_LEVEL as BIAS_ACT
+from idgan_fast.ops.bias_act import activation_funcs
 from idgan_fast.ops.upfirdn2d import output_size, reference
 
 filtered_lrelu = importlib.import_module("idgan_fast.ops.filtered_lrelu")  # the module, not the function
 NATIVE = torch.ops.idgan_fast
 ROOT = Path(__file__).parents[2]
+ACTIVATIONS = Path(__file__).with_name("test_activations.py")
 SET = os.environ.get("IDGAN_FAST_CPU")
 pytestmark = pytest.mark.skipif(_dispatch._no_cpu_library is not None, reason=str(_dispatch._no_cpu_library))
 
@@ -70,6 +73,12 @@ def assert_same(got: Tensor, wanted: Tensor, tolerance: float, what: Any) -> Non
         assert error <= tolerance, (what, error)
 
 
+def some_axes(x: Tensor, rng: random.Random) -> Tensor:
+    """An image, or a tensor of 1, 2, 3 or 5 axes."""
+    others = (x.flatten(), x.mean((2, 3)), x.flatten(2), x[:, :, None])
+    return x if rng.random() < 0.7 else rng.choice(others)
+
+
 def option(rng: random.Random, t: Tensor) -> Tensor | None:
     return t if rng.random() < 0.7 else None
 
@@ -79,8 +88,7 @@ def test_kernels_bias_lrelu(dtype: torch.dtype) -> None:
     rng = random.Random(1)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     for _ in range(150):
-        x = image(rng, dtype)
-        x = x if rng.random() < 0.7 else x.flatten(2) if rng.random() < 0.5 else x.mean((2, 3))
+        x = some_axes(image(rng, dtype), rng)
         dim = rng.randrange(x.ndim)
         b = option(rng, torch.randn(x.shape[dim], dtype=wide))
         clamp = rng.choice([None, 0.75])
@@ -91,6 +99,26 @@ def test_kernels_bias_lrelu(dtype: torch.dtype) -> None:
         dy, want_db = torch.randn_like(y), rng.random() < 0.7
         got = NATIVE.bias_lrelu_bwd(dy, y, *numbers, want_db)
         wanted = bias_lrelu._backward_reference(dy, y, *numbers, want_db)
+        assert_same(got[0], wanted[0], ROUNDING[dtype], what)
+        assert_same(got[1], wanted[1], SUMS.get(dtype, 2e-5), what)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("act", activation_funcs)
+def test_kernels_bias_act(act: str, dtype: torch.dtype) -> None:
+    rng = random.Random(4)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    for _ in range(60):
+        x = some_axes(image(rng, dtype), rng)
+        dim = rng.randrange(x.ndim)
+        b = option(rng, torch.randn(x.shape[dim], dtype=wide))
+        numbers = (dim, act, rng.choice([0.2, -0.5, 0.0]), rng.choice([1.4, -0.7, 0.0]), rng.choice([None, 0.75]))
+        what = (x.shape, x.stride(), numbers)
+        y = BIAS_ACT[0].reference(x, b, *numbers)
+        assert_same(NATIVE.bias_act_fwd(x, b, *numbers), y, ROUNDING[dtype], what)
+        dy, want_db = torch.randn(x.shape).to(dtype), rng.random() < 0.7
+        got = NATIVE.bias_act_bwd(dy, x, b, *numbers, want_db)
+        wanted = BIAS_ACT[1].reference(dy, x, b, *numbers, want_db)
         assert_same(got[0], wanted[0], ROUNDING[dtype], what)
         assert_same(got[1], wanted[1], SUMS.get(dtype, 2e-5), what)
 
@@ -220,6 +248,8 @@ def test_the_number_of_threads_changes_nothing() -> None:
                 [
                     y,
                     *NATIVE.bias_lrelu_bwd(x, y, 1, 0.2, 1.4, 1.0, True),
+                    NATIVE.bias_act_fwd(x, b, 1, "swish", 0.0, 1.4, 1.0),
+                    *NATIVE.bias_act_bwd(y, x, b, 1, "swish", 0.0, 1.4, 1.0, True),
                     NATIVE.upfirdn2d(x, tensors[0], [2, 2], [1, 1], [2, 1, 2, 1], False, 4.0),
                     z,
                     *dy,
@@ -239,11 +269,11 @@ def test_every_instruction_set(name: str) -> None:
     if name != "plain" and not (capability == "AVX512" or (capability == "AVX2" and name == "avx2")):
         pytest.skip(f"this processor has {capability}")
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-k", "test_kernels", __file__],
+        [sys.executable, "-m", "pytest", "-q", "-k", "test_kernels", __file__, ACTIVATIONS],
         env={**os.environ, "IDGAN_FAST_CPU": name}, cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout[-3000:]
-    assert "16 passed" in run.stdout
+    assert "60 passed" in run.stdout
 
 
 def test_an_instruction_set_that_is_not_there_is_refused() -> None:
