@@ -11,7 +11,8 @@ using Small = std::optional<Tensor>;
 using Ints = std::vector<int64_t>;
 
 // The geometry of x -> u -> y but for the filters; channels_last images are worked through as NCHW.
-FilteredLrelu described(const Tensor& x, const Ints& up, const Ints& down, const Ints& padding, const Ints& padding_down) {
+FilteredLrelu described(const Tensor& x, const Ints& up, const Ints& down, const Ints& padding,
+                        const Ints& padding_down) {
   FilteredLrelu a{};
   of_images(a.up, x, false, x.size(0), x.size(1), x.size(2), x.size(3));
   a.down = a.up;

@@ -1,11 +1,11 @@
-// u = FIR_up(x + b[c]), z = clamp(gain * lrelu(u)), y = FIR_down(z), and for the gradients a code of 2 bits a pixel of u; or
-// the linear operator with given codes: y = FIR_down(u * dz/du of the code).
+// u = FIR_up(x + b[c]), z = clamp(gain * lrelu(u)), y = FIR_down(z), and for the gradients a code of 2 bits a pixel of
+// u; or the linear operator with given codes: y = FIR_down(u * dz/du of the code).
 //
-// The bias is inside the filter, whose zeros around the image it does not reach: a weighted sum of rows gets b times the sum
-// of their weights. Mapping: a unit is a block of rows of y of one NCHW image; the rows of z that it meets lie in a buffer
-// that fits the second-level cache, and no image of u or z is ever written. Rows of z at a unit's edge are computed by both
-// neighbours. Bytes: x, y and the codes (1/4 byte a pixel of u) once. Flops a pixel of u: 2 (fh / up_y + fw / up_x), and of
-// y: 2 (fh + fw) for separable filters. Accumulation in float (double for double).
+// The bias is inside the filter, and does not reach the zeros around the image: a weighted sum of rows gets b times the
+// sum of their weights. Mapping: a unit is a block of rows of y of one NCHW image; the rows of z that it meets lie in a
+// buffer that fits the second-level cache, and no image of u or z is ever written. Rows of z at a unit's edge are
+// computed by both neighbours. Bytes: x, y and the codes (1/4 byte a pixel of u) once. Flops a pixel of u:
+// 2 (fh / up_y + fw / up_x), and of y: 2 (fh + fw) for separable filters. Accumulation in float (double for double).
 #pragma once
 
 #include "bias_lrelu.h"

@@ -67,7 +67,8 @@ struct Upfirdn2d {
   int64_t units() const { return images * blocks() * tiles(); }
 };
 
-// What follows the convolution of a StyleGAN2 layer; see styled_epilogue.h. All tensors but y, out, dout and dy are widened.
+// What follows the convolution of a StyleGAN2 layer; see styled_epilogue.h. All tensors but y, out, dout and dy are
+// widened.
 struct StyledEpilogue {
   Upfirdn2d fir;  // forward: y -> out
   bool filtered;  // false: there is no filter, and `fir` has one tap of 1

@@ -1,7 +1,7 @@
 // Rows of images in memory and in the first-level cache.
 //
-// A line is a row in the cache, widened: of NCHW its pixels of one channel, [columns]; of channels_last (LAST) its pixels of
-// one vector of channels, [columns, LANES], of which the last vector may hold fewer channels than lanes.
+// A line is a row in the cache, widened: of NCHW its pixels of one channel, [columns]; of channels_last (LAST) its
+// pixels of one vector of channels, [columns, LANES], of which the last vector may hold fewer channels than lanes.
 // An image is whole, or given as its four phases: pixels of even and odd rows and columns, each an image of its own.
 #pragma once
 

@@ -84,7 +84,8 @@ Tensor styled_epilogue_fwd(std::vector<Tensor> parts, Small f, Small scale, Smal
 
 // The sums of the units, in their order, added up for (sample, channel), channel or all; null where not wanted.
 template <class A>
-void reduce(const StyledEpilogue& a, const std::vector<A>& sums, int64_t samples, A* scale, A* strength, A* b, A* next) {
+void reduce(const StyledEpilogue& a, const std::vector<A>& sums, int64_t samples, A* scale, A* strength, A* b,
+            A* next) {
   const int64_t lanes = a.back.lanes, tiles = a.back.tiles(), blocks = a.back.blocks();
   std::vector<double> of_scale(samples * a.channels), of_b(a.channels), of_next(samples * a.channels);
   double of_strength = 0;
@@ -113,7 +114,8 @@ void sum_channels(const StyledEpilogue& a, const A* h, int64_t samples, A* noise
       const int64_t p = i % pixels, first = shared ? 0 : i / pixels, last = shared ? samples : first + 1;
       double total = 0;
       for (int64_t n = first; n < last; n++)
-        for (int64_t e = 0; e < c; e++) total += a.channels_last ? h[(n * pixels + p) * c + e] : h[(n * c + e) * pixels + p];
+        for (int64_t e = 0; e < c; e++)
+          total += a.channels_last ? h[(n * pixels + p) * c + e] : h[(n * c + e) * pixels + p];
       noise[i] = A(total) * strength;
     }
   });

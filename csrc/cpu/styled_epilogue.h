@@ -1,9 +1,9 @@
 // u = FIR(y), v = u * scale[n, c] + noise * strength + b[c], z = clamp(gain * lrelu(v)), out = z * next[n, c].
 //
-// Backward, with g = dout and M = dz/dv: h = g * next * M; dy = scale * FIR^T(h). Sums over pixels: y * FIR^T(h) for scale,
-// h * noise for strength, h for b, g * z for next. z is out where nothing follows, else it is computed again from y.
-// Mapping: units of result rows, as in upfirdn2d.h; rows of u and h stay in the first-level cache. Rows of h at a unit's
-// edge are computed by both neighbours and summed by one. Bytes: forward y and out once; backward dout, out, y and dy.
+// Backward, with g = dout and M = dz/dv: h = g * next * M; dy = scale * FIR^T(h). Sums over pixels: y * FIR^T(h) for
+// scale, h * noise for strength, h for b, g * z for next. z is out where nothing follows, else computed again from y.
+// Mapping: units of result rows, as in upfirdn2d.h; rows of u and h stay in the caches. Rows of h at a unit's edge are
+// computed by both neighbours and summed by one. Bytes: forward y and out once; backward dout, out, y and dy.
 // Accumulation in float (double for double); sums of a unit in float, of the units in double.
 #pragma once
 
@@ -148,7 +148,8 @@ struct Small {
 
 // Calls finish(o, u) for rows [begin, end) of u; without a filter these are rows of y.
 template <bool LAST, class T, class F>
-inline void rows_of(bool filtered, Lines<LAST, T>& lines, const Rows<T>& image, int64_t begin, int64_t end, const F& finish) {
+inline void rows_of(bool filtered, Lines<LAST, T>& lines, const Rows<T>& image, int64_t begin, int64_t end,
+                    const F& finish) {
   if (filtered) {
     lines.filtered(image, begin, end, [&](int64_t) { return lines.result; }, finish);
     return;
@@ -219,7 +220,8 @@ void styled_epilogue_bwd_of(const idgan::StyledEpilogue& a, int64_t begin, int64
       each<LAST, A>(fir.out_columns, [&](auto at) {
         const auto g = read<LAST>(dout, g_row, at);
         const auto z = u != nullptr ? small.activated(read(u, at), at, noise) : read<LAST>(out, out_row, at);
-        const auto v = lrelu_backward(g * small.here(small.next, at), z, small.slope, small.gain, small.sign, small.clamp);
+        const auto after = g * small.here(small.next, at);
+        const auto v = lrelu_backward(after, z, small.slope, small.gain, small.sign, small.clamp);
         keep(to_h, at, v);
         if (!mine) return;
         of_bias.add(v);

@@ -45,7 +45,8 @@ inline bool channels_last(const Tensor& x) {
 
 inline bool dense_channels_last(const Tensor& x) {
   const int64_t c = x.size(1), h = x.size(2), w = x.size(3);
-  return (w == 1 || x.stride(3) == c) && (h == 1 || x.stride(2) == w * c) && (x.size(0) == 1 || x.stride(0) == h * w * c);
+  return (w == 1 || x.stride(3) == c) && (h == 1 || x.stride(2) == w * c) &&
+         (x.size(0) == 1 || x.stride(0) == h * w * c);
 }
 
 // x without holes, in the layout `last` or NCHW; x itself where it is so already.

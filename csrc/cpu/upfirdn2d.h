@@ -1,11 +1,12 @@
-// y[o] = sum over t of taps[t] * stuffed[o * down + t - pad], along x and along y; stuffed: up - 1 zeros after each pixel.
+// y[o] = sum over t of taps[t] * stuffed[o * down + t - pad], along x and along y; stuffed: up - 1 zeros after a pixel.
 //
 // For a given o only every up-th tap meets a pixel: the first is t0 = (pad - o * down) mod up, at pixel
 // i0 = (o * down + t0 - pad) / up, so no zero is ever stored or multiplied (polyphase).
-// Mapping: a unit is a block of result rows of one image, of channels_last those of one vector of channels. Of a separable
-// filter, a result row is first a sum of input rows (vertical pass, into a line with zeros on both sides, in the first-level
-// cache), then filtered along x. Bytes: the input once from memory, if its height(f) rows stay in cache, the result once.
-// Flops an output: 2 (fh / up_y + fw / up_x) for columns of about equal numbers. Accumulation in float (double for double).
+// Mapping: a unit is a block of result rows of one image, of channels_last those of one vector of channels. Of a
+// separable filter, a result row is first a sum of input rows (vertical pass, into a line with zeros on both sides, in
+// the first-level cache), then filtered along x. Bytes: the input once from memory, if its height(f) rows stay in
+// cache, the result once. Flops an output: 2 (fh / up_y + fw / up_x) for columns of about equal numbers. Accumulation
+// in float (double for double).
 #pragma once
 
 #include <cstdlib>
@@ -125,8 +126,8 @@ void along_x(const A* line, A* out, const A* taps, const Phase* phases, const id
   along_x_any<LAST, ADD, 0>(line, out, taps, phases, a);
 }
 
-// Where rows are filtered: lines with zeros around, a few at a time, so that the second pass does not wait for the stores
-// of the first; one for each call of a kernel.
+// Where rows are filtered: lines with zeros around, a few at a time, so that the second pass does not wait for the
+// stores of the first; one for each call of a kernel.
 template <bool LAST, class T>
 struct Lines {
   using A = Wide<T>;
@@ -134,11 +135,8 @@ struct Lines {
   const idgan::Upfirdn2d& a;
   int64_t length, together;  // elements of a line; lines in use
   A *memory, *first, *result, *weights;
-  A* held;  // of channels_last: the input rows that the vertical pass meets, side by side, row r at r mod height
-  int64_t* numbers;  // of the rows held
   Phase* phases;
   Row<T>* rows;
-  Row<A>* held_rows;
   A offset = 0;  // added to every pixel of the image, of NCHW
 
   explicit Lines(const idgan::Upfirdn2d& args) : a(args) {
@@ -148,45 +146,28 @@ struct Lines {
     const int64_t left = phases[0].pixel < 0 ? -phases[0].pixel : 0, right = reach > a.columns ? reach - a.columns : 0;
     length = (left + a.columns + right) * kPixel + 3 * LANES<A>;
     together = LAST || 4096 / length < 1 ? 1 : 4096 / length < kMost ? 4096 / length : kMost;
-    const int64_t held_size = LAST ? a.height * a.columns * kPixel : 0;
-    memory = static_cast<A*>(calloc(together * length + a.out_columns * kPixel + a.height + held_size, sizeof(A)));
+    memory = static_cast<A*>(calloc(together * length + a.out_columns * kPixel + a.height, sizeof(A)));
     first = memory + left * kPixel;
     result = memory + together * length;
-    held = result + a.out_columns * kPixel;
-    weights = held + held_size;
+    weights = result + a.out_columns * kPixel;
     rows = static_cast<Row<T>*>(malloc(a.height * sizeof(Row<T>)));
-    held_rows = static_cast<Row<A>*>(malloc(a.height * sizeof(Row<A>)));
-    numbers = static_cast<int64_t*>(malloc(a.height * sizeof(int64_t)));
   }
   ~Lines() {
     free(memory);
     free(phases);
     free(rows);
-    free(held_rows);
-    free(numbers);
   }
 
   // Row `o` of a separable filter's result, before the pass along x, in line `i`.
   void down_y(const Rows<T>& image, int64_t o, int64_t i) {
     const Phase p = phase_of(o, a.up_y, a.down_y, a.pad_y);
     const A* taps = static_cast<const A*>(a.taps_y);
-    void* const of[] = {held};
-    const Rows<A> all_held(of, false, 0, a.height, a.columns, kPixel, 0);
-    // Pixels of channels_last lie far apart, often by a power of two, and displace one another from the cache.
-    const bool hold = LAST && !image.joined;
     int64_t count = 0;
     for (int64_t t = p.tap, row = p.pixel; t < a.height; t += a.up_y, row++) {
       if (row < 0 || row >= a.rows) continue;
-      const int64_t place = row % a.height;
-      if (hold && numbers[place] != row) {
-        numbers[place] = row;
-        read_row<LAST>(held + place * a.columns * kPixel, image, row);
-      }
-      held_rows[count] = all_held.at(place);
       rows[count] = image.at(row);
       weights[count++] = taps[t];
     }
-    if (hold) return weighted_rows<LAST>(first + i * length, all_held, held_rows, weights, count);
     weighted_rows<LAST>(first + i * length, image, rows, weights, count);
     A sum = 0;
     for (int64_t j = 0; j < count; j++) sum += weights[j];
@@ -218,7 +199,6 @@ struct Lines {
   template <class W, class F>
   void filtered(const Rows<T>& image, int64_t begin, int64_t end, const W& where, const F& finish) {
     const int64_t step = a.taps_y == nullptr ? 1 : together;
-    for (int64_t i = 0; i < a.height; i++) numbers[i] = -1;
     for (int64_t o = begin; o < end; o += step) {
       const int64_t count = end - o < step ? end - o : step;
       if (a.taps_y == nullptr) {
