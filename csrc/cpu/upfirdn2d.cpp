@@ -14,8 +14,7 @@ Tensor upfirdn2d(Tensor x, std::optional<Tensor> f, std::vector<int64_t> up, std
   a.up_x = up[0], a.up_y = up[1], a.down_x = down[0], a.down_y = down[1];
   a.pad_x = padding[0], a.pad_y = padding[2];
   const auto run = [&](const auto& taps) {
-    a.taps_x = taps.x.data(), a.taps_y = taps.separable ? taps.y.data() : nullptr;
-    a.width = taps.width, a.height = taps.height;
+    filter_of(a, taps);
     a.out_columns = (w * a.up_x + padding[0] + padding[1] - a.width) / a.down_x + 1;
     a.out_rows = (h * a.up_y + padding[2] + padding[3] - a.height) / a.down_y + 1;
     const std::vector<int64_t> size{n, c, a.out_rows, a.out_columns};

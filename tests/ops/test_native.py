@@ -129,9 +129,7 @@ def test_kernels_upfirdn2d(dtype: torch.dtype) -> None:
     done = 0
     while done < 250:
         x, f = image(rng, dtype), filters(rng)
-        up, down = rng.choice(
-            [((1, 1), (1, 1)), ((2, 2), (1, 1)), ((1, 1), (2, 2)), ((3, 2), (2, 1)), ((1, 2), (3, 3))]
-        )
+        up, down = rng.choice(FACTORS)
         numbers = (up, down, [rng.randint(-3, 5) for _ in range(4)], rng.random() < 0.5, rng.choice([1.0, -2.5]))
         if min(output_size(x.shape, f, *numbers[:3])) < 1:
             continue
