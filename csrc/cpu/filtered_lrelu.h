@@ -107,7 +107,7 @@ void filtered_lrelu_of(const idgan::FilteredLrelu& a, int64_t begin, int64_t end
     shifted.pad_y = a.down.pad_y + from;
     Lines<false, A> down(shifted);
     void* const memory[] = {z};
-    const Rows<A> z_rows(memory, false, 0, shifted.rows, columns, 1, 0);
+    const Rows<A> z_rows(memory, false, 0, shifted.rows, columns, 1, 0, 1);
     const Rows<T> y = output_of<T>(a.down, b);
     down.filtered(
         z_rows, b.first, b.last, [&](int64_t) { return down.result; },

@@ -1,7 +1,8 @@
-// Rows of images in memory and in the first-level cache.
+// Rows of images in memory and in the caches.
 //
-// A line is a row in the cache, widened: of NCHW its pixels of one channel, [columns]; of channels_last (LAST) its
-// pixels of one vector of channels, [columns, LANES], of which the last vector may hold fewer channels than lanes.
+// A line is a row in a cache, widened: of NCHW its pixels of one channel, [columns]; of channels_last (LAST) its pixels
+// of one tile of channels, [columns, tile]. A tile that is not the whole depth of a whole image is a multiple of the
+// lanes; of the last tile, which may have fewer channels, a line holds the vectors that it needs.
 // An image is whole, or given as its four phases: pixels of even and odd rows and columns, each an image of its own.
 #pragma once
 
@@ -13,14 +14,15 @@ namespace {
 template <class T>
 struct Rows {
   T *even[2], *odd[2];
-  int64_t even_stride[2], odd_stride[2], step, columns, lanes;
-  bool joined;  // a row is one run of memory, as a line is
+  int64_t even_stride[2], odd_stride[2], step, columns, pixel, channels;  // pixel: the tile; channels: those it has here
+  bool joined;                                                            // a row is one run of memory, as a line is
 
   // The image of number `image` and its channels from `channel` on; `of`: one address, or four of a phased image.
-  Rows(void* const* of, bool phased, int64_t image, int64_t rows, int64_t columns_, int64_t depth, int64_t channel)
-      : step(phased ? depth : 2 * depth), columns(columns_) {
-    lanes = depth - channel < LANES<Wide<T>> ? depth - channel : LANES<Wide<T>>;
-    joined = !phased && (depth == 1 || depth == LANES<Wide<T>>);
+  Rows(void* const* of, bool phased, int64_t image, int64_t rows, int64_t columns_, int64_t depth, int64_t channel,
+       int64_t tile)
+      : step(phased ? depth : 2 * depth), columns(columns_), pixel(tile) {
+    channels = depth - channel < tile ? depth - channel : tile;
+    joined = !phased && depth == tile;
     for (int p = 0; p < 2; p++) {
       if (phased) {
         const int64_t height = (rows + 1 - p) / 2;
@@ -97,11 +99,10 @@ inline void put_some(A* out, Vec<A> v, int64_t n) {
 template <bool LAST, bool ADD, int N, class T, class A>
 inline void weigh(A* line, const Rows<T>& image, const Row<T>* rows, const A* weights) {
   constexpr int L = LANES<A>;
-  constexpr int64_t pixel = LAST ? L : 1;
   const T *even[N], *odd[N];
   for (int j = 0; j < N; j++) even[j] = rows[j].even, odd[j] = rows[j].odd;
   if (image.joined) {
-    const int64_t n = image.columns * pixel;
+    const int64_t n = image.columns * image.pixel;
     int64_t x = 0;
     for (; x + L <= n; x += L) put<ADD, A>(line + x, weighted<N>(even, x, weights));
     if (!ADD && x < n && n >= L) {  // again from L before the end
@@ -110,18 +111,20 @@ inline void weigh(A* line, const Rows<T>& image, const Row<T>* rows, const A* we
     }
     for (; x < n; x++) line[x] = (ADD ? line[x] : A(0)) + weighted_one<N>(even, x, weights);
   } else if constexpr (LAST) {
-    const auto at = [&](const T* const* p, int64_t x) {
-      if (image.lanes == L) return weighted<N>(p, x, weights);
-      Vec<A> v = load_some(p[0] + x, image.lanes) * weights[0];
-      for (int j = 1; j < N; j++) v += load_some(p[j] + x, image.lanes) * weights[j];
-      return v;
+    const auto one = [&](A* to, const T* const* p, int64_t x) {
+      int64_t i = 0;
+      for (; i + L <= image.channels; i += L) put<ADD, A>(to + i, weighted<N>(p, x + i, weights));
+      if (i == image.channels) return;
+      Vec<A> v = load_some(p[0] + x + i, image.channels - i) * weights[0];
+      for (int j = 1; j < N; j++) v += load_some(p[j] + x + i, image.channels - i) * weights[j];
+      put<ADD, A>(to + i, v);
     };
     int64_t c = 0, x = 0;
     for (; c + 2 <= image.columns; c += 2, x += image.step) {
-      put<ADD, A>(line + c * L, at(even, x));
-      put<ADD, A>(line + (c + 1) * L, at(odd, x));
+      one(line + c * image.pixel, even, x);
+      one(line + (c + 1) * image.pixel, odd, x);
     }
-    if (c < image.columns) put<ADD, A>(line + c * L, at(even, x));
+    if (c < image.columns) one(line + c * image.pixel, even, x);
   } else {
     const int64_t n = image.columns, half = n / 2;
     int64_t m = 0;
@@ -139,7 +142,7 @@ inline void weigh(A* line, const Rows<T>& image, const Row<T>* rows, const A* we
 // line = the weighted sum of `count` rows.
 template <bool LAST, class T, class A>
 void weighted_rows(A* line, const Rows<T>& image, const Row<T>* rows, const A* weights, int64_t count) {
-  if (count == 0) memset(line, 0, image.columns * (LAST ? LANES<A> : 1) * sizeof(A));
+  if (count == 0) memset(line, 0, image.columns * image.pixel * sizeof(A));
   if (count == 1) weigh<LAST, false, 1>(line, image, rows, weights);
   if (count == 2) weigh<LAST, false, 2>(line, image, rows, weights);
   if (count == 3) weigh<LAST, false, 3>(line, image, rows, weights);
@@ -158,19 +161,25 @@ template <bool LAST, class T, class A>
 inline void write_row(const Rows<T>& image, int64_t r, const A* line) {
   constexpr int L = LANES<A>;
   const Row<T> row = image.at(r);
-  const int64_t n = image.columns, half = n / 2;
-  if constexpr (LAST) {
-    int64_t c = 0, x = 0;
-    for (; c + 2 <= n; c += 2, x += image.step) {
-      store_some(row.even + x, load<A>(line + c * L), image.lanes);
-      store_some(row.odd + x, load<A>(line + (c + 1) * L), image.lanes);
-    }
-    if (c < n) store_some(row.even + x, load<A>(line + c * L), image.lanes);
-  } else if (image.joined) {
+  if (image.joined) {
+    const int64_t n = image.columns * image.pixel;
     int64_t x = 0;
     for (; x + L <= n; x += L) store_narrow(row.even + x, load<A>(line + x));
     for (; x < n; x++) narrow(line[x], row.even + x);
+  } else if constexpr (LAST) {
+    const auto one = [&](T* to, const A* from) {
+      int64_t i = 0;
+      for (; i + L <= image.channels; i += L) store_narrow(to + i, load<A>(from + i));
+      if (i < image.channels) store_some(to + i, load<A>(from + i), image.channels - i);
+    };
+    int64_t c = 0, x = 0;
+    for (; c + 2 <= image.columns; c += 2, x += image.step) {
+      one(row.even + x, line + c * image.pixel);
+      one(row.odd + x, line + (c + 1) * image.pixel);
+    }
+    if (c < image.columns) one(row.even + x, line + c * image.pixel);
   } else {
+    const int64_t n = image.columns, half = n / 2;
     int64_t m = 0;
     for (; m + L <= half; m += L) {
       Vec<A> even, odd;

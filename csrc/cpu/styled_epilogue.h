@@ -12,21 +12,24 @@
 
 namespace {
 
-// A vector, or one element, of a row: at `i` of a line, at pixel p. Of channels_last always the vector of a pixel.
+// A vector, or one element, of a row: at `i` of a line, at pixel p, of channels_last at channel c of the tile.
 template <class V>
 struct At {
-  int64_t i, p;
+  int64_t i, p, c;
 };
 
-template <bool LAST, class A, class F>
-inline void each(int64_t columns, const F& f) {
+// Of channels_last always vectors; the last of a pixel may hold fewer channels than lanes.
+template <bool LAST, class T, class F>
+inline void each(const Rows<T>& image, const F& f) {
+  using A = Wide<T>;
   constexpr int L = LANES<A>;
   if constexpr (LAST) {
-    for (int64_t p = 0; p < columns; p++) f(At<Vec<A>>{p * L, p});
+    for (int64_t p = 0; p < image.columns; p++)
+      for (int64_t c = 0; c < image.channels; c += L) f(At<Vec<A>>{p * image.pixel + c, p, c});
   } else {
     int64_t i = 0;
-    for (; i + L <= columns; i += L) f(At<Vec<A>>{i, i});
-    for (; i < columns; i++) f(At<A>{i, i});
+    for (; i + L <= image.columns; i += L) f(At<Vec<A>>{i, i, 0});
+    for (; i < image.columns; i++) f(At<A>{i, i, 0});
   }
 }
 
@@ -56,7 +59,7 @@ inline void keep(A* line, At<V> at, V v) {
 template <bool LAST, class T, class V>
 inline V read(const Rows<T>& image, Row<T> row, At<V> at) {
   if constexpr (LAST) {
-    return load_some(row.even + at.p * (image.step / 2), image.lanes);
+    return load_some(row.even + at.p * (image.step / 2) + at.c, image.channels - at.c);
   } else if constexpr (IS_VECTOR<V>) {
     return load_wide(row.even + at.i);
   } else {
@@ -67,7 +70,7 @@ inline V read(const Rows<T>& image, Row<T> row, At<V> at) {
 template <bool LAST, class T, class V>
 inline void write(const Rows<T>& image, Row<T> row, At<V> at, V v) {
   if constexpr (LAST) {
-    store_some(row.even + at.p * (image.step / 2), v, image.lanes);
+    store_some(row.even + at.p * (image.step / 2) + at.c, v, image.channels - at.c);
   } else if constexpr (IS_VECTOR<V>) {
     store_narrow(row.even + at.i, v);
   } else {
@@ -76,58 +79,88 @@ inline void write(const Rows<T>& image, Row<T> row, At<V> at, V v) {
 }
 
 // A sum over the pixels of a unit, in two levels, so that rounding errors stay as small as torch's: of a row and of the
-// rows; in lanes, which are channels of channels_last and are added up at the end for NCHW.
+// rows. NCHW: one sum, in lanes that are added up at the end.
 template <bool LAST, class A>
 struct Sum {
   Vec<A> row{}, total{};
   A row_rest = 0, rest = 0;
 
-  void add(Vec<A> v) { row += v; }
-  void add(A v) { row_rest += v; }
+  explicit Sum(int64_t) {}
+  void start() { *this = Sum(0); }
+  void add(At<Vec<A>>, Vec<A> v) { row += v; }
+  void add(At<A>, A v) { row_rest += v; }
   void end_row() {
     total += row, rest += row_rest;
     row = Vec<A>{}, row_rest = 0;
   }
-  void into(A* sums) const {
-    if constexpr (LAST) {
-      store<A>(sums, total);
-    } else {
-      *sums = sum_of<A>(total) + rest;
-    }
+  void into(A* sum) const { *sum = sum_of<A>(total) + rest; }
+};
+
+// channels_last: a sum for each channel of a tile.
+template <class A>
+struct Sum<true, A> {
+  int64_t tile;
+  A *row, *total;
+
+  explicit Sum(int64_t tile_) : tile(tile_), row(static_cast<A*>(malloc(2 * tile * sizeof(A)))), total(row + tile) {}
+  ~Sum() { free(row); }
+  void start() { memset(row, 0, 2 * tile * sizeof(A)); }
+  void add(At<Vec<A>> at, Vec<A> v) { put<true, A>(row + at.c, v); }
+  void end_row() {
+    for (int64_t c = 0; c < tile; c += LANES<A>) put<true, A>(total + c, load<A>(row + c));
+    memset(row, 0, tile * sizeof(A));
   }
+  void into(A* sums) const { memcpy(sums, total, tile * sizeof(A)); }
+};
+
+// One of the small tensors, at a unit's sample and channels. NCHW: one value, in all lanes.
+template <bool LAST, class A>
+struct OfChannel {
+  Vec<A> value;
+
+  explicit OfChannel(int64_t) {}
+  void set(const A* given, int64_t, A otherwise) { value = splat<A>(given == nullptr ? otherwise : *given); }
+  Vec<A> operator()(At<Vec<A>>) const { return value; }
+  A operator()(At<A>) const { return value[0]; }
+};
+
+template <class A>
+struct OfChannel<true, A> {
+  int64_t tile;
+  A* values;
+
+  explicit OfChannel(int64_t tile_) : tile(tile_), values(static_cast<A*>(malloc(tile * sizeof(A)))) {}
+  ~OfChannel() { free(values); }
+  void set(const A* given, int64_t channels, A otherwise) {
+    for (int64_t c = 0; c < tile; c++) values[c] = given == nullptr || c >= channels ? otherwise : given[c];
+  }
+  Vec<A> operator()(At<Vec<A>> at) const { return load<A>(values + at.c); }
 };
 
 // The small tensors, at the sample and channels of one unit.
 template <bool LAST, class A>
 struct Small {
-  Vec<A> scale, bias, next;  // NCHW: all lanes alike
+  const idgan::StyledEpilogue& a;
+  OfChannel<LAST, A> scale, bias, next;
   const A* noise;
   A strength, slope, gain, clamp, sign;
 
-  Small(const idgan::StyledEpilogue& a, const Block& b) {
-    const int64_t sample = LAST ? b.image : b.image / a.channels, channel = LAST ? b.channel : b.image % a.channels;
-    const auto of = [&](const void* given, int64_t at, A otherwise) {
-      if (given == nullptr) return splat<A>(otherwise);
-      const A* p = static_cast<const A*>(given) + at + channel;
-      return LAST ? load_some(p, a.channels - channel) : splat<A>(*p);
-    };
-    scale = of(a.scale, sample * a.channels, A(1)), next = of(a.next, sample * a.channels, A(1));
-    bias = of(a.bias, 0, A(0));
-    noise = static_cast<const A*>(a.noise);
-    if (noise != nullptr && a.noise_images > 1) noise += sample * a.fir.out_rows * a.fir.out_columns;
+  explicit Small(const idgan::StyledEpilogue& args)
+      : a(args), scale(a.fir.tile), bias(a.fir.tile), next(a.fir.tile) {
     strength = a.strength ? *static_cast<const A*>(a.strength) : A(1);
     slope = A(a.slope), gain = A(a.gain), clamp = A(a.clamp), sign = a.gain > 0 ? A(1) : A(-1);
   }
-
-  // A value of one channel at one place.
-  template <class V>
-  static V here(Vec<A> of_channel, At<V>) {
-    if constexpr (IS_VECTOR<V>) {
-      return of_channel;
-    } else {
-      return of_channel[0];
-    }
+  void start(const Block& b) {
+    const int64_t sample = LAST ? b.image : b.image / a.channels, channel = LAST ? b.channel : b.image % a.channels;
+    const auto set = [&](auto& of, const void* given, int64_t at, A otherwise) {
+      of.set(given ? static_cast<const A*>(given) + at + channel : nullptr, a.channels - channel, otherwise);
+    };
+    set(scale, a.scale, sample * a.channels, A(1)), set(next, a.next, sample * a.channels, A(1));
+    set(bias, a.bias, 0, A(0));
+    noise = static_cast<const A*>(a.noise);
+    if (noise != nullptr && a.noise_images > 1) noise += sample * a.fir.out_rows * a.fir.out_columns;
   }
+
   template <class V>
   static V noise_at(const A* row, At<V> at) {
     if (row == nullptr) return V{};
@@ -141,8 +174,7 @@ struct Small {
   // z of u at one place; noise_row: of the row's pixels, or null.
   template <class V>
   V activated(V u, At<V> at, const A* noise_row) const {
-    const V offset = noise_at(noise_row, at) * strength + here(bias, at);
-    return lrelu_forward(u * here(scale, at), offset, slope, gain, clamp);
+    return lrelu_forward(u * scale(at), noise_at(noise_row, at) * strength + bias(at), slope, gain, clamp);
   }
 };
 
@@ -165,15 +197,16 @@ void styled_epilogue_fwd_of(const idgan::StyledEpilogue& a, int64_t begin, int64
   using A = Wide<T>;
   const auto& fir = a.fir;
   Lines<LAST, T> lines(fir);
+  Small<LAST, A> small(a);
   for (int64_t unit = begin; unit < end; unit++) {
     const Block b = block_of(fir, unit);
-    const Small<LAST, A> small(a, b);
+    small.start(b);
     const Rows<T> y = input_of<T>(fir, b), out = output_of<T>(fir, b);
     rows_of(a.filtered, lines, y, b.first, b.last, [&](int64_t o, const A* u) {
       const Row<T> to = out.at(o);
       const A* noise = small.noise ? small.noise + o * fir.out_columns : nullptr;
-      each<LAST, A>(fir.out_columns, [&](auto at) {
-        write<LAST>(out, to, at, small.activated(read(u, at), at, noise) * small.here(small.next, at));
+      each<LAST>(out, [&](auto at) {
+        write<LAST>(out, to, at, small.activated(read(u, at), at, noise) * small.next(at));
       });
     });
   }
@@ -192,23 +225,25 @@ inline RowSpan span_of_h(const idgan::StyledEpilogue& a, int64_t part) {
 template <class T, bool LAST>
 void styled_epilogue_bwd_of(const idgan::StyledEpilogue& a, int64_t begin, int64_t end) {
   using A = Wide<T>;
-  constexpr int64_t pixel = LAST ? LANES<A> : 1;
   const auto &fir = a.fir, &back = a.back;
+  const int64_t pixel = back.tile;
   const int64_t out_n = fir.out_columns * pixel;
   const int64_t parts = back.blocks();
   int64_t most = 0;
   for (int64_t part = 0; part < parts; part++) most = larger(most, span_of_h(a, part).rows());
   A* h = static_cast<A*>(malloc((most * out_n + back.out_columns * pixel) * sizeof(A)));
   A* y_line = h + most * out_n;
+  Small<LAST, A> small(a);
+  Sum<LAST, A> of_scale(pixel), of_strength(pixel), of_bias(pixel), of_next(pixel);
   for (int64_t unit = begin; unit < end; unit++) {
     const Block b = block_of(back, unit);
     const auto [own, own_end, from, to] = span_of_h(a, unit / back.tiles() % parts);
-    const Small<LAST, A> small(a, b);
-    Sum<LAST, A> of_scale, of_strength, of_bias, of_next;
+    small.start(b);
+    for (auto* sum : {&of_scale, &of_strength, &of_bias, &of_next}) sum->start();
     const Rows<T> y = input_of<T>(fir, b), dy = output_of<T>(back, b);
     const auto result = [&](void* p) {
       void* const whole[] = {p};
-      return Rows<T>(whole, false, b.image, fir.out_rows, fir.out_columns, fir.depth, b.channel);
+      return Rows<T>(whole, false, b.image, fir.out_rows, fir.out_columns, fir.depth, b.channel, pixel);
     };
     const Rows<T> out = result(a.out_in), dout = result(a.dout);
 
@@ -217,21 +252,22 @@ void styled_epilogue_bwd_of(const idgan::StyledEpilogue& a, int64_t begin, int64
       const Row<T> g_row = dout.at(o), out_row = out.at(o);
       const A* noise = small.noise ? small.noise + o * fir.out_columns : nullptr;
       const bool mine = o >= own && o < own_end;
-      each<LAST, A>(fir.out_columns, [&](auto at) {
+      each<LAST>(out, [&](auto at) {
         const auto g = read<LAST>(dout, g_row, at);
         const auto z = u != nullptr ? small.activated(read(u, at), at, noise) : read<LAST>(out, out_row, at);
-        const auto after = g * small.here(small.next, at);
+        const auto after = g * small.next(at);
         const auto v = lrelu_backward(after, z, small.slope, small.gain, small.sign, small.clamp);
         keep(to_h, at, v);
         if (!mine) return;
-        of_bias.add(v);
-        if (u != nullptr) of_next.add(g * z);
-        if (noise != nullptr) of_strength.add(v * small.noise_at(noise, at));
+        of_bias.add(at, v);
+        if (u != nullptr) of_next.add(at, g * z);
+        if (noise != nullptr) of_strength.add(at, v * small.noise_at(noise, at));
       });
       of_bias.end_row(), of_next.end_row(), of_strength.end_row();
       if (mine && a.h != nullptr) {
         void* const whole[] = {a.h};
-        write_row<LAST>(Rows<A>(whole, false, b.image, fir.out_rows, fir.out_columns, fir.depth, b.channel), o, to_h);
+        const Rows<A> all(whole, false, b.image, fir.out_rows, fir.out_columns, fir.depth, b.channel, pixel);
+        write_row<LAST>(all, o, to_h);
       }
     };
     if (a.next != nullptr) {
@@ -247,16 +283,16 @@ void styled_epilogue_bwd_of(const idgan::StyledEpilogue& a, int64_t begin, int64
     shifted.pad_y = back.pad_y + from;
     Lines<LAST, A> lines(shifted);
     void* const memory[] = {h};
-    const Rows<A> h_rows(memory, false, 0, shifted.rows, back.columns, pixel, 0);
+    const Rows<A> h_rows(memory, false, 0, shifted.rows, back.columns, pixel, 0, pixel);
     const auto dy_row = [&](int64_t o, A* t) {
       if (a.want_scale) {
         read_row<LAST>(y_line, y, o);
-        each<LAST, A>(back.out_columns, [&](auto at) { of_scale.add(read(t, at) * read(y_line, at)); });
+        each<LAST>(dy, [&](auto at) { of_scale.add(at, read(t, at) * read(y_line, at)); });
         of_scale.end_row();
       }
       if (a.scale != nullptr) {
-        each<LAST, A>(back.out_columns, [&](auto at) {
-          const auto v = read(t, at) * small.here(small.scale, at);
+        each<LAST>(dy, [&](auto at) {
+          const auto v = read(t, at) * small.scale(at);
           keep(t, at, v);
         });
       }

@@ -2,7 +2,7 @@
 //
 // For a given o only every up-th tap meets a pixel: the first is t0 = (pad - o * down) mod up, at pixel
 // i0 = (o * down + t0 - pad) / up, so no zero is ever stored or multiplied (polyphase).
-// Mapping: a unit is a block of result rows of one image, of channels_last those of one vector of channels. Of a
+// Mapping: a unit is a block of result rows of one image, of channels_last those of one tile of channels. Of a
 // separable filter, a result row is first a sum of input rows (vertical pass, into a line with zeros on both sides, in
 // the first-level cache), then filtered along x. Bytes: the input once from memory, if its height(f) rows stay in
 // cache, the result once. Flops an output: 2 (fh / up_y + fw / up_x) for columns of about equal numbers. Accumulation
@@ -33,14 +33,14 @@ inline Phase phase_of(int64_t o, int64_t up, int64_t down, int64_t pad) {
 // The last vector may reach beyond the line, into the lanes that Lines keeps free behind it.
 
 template <bool ADD, int K, class A>
-void along_x_plain(const A* line, A* out, const A* taps, const idgan::Upfirdn2d& a) {
+void along_x_plain(const A* line, A* out, const A* taps, int64_t pixel, const idgan::Upfirdn2d& a) {
   constexpr int L = LANES<A>;
-  const int64_t n = a.out_columns;
+  const int64_t n = a.out_columns * pixel;
   const int k = K > 0 ? K : int(a.width);
-  const A* from = line - a.pad_x;
+  const A* from = line - a.pad_x * pixel;
   const auto at = [&](int64_t o) {
     Vec<A> v = load<A>(from + o) * taps[0];
-    for (int t = 1; t < k; t++) v += load<A>(from + o + t) * taps[t];
+    for (int t = 1; t < k; t++) v += load<A>(from + o + t * pixel) * taps[t];
     return v;
   };
   int64_t o = 0;
@@ -90,40 +90,53 @@ void along_x_down2(const A* line, A* out, const A* taps, const idgan::Upfirdn2d&
   if (o < n) put_some<ADD, A>(out + o, at(o), n - o);
 }
 
-// Any up and down; of channels_last, whose pixels are vectors, every one. J > 0: each result meets as many taps.
-template <bool LAST, bool ADD, int J, class A>
+// Any up and down.
+template <bool ADD, class A>
 void along_x_any(const A* line, A* out, const A* taps, const Phase* phases, const idgan::Upfirdn2d& a) {
-  constexpr int L = LANES<A>;
   for (int64_t o = 0; o < a.out_columns; o++) {
     const Phase p = phases[o];
-    const auto meets = [&](int64_t j) { return J > 0 ? j < J : p.tap + j * a.up_x < a.width; };
-    if constexpr (LAST) {
-      const A* from = line + p.pixel * L;
+    A v = 0;
+    for (int64_t j = 0; p.tap + j * a.up_x < a.width; j++)
+      v += line[p.pixel + j] * taps[p.tap + j * a.up_x];
+    out[o] = ADD ? out[o] + v : v;
+  }
+}
+
+// The same, of pixels of channels. J > 0: each result meets as many taps.
+template <bool ADD, int J, class A>
+void along_x_last(const A* line, A* out, const A* taps, const Phase* phases, int64_t pixel, const idgan::Upfirdn2d& a) {
+  constexpr int L = LANES<A>;
+  for (int64_t o = 0; o < a.out_columns; o++, out += pixel) {
+    const Phase p = phases[o];
+    const A *from = line + p.pixel * pixel, *weights = taps + p.tap;
+    const int64_t count = J > 0 ? J : (a.width - p.tap + a.up_x - 1) / a.up_x;
+    const auto at = [&](int64_t i) {
       Vec<A> v{};
-      for (int64_t j = 0; meets(j); j++) v += load<A>(from + j * L) * taps[p.tap + j * a.up_x];
-      put<ADD, A>(out + o * L, v);
-    } else {
-      A v = 0;
-      for (int64_t j = 0; meets(j); j++) v += line[p.pixel + j] * taps[p.tap + j * a.up_x];
-      out[o] = ADD ? out[o] + v : v;
-    }
+      for (int64_t j = 0; j < (J > 0 ? J : count); j++) v += load<A>(from + j * pixel + i) * weights[j * a.up_x];
+      return v;
+    };
+    int64_t i = 0;
+    for (; i + L <= pixel; i += L) put<ADD, A>(out + i, at(i));
+    if (i < pixel) put_some<ADD, A>(out + i, at(i), pixel - i);
   }
 }
 
 template <bool LAST, bool ADD, class A>
 void along_x(const A* line, A* out, const A* taps, const Phase* phases, const idgan::Upfirdn2d& a) {
+  const int64_t pixel = LAST ? a.tile : 1;
+  if (a.up_x == 1 && a.down_x == 1 && a.width == 4) return along_x_plain<ADD, 4>(line, out, taps, pixel, a);
+  if (a.up_x == 1 && a.down_x == 1) return along_x_plain<ADD, 0>(line, out, taps, pixel, a);
   if constexpr (LAST) {
-    if (a.width == 2 * a.up_x) return along_x_any<LAST, ADD, 2>(line, out, taps, phases, a);
-    if (a.width == 4 * a.up_x) return along_x_any<LAST, ADD, 4>(line, out, taps, phases, a);
+    if (a.width == 2 * a.up_x) return along_x_last<ADD, 2>(line, out, taps, phases, pixel, a);
+    if (a.width == 4 * a.up_x) return along_x_last<ADD, 4>(line, out, taps, phases, pixel, a);
+    return along_x_last<ADD, 0>(line, out, taps, phases, pixel, a);
   } else {
-    if (a.up_x == 1 && a.down_x == 1 && a.width == 4) return along_x_plain<ADD, 4>(line, out, taps, a);
-    if (a.up_x == 1 && a.down_x == 1) return along_x_plain<ADD, 0>(line, out, taps, a);
     if (a.up_x == 2 && a.down_x == 1 && a.width == 4) return along_x_up2<ADD, 2>(line, out, taps, phases, a);
     if (a.up_x == 2 && a.down_x == 1) return along_x_up2<ADD, 0>(line, out, taps, phases, a);
     if (a.up_x == 1 && a.down_x == 2 && a.width == 4) return along_x_down2<ADD, 4>(line, out, taps, a);
     if (a.up_x == 1 && a.down_x == 2) return along_x_down2<ADD, 0>(line, out, taps, a);
+    along_x_any<ADD>(line, out, taps, phases, a);
   }
-  along_x_any<LAST, ADD, 0>(line, out, taps, phases, a);
 }
 
 // Where rows are filtered: lines with zeros around, a few at a time, so that the second pass does not wait for the
@@ -131,25 +144,26 @@ void along_x(const A* line, A* out, const A* taps, const Phase* phases, const id
 template <bool LAST, class T>
 struct Lines {
   using A = Wide<T>;
-  static constexpr int64_t kMost = 8, kPixel = LAST ? LANES<A> : 1;
+  static constexpr int64_t kMost = 8;
   const idgan::Upfirdn2d& a;
+  const int64_t pixel;       // elements of a line's pixel
   int64_t length, together;  // elements of a line; lines in use
   A *memory, *first, *result, *weights;
   Phase* phases;
   Row<T>* rows;
   A offset = 0;  // added to every pixel of the image, of NCHW
 
-  explicit Lines(const idgan::Upfirdn2d& args) : a(args) {
+  explicit Lines(const idgan::Upfirdn2d& args) : a(args), pixel(LAST ? args.tile : 1) {
     phases = static_cast<Phase*>(malloc((a.out_columns + 1) * sizeof(Phase)));
     for (int64_t o = 0; o <= a.out_columns; o++) phases[o] = phase_of(o, a.up_x, a.down_x, a.pad_x);
     const int64_t reach = phases[a.out_columns - 1].pixel + (a.width + a.up_x - 1) / a.up_x;
     const int64_t left = phases[0].pixel < 0 ? -phases[0].pixel : 0, right = reach > a.columns ? reach - a.columns : 0;
-    length = (left + a.columns + right) * kPixel + 3 * LANES<A>;
-    together = LAST || 4096 / length < 1 ? 1 : 4096 / length < kMost ? 4096 / length : kMost;
-    memory = static_cast<A*>(calloc(together * length + a.out_columns * kPixel + a.height, sizeof(A)));
-    first = memory + left * kPixel;
+    length = (left + a.columns + right) * pixel + 3 * LANES<A>;
+    together = 4096 / length < 1 ? 1 : 4096 / length < kMost ? 4096 / length : kMost;
+    memory = static_cast<A*>(calloc(together * length + a.out_columns * pixel + a.height, sizeof(A)));
+    first = memory + left * pixel;
     result = memory + together * length;
-    weights = result + a.out_columns * kPixel;
+    weights = result + a.out_columns * pixel;
     rows = static_cast<Row<T>*>(malloc(a.height * sizeof(Row<T>)));
   }
   ~Lines() {
@@ -186,7 +200,7 @@ struct Lines {
   // Row `o` of the result of a filter that is not separable: a sum over its rows.
   void whole(const Rows<T>& image, int64_t o, A* to) {
     const Phase p = phase_of(o, a.up_y, a.down_y, a.pad_y);
-    memset(to, 0, a.out_columns * kPixel * sizeof(A));
+    memset(to, 0, a.out_columns * pixel * sizeof(A));
     for (int64_t t = p.tap, row = p.pixel; t < a.height; t += a.up_y, row++) {
       if (row < 0 || row >= a.rows) continue;
       read_row<LAST>(first, image, row);
@@ -231,17 +245,17 @@ struct Block {
 
 inline Block block_of(const idgan::Upfirdn2d& a, int64_t unit) {
   const int64_t tile = unit % a.tiles(), part = unit / a.tiles() % a.blocks(), first = part * a.block();
-  return {unit / a.tiles() / a.blocks(), tile * a.lanes, first,
+  return {unit / a.tiles() / a.blocks(), tile * a.tile, first,
           first + a.block() < a.out_rows ? first + a.block() : a.out_rows};
 }
 
 template <class T>
 inline Rows<T> input_of(const idgan::Upfirdn2d& a, const Block& b) {
-  return Rows<T>(a.in, a.phased, b.image, a.rows, a.columns, a.depth, b.channel);
+  return Rows<T>(a.in, a.phased, b.image, a.rows, a.columns, a.depth, b.channel, a.tile);
 }
 template <class T>
 inline Rows<T> output_of(const idgan::Upfirdn2d& a, const Block& b) {
-  return Rows<T>(a.out, a.phased_out, b.image, a.out_rows, a.out_columns, a.depth, b.channel);
+  return Rows<T>(a.out, a.phased_out, b.image, a.out_rows, a.out_columns, a.depth, b.channel, a.tile);
 }
 
 template <class T, bool LAST>
@@ -251,13 +265,15 @@ void upfirdn2d_of(const idgan::Upfirdn2d& a, int64_t begin, int64_t end) {
   for (int64_t unit = begin; unit < end; unit++) {
     const Block b = block_of(a, unit);
     const Rows<T> in = input_of<T>(a, b), out = output_of<T>(a, b);
-    if constexpr (!LAST && sizeof(T) == sizeof(A)) {
-      lines.filtered(in, b.first, b.last, [&](int64_t o) { return out.at(o).even; }, [](int64_t, const A*) {});
-    } else {
-      lines.filtered(
-          in, b.first, b.last, [&](int64_t) { return lines.result; },
-          [&](int64_t o, const A* row) { write_row<LAST>(out, o, row); });
+    if constexpr (sizeof(T) == sizeof(A)) {
+      if (out.joined) {
+        lines.filtered(in, b.first, b.last, [&](int64_t o) { return out.at(o).even; }, [](int64_t, const A*) {});
+        continue;
+      }
     }
+    lines.filtered(
+        in, b.first, b.last, [&](int64_t) { return lines.result; },
+        [&](int64_t o, const A* row) { write_row<LAST>(out, o, row); });
   }
 }
 

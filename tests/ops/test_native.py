@@ -44,7 +44,7 @@ def uninitialised_memory_is_nan() -> Iterator[None]:
 
 def image(rng: random.Random, dtype: torch.dtype) -> Tensor:
     large = rng.random() < 0.3
-    n, c = rng.choice([0, 1, 2, 3] if rng.random() < 0.1 else [1, 2]), rng.choice([1, 2, 3, 16, 20, 32, 40])
+    n, c = rng.choice([0, 1, 2, 3] if rng.random() < 0.1 else [1, 2]), rng.choice([1, 2, 3, 16, 20, 32, 40] + [150, 272] * (not large))
     x = torch.randn(n, c, rng.randint(1, 50 if large else 7), rng.randint(1, 70 if large else 7)).to(dtype)
     layout = rng.random()
     if layout < 0.5:
