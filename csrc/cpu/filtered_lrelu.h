@@ -90,12 +90,11 @@ void filtered_lrelu_of(const idgan::FilteredLrelu& a, int64_t begin, int64_t end
   for (int64_t part = 0; part < a.blocks(); part++) most = larger(most, span_of_z(a, part).rows());
   A* z = static_cast<A*>(malloc(most * columns * sizeof(A)));
   for (int64_t unit = begin; unit < end; unit++) {
-    const int64_t image = unit / a.blocks(), part = unit % a.blocks(), first = part * a.block();
-    const Block b{image, 0, first, smaller(first + a.block(), a.down.out_rows)};
-    const auto [own, own_end, from, to] = span_of_z(a, part);
-    if (a.bias != nullptr) lines.offset = static_cast<const A*>(a.bias)[image % a.channels];
+    const Block b = block_of(a, a.down.out_rows, unit);
+    const auto [own, own_end, from, to] = span_of_z(a, b.part);
+    if (a.bias != nullptr) lines.offset = static_cast<const A*>(a.bias)[b.image % a.channels];
     const auto where = [&](int64_t o) { return z + (o - from) * columns; };
-    const auto code_row = [&](uint8_t* codes, int64_t o) { return codes + (image * a.down.rows + o) * code_columns; };
+    const auto code_row = [&](uint8_t* codes, int64_t o) { return codes + (b.image * a.down.rows + o) * code_columns; };
     lines.filtered(input_of<T>(a.up, b), from, to, where, [&](int64_t o, A* row) {
       if (a.given != nullptr) return follow(row, code_row(const_cast<uint8_t*>(a.given), o), a);
       uint8_t* codes = a.codes != nullptr && o >= own && o < own_end ? code_row(a.codes, o) : nullptr;
@@ -107,7 +106,7 @@ void filtered_lrelu_of(const idgan::FilteredLrelu& a, int64_t begin, int64_t end
     shifted.pad_y = a.down.pad_y + from;
     Lines<false, A> down(shifted);
     void* const memory[] = {z};
-    const Rows<A> z_rows(memory, false, 0, shifted.rows, columns, 1, 0, 1);
+    const Rows<A> z_rows(memory, false, 0, shifted.rows, columns, 1, 1);
     const Rows<T> y = output_of<T>(a.down, b);
     down.filtered(
         z_rows, b.first, b.last, [&](int64_t) { return down.result; },

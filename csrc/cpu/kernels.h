@@ -49,22 +49,20 @@ struct Upfirdn2d {
   // even even, even odd, odd even, odd odd.
   void *in[4], *out[4];
   bool phased, phased_out;
-  int64_t images, rows, columns, depth, tile, out_rows, out_columns;  // tile: of channels in a unit; 1 for NCHW
+  int64_t images, rows, columns, depth, pixel, out_rows, out_columns;  // pixel: elements of a pixel in a line; see rows.h
   int64_t up_x, up_y, down_x, down_y, pad_x, pad_y;  // the padding before the first pixel, negative to crop
   // Taps to correlate with, widened, the gain included. Separable: taps_y [height] and taps_x [width].
   // Otherwise taps_y is null and taps_x [height, width].
   const void *taps_x, *taps_y;
   int64_t width, height;
 
-  // A unit is a block of rows of the result of one image, of channels_last those of one tile of channels. Units that
-  // follow one another are the tiles of one block, which should stay in the second-level cache.
+  // A unit is a block of rows of the result of one image.
   int64_t block() const {
     const int64_t wanted = 1 + 32767 / (out_columns * depth), enough = wanted < 4 ? 4 : wanted;
     return enough < out_rows ? enough : out_rows;
   }
   int64_t blocks() const { return (out_rows + block() - 1) / block(); }
-  int64_t tiles() const { return (depth + tile - 1) / tile; }
-  int64_t units() const { return images * blocks() * tiles(); }
+  int64_t units() const { return images * blocks(); }
 };
 
 // What follows the convolution of a StyleGAN2 layer; see styled_epilogue.h. All tensors but y, out, dout and dy are
@@ -81,7 +79,7 @@ struct StyledEpilogue {
   // Backward: dy = scale * FIR^T(h), of which `back` describes the filter.
   Upfirdn2d back;  // h -> dy
   void* h;         // widened, laid out as out, or null if it is not wanted
-  void* sums;      // widened, [units, 4, tile]: scale, strength, bias, next; of one unit
+  void* sums;      // widened, [units, 4, pixel]: scale, strength, bias, next; of one unit
   bool want_scale;
 };
 

@@ -1,8 +1,7 @@
 // Rows of images in memory and in the caches.
 //
-// A line is a row in a cache, widened: of NCHW its pixels of one channel, [columns]; of channels_last (LAST) its pixels
-// of one tile of channels, [columns, tile]. A tile that is not the whole depth of a whole image is a multiple of the
-// lanes; of the last tile, which may have fewer channels, a line holds the vectors that it needs.
+// A line is a row in a cache, widened: of NCHW its pixels of one channel, [columns]; of channels_last (LAST) its pixels of
+// all channels, [columns, pixel], where a pixel may be wider than the image's, up to whole vectors.
 // An image is whole, or given as its four phases: pixels of even and odd rows and columns, each an image of its own.
 #pragma once
 
@@ -14,24 +13,22 @@ namespace {
 template <class T>
 struct Rows {
   T *even[2], *odd[2];
-  int64_t even_stride[2], odd_stride[2], step, columns, pixel, channels;  // pixel: the tile; channels: those it has here
-  bool joined;                                                            // a row is one run of memory, as a line is
+  int64_t even_stride[2], odd_stride[2], step, columns, depth, pixel;
+  bool joined;  // a row is one run of memory, as a line is
 
-  // The image of number `image` and its channels from `channel` on; `of`: one address, or four of a phased image.
-  Rows(void* const* of, bool phased, int64_t image, int64_t rows, int64_t columns_, int64_t depth, int64_t channel,
-       int64_t tile)
-      : step(phased ? depth : 2 * depth), columns(columns_), pixel(tile) {
-    channels = depth - channel < tile ? depth - channel : tile;
-    joined = !phased && depth == tile;
+  // The image of number `image`; `of`: one address, or four of a phased image; pixel: elements of a line's pixel.
+  Rows(void* const* of, bool phased, int64_t image, int64_t rows, int64_t columns_, int64_t depth_, int64_t pixel_)
+      : step(phased ? depth_ : 2 * depth_), columns(columns_), depth(depth_), pixel(pixel_) {
+    joined = !phased && depth == pixel;
     for (int p = 0; p < 2; p++) {
       if (phased) {
         const int64_t height = (rows + 1 - p) / 2;
         even_stride[p] = (columns + 1) / 2 * depth, odd_stride[p] = columns / 2 * depth;
-        even[p] = static_cast<T*>(of[2 * p]) + image * height * even_stride[p] + channel;
-        odd[p] = static_cast<T*>(of[2 * p + 1]) + image * height * odd_stride[p] + channel;
+        even[p] = static_cast<T*>(of[2 * p]) + image * height * even_stride[p];
+        odd[p] = static_cast<T*>(of[2 * p + 1]) + image * height * odd_stride[p];
       } else {
         even_stride[p] = odd_stride[p] = 2 * columns * depth;
-        even[p] = static_cast<T*>(of[0]) + (image * rows + p) * columns * depth + channel;
+        even[p] = static_cast<T*>(of[0]) + (image * rows + p) * columns * depth;
         odd[p] = even[p] + depth;
       }
     }
@@ -113,10 +110,10 @@ inline void weigh(A* line, const Rows<T>& image, const Row<T>* rows, const A* we
   } else if constexpr (LAST) {
     const auto one = [&](A* to, const T* const* p, int64_t x) {
       int64_t i = 0;
-      for (; i + L <= image.channels; i += L) put<ADD, A>(to + i, weighted<N>(p, x + i, weights));
-      if (i == image.channels) return;
-      Vec<A> v = load_some(p[0] + x + i, image.channels - i) * weights[0];
-      for (int j = 1; j < N; j++) v += load_some(p[j] + x + i, image.channels - i) * weights[j];
+      for (; i + L <= image.depth; i += L) put<ADD, A>(to + i, weighted<N>(p, x + i, weights));
+      if (i == image.depth) return;
+      Vec<A> v = load_some(p[0] + x + i, image.depth - i) * weights[0];
+      for (int j = 1; j < N; j++) v += load_some(p[j] + x + i, image.depth - i) * weights[j];
       put<ADD, A>(to + i, v);
     };
     int64_t c = 0, x = 0;
@@ -169,8 +166,8 @@ inline void write_row(const Rows<T>& image, int64_t r, const A* line) {
   } else if constexpr (LAST) {
     const auto one = [&](T* to, const A* from) {
       int64_t i = 0;
-      for (; i + L <= image.channels; i += L) store_narrow(to + i, load<A>(from + i));
-      if (i < image.channels) store_some(to + i, load<A>(from + i), image.channels - i);
+      for (; i + L <= image.depth; i += L) store_narrow(to + i, load<A>(from + i));
+      if (i < image.depth) store_some(to + i, load<A>(from + i), image.depth - i);
     };
     int64_t c = 0, x = 0;
     for (; c + 2 <= image.columns; c += 2, x += image.step) {

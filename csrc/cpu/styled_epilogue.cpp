@@ -38,7 +38,7 @@ StyledEpilogue described(const Image& y, Given& given, double slope, double gain
     if (*t) *t = dense(**t, false);
   StyledEpilogue a{};
   of_images(a.fir, y.parts[0], y.last, y.n, y.c, y.h, y.w);
-  if (y.last) a.fir.tile = up_to(a.fir.tile, lanes_of(a.fir));
+  if (y.last) a.fir.pixel = up_to(y.c, lanes_of(a.fir));
   a.fir.up_x = a.fir.up_y = a.fir.down_x = a.fir.down_y = 1;
   y.into(a.fir.in);
   a.fir.phased = y.phased;
@@ -75,7 +75,7 @@ Tensor styled_epilogue_fwd(std::vector<Tensor> parts, Small f, Small scale, Smal
     if (!f) join_rows(a);
     a.fir.out[0] = out.data_ptr();
     const auto kernel = kernels().styled_epilogue_fwd;
-    torch::stable::parallel_for(0, a.fir.units(), grain(a.fir.block() * a.fir.out_columns * a.fir.tile),
+    torch::stable::parallel_for(0, a.fir.units(), grain(a.fir.block() * a.fir.out_columns * a.fir.pixel),
                                 [&](int64_t begin, int64_t end) { kernel(a, begin, end); });
     return out;
   };
@@ -87,16 +87,16 @@ Tensor styled_epilogue_fwd(std::vector<Tensor> parts, Small f, Small scale, Smal
 template <class A>
 void reduce(const StyledEpilogue& a, const std::vector<A>& sums, int64_t samples, A* scale, A* strength, A* b,
             A* next) {
-  const int64_t tile = a.back.tile, tiles = a.back.tiles(), blocks = a.back.blocks();
+  const int64_t pixel = a.back.pixel, depth = a.back.depth;
   std::vector<double> of_scale(samples * a.channels), of_b(a.channels), of_next(samples * a.channels);
   double of_strength = 0;
   for (int64_t unit = 0; unit < a.back.units(); unit++) {
-    const int64_t image = unit / tiles / blocks, channel = unit % tiles * tile;
-    const A* s = sums.data() + unit * 4 * tile;
-    for (int64_t e = 0; e < tile && channel + e < a.back.depth; e++) {
-      const int64_t at = a.channels_last ? image * a.channels + channel + e : image;
-      of_scale[at] += s[e], of_b[at % a.channels] += s[2 * tile + e], of_next[at] += s[3 * tile + e];
-      of_strength += s[tile + e];
+    const int64_t first = unit / a.back.blocks() * depth;
+    const A* s = sums.data() + unit * 4 * pixel;
+    for (int64_t e = 0; e < depth; e++) {
+      const int64_t at = first + e;
+      of_scale[at] += s[e], of_b[at % a.channels] += s[2 * pixel + e], of_next[at] += s[3 * pixel + e];
+      of_strength += s[pixel + e];
     }
   }
   for (size_t i = 0; scale && i < of_scale.size(); i++) scale[i] = A(of_scale[i]);
@@ -155,10 +155,10 @@ Gradients styled_epilogue_bwd(Tensor dout, std::vector<Tensor> parts, Tensor out
     a.back.pad_x = taps.width - 1 - padding[0], a.back.pad_y = taps.height - 1 - padding[2];
     a.back.phased = false, a.back.phased_out = y.phased;
     for (size_t i = 0; i < dy.size(); i++) a.back.out[i] = dy[i].data_ptr();
-    std::vector<A> sums(a.back.units() * 4 * a.back.tile), h(want[1] ? out.numel() : 0);
+    std::vector<A> sums(a.back.units() * 4 * a.back.pixel), h(want[1] ? out.numel() : 0);
     a.sums = sums.data(), a.h = want[1] ? h.data() : nullptr;
     const auto kernel = kernels().styled_epilogue_bwd;
-    torch::stable::parallel_for(0, a.back.units(), grain(a.back.block() * a.back.out_columns * a.back.tile),
+    torch::stable::parallel_for(0, a.back.units(), grain(a.back.block() * a.back.out_columns * a.back.pixel),
                                 [&](int64_t begin, int64_t end) { kernel(a, begin, end); });
     const auto at = [&](int i, const Tensor& t) { return want[i] ? static_cast<A*>(t.data_ptr()) : nullptr; };
     reduce<A>(a, sums, y.n, at(0, dscale), at(2, dstrength), at(3, db), at(4, dnext));

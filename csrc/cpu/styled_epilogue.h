@@ -12,7 +12,7 @@
 
 namespace {
 
-// A vector, or one element, of a row: at `i` of a line, at pixel p, of channels_last at channel c of the tile.
+// A vector, or one element, of a row: at `i` of a line, at pixel p, of channels_last at channel c.
 template <class V>
 struct At {
   int64_t i, p, c;
@@ -25,7 +25,7 @@ inline void each(const Rows<T>& image, const F& f) {
   constexpr int L = LANES<A>;
   if constexpr (LAST) {
     for (int64_t p = 0; p < image.columns; p++)
-      for (int64_t c = 0; c < image.channels; c += L) f(At<Vec<A>>{p * image.pixel + c, p, c});
+      for (int64_t c = 0; c < image.depth; c += L) f(At<Vec<A>>{p * image.pixel + c, p, c});
   } else {
     int64_t i = 0;
     for (; i + L <= image.columns; i += L) f(At<Vec<A>>{i, i, 0});
@@ -59,7 +59,7 @@ inline void keep(A* line, At<V> at, V v) {
 template <bool LAST, class T, class V>
 inline V read(const Rows<T>& image, Row<T> row, At<V> at) {
   if constexpr (LAST) {
-    return load_some(row.even + at.p * (image.step / 2) + at.c, image.channels - at.c);
+    return load_some(row.even + at.p * (image.step / 2) + at.c, image.depth - at.c);
   } else if constexpr (IS_VECTOR<V>) {
     return load_wide(row.even + at.i);
   } else {
@@ -70,7 +70,7 @@ inline V read(const Rows<T>& image, Row<T> row, At<V> at) {
 template <bool LAST, class T, class V>
 inline void write(const Rows<T>& image, Row<T> row, At<V> at, V v) {
   if constexpr (LAST) {
-    store_some(row.even + at.p * (image.step / 2) + at.c, v, image.channels - at.c);
+    store_some(row.even + at.p * (image.step / 2) + at.c, v, image.depth - at.c);
   } else if constexpr (IS_VECTOR<V>) {
     store_narrow(row.even + at.i, v);
   } else {
@@ -96,21 +96,21 @@ struct Sum {
   void into(A* sum) const { *sum = sum_of<A>(total) + rest; }
 };
 
-// channels_last: a sum for each channel of a tile.
+// channels_last: a sum for each channel.
 template <class A>
 struct Sum<true, A> {
-  int64_t tile;
+  int64_t size;
   A *row, *total;
 
-  explicit Sum(int64_t tile_) : tile(tile_), row(static_cast<A*>(malloc(2 * tile * sizeof(A)))), total(row + tile) {}
+  explicit Sum(int64_t size_) : size(size_), row(static_cast<A*>(malloc(2 * size * sizeof(A)))), total(row + size) {}
   ~Sum() { free(row); }
-  void start() { memset(row, 0, 2 * tile * sizeof(A)); }
+  void start() { memset(row, 0, 2 * size * sizeof(A)); }
   void add(At<Vec<A>> at, Vec<A> v) { put<true, A>(row + at.c, v); }
   void end_row() {
-    for (int64_t c = 0; c < tile; c += LANES<A>) put<true, A>(total + c, load<A>(row + c));
-    memset(row, 0, tile * sizeof(A));
+    for (int64_t c = 0; c < size; c += LANES<A>) put<true, A>(total + c, load<A>(row + c));
+    memset(row, 0, size * sizeof(A));
   }
-  void into(A* sums) const { memcpy(sums, total, tile * sizeof(A)); }
+  void into(A* sums) const { memcpy(sums, total, size * sizeof(A)); }
 };
 
 // One of the small tensors, at a unit's sample and channels. NCHW: one value, in all lanes.
@@ -126,13 +126,13 @@ struct OfChannel {
 
 template <class A>
 struct OfChannel<true, A> {
-  int64_t tile;
+  int64_t size;
   A* values;
 
-  explicit OfChannel(int64_t tile_) : tile(tile_), values(static_cast<A*>(malloc(tile * sizeof(A)))) {}
+  explicit OfChannel(int64_t size_) : size(size_), values(static_cast<A*>(malloc(size * sizeof(A)))) {}
   ~OfChannel() { free(values); }
   void set(const A* given, int64_t channels, A otherwise) {
-    for (int64_t c = 0; c < tile; c++) values[c] = given == nullptr || c >= channels ? otherwise : given[c];
+    for (int64_t c = 0; c < size; c++) values[c] = given != nullptr && c < channels ? given[c] : otherwise;
   }
   Vec<A> operator()(At<Vec<A>> at) const { return load<A>(values + at.c); }
 };
@@ -146,14 +146,14 @@ struct Small {
   A strength, slope, gain, clamp, sign;
 
   explicit Small(const idgan::StyledEpilogue& args)
-      : a(args), scale(a.fir.tile), bias(a.fir.tile), next(a.fir.tile) {
+      : a(args), scale(a.fir.pixel), bias(a.fir.pixel), next(a.fir.pixel) {
     strength = a.strength ? *static_cast<const A*>(a.strength) : A(1);
     slope = A(a.slope), gain = A(a.gain), clamp = A(a.clamp), sign = a.gain > 0 ? A(1) : A(-1);
   }
   void start(const Block& b) {
-    const int64_t sample = LAST ? b.image : b.image / a.channels, channel = LAST ? b.channel : b.image % a.channels;
+    const int64_t sample = LAST ? b.image : b.image / a.channels, channel = LAST ? 0 : b.image % a.channels;
     const auto set = [&](auto& of, const void* given, int64_t at, A otherwise) {
-      of.set(given ? static_cast<const A*>(given) + at + channel : nullptr, a.channels - channel, otherwise);
+      of.set(given ? static_cast<const A*>(given) + at + channel : nullptr, a.channels, otherwise);
     };
     set(scale, a.scale, sample * a.channels, A(1)), set(next, a.next, sample * a.channels, A(1));
     set(bias, a.bias, 0, A(0));
@@ -199,7 +199,7 @@ void styled_epilogue_fwd_of(const idgan::StyledEpilogue& a, int64_t begin, int64
   Lines<LAST, T> lines(fir);
   Small<LAST, A> small(a);
   for (int64_t unit = begin; unit < end; unit++) {
-    const Block b = block_of(fir, unit);
+    const Block b = block_of(fir, fir.out_rows, unit);
     small.start(b);
     const Rows<T> y = input_of<T>(fir, b), out = output_of<T>(fir, b);
     rows_of(a.filtered, lines, y, b.first, b.last, [&](int64_t o, const A* u) {
@@ -226,7 +226,7 @@ template <class T, bool LAST>
 void styled_epilogue_bwd_of(const idgan::StyledEpilogue& a, int64_t begin, int64_t end) {
   using A = Wide<T>;
   const auto &fir = a.fir, &back = a.back;
-  const int64_t pixel = back.tile;
+  const int64_t pixel = back.pixel;
   const int64_t out_n = fir.out_columns * pixel;
   const int64_t parts = back.blocks();
   int64_t most = 0;
@@ -236,14 +236,14 @@ void styled_epilogue_bwd_of(const idgan::StyledEpilogue& a, int64_t begin, int64
   Small<LAST, A> small(a);
   Sum<LAST, A> of_scale(pixel), of_strength(pixel), of_bias(pixel), of_next(pixel);
   for (int64_t unit = begin; unit < end; unit++) {
-    const Block b = block_of(back, unit);
-    const auto [own, own_end, from, to] = span_of_h(a, unit / back.tiles() % parts);
+    const Block b = block_of(back, back.out_rows, unit);
+    const auto [own, own_end, from, to] = span_of_h(a, b.part);
     small.start(b);
     for (auto* sum : {&of_scale, &of_strength, &of_bias, &of_next}) sum->start();
     const Rows<T> y = input_of<T>(fir, b), dy = output_of<T>(back, b);
     const auto result = [&](void* p) {
       void* const whole[] = {p};
-      return Rows<T>(whole, false, b.image, fir.out_rows, fir.out_columns, fir.depth, b.channel, pixel);
+      return Rows<T>(whole, false, b.image, fir.out_rows, fir.out_columns, fir.depth, pixel);
     };
     const Rows<T> out = result(a.out_in), dout = result(a.dout);
 
@@ -266,7 +266,7 @@ void styled_epilogue_bwd_of(const idgan::StyledEpilogue& a, int64_t begin, int64
       of_bias.end_row(), of_next.end_row(), of_strength.end_row();
       if (mine && a.h != nullptr) {
         void* const whole[] = {a.h};
-        const Rows<A> all(whole, false, b.image, fir.out_rows, fir.out_columns, fir.depth, b.channel, pixel);
+        const Rows<A> all(whole, false, b.image, fir.out_rows, fir.out_columns, fir.depth, pixel);
         write_row<LAST>(all, o, to_h);
       }
     };
@@ -283,7 +283,7 @@ void styled_epilogue_bwd_of(const idgan::StyledEpilogue& a, int64_t begin, int64
     shifted.pad_y = back.pad_y + from;
     Lines<LAST, A> lines(shifted);
     void* const memory[] = {h};
-    const Rows<A> h_rows(memory, false, 0, shifted.rows, back.columns, pixel, 0, pixel);
+    const Rows<A> h_rows(memory, false, 0, shifted.rows, back.columns, pixel, pixel);
     const auto dy_row = [&](int64_t o, A* t) {
       if (a.want_scale) {
         read_row<LAST>(y_line, y, o);

@@ -75,13 +75,10 @@ inline int64_t lanes_of(const Upfirdn2d& a) { return kernels().bytes / (a.dtype 
 // The next multiple of `step`.
 inline int64_t up_to(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
-// What of an image's geometry does not depend on the filter. Tiles of channels are large, since memory is fast only
-// where neighbours are read together, and small enough for a few rows of a tile to stay in the second-level cache.
+// What of an image's geometry does not depend on the filter.
 inline void of_images(Upfirdn2d& a, const Tensor& x, bool last, int64_t n, int64_t c, int64_t h, int64_t w) {
   a.dtype = dtype_of(x);
-  a.images = last ? n : n * c, a.depth = last ? c : 1, a.rows = h, a.columns = w;
-  const int64_t most = 128, tiles = (c + most - 1) / most;
-  a.tile = !last ? 1 : tiles <= 1 ? c : up_to((c + tiles - 1) / tiles, lanes_of(a));
+  a.images = last ? n : n * c, a.depth = a.pixel = last ? c : 1, a.rows = h, a.columns = w;
 }
 
 // The elements of t, which is widened already, repeated to `count`; without t -0, since x + -0 = x for every x.

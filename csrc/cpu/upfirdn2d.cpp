@@ -22,7 +22,7 @@ Tensor upfirdn2d(Tensor x, std::optional<Tensor> f, std::vector<int64_t> up, std
     if (y.numel() == 0) return y;
     a.in[0] = x.data_ptr(), a.out[0] = y.data_ptr();
     const auto kernel = kernels().upfirdn2d;
-    torch::stable::parallel_for(0, a.units(), grain(a.block() * a.out_columns * a.tile),
+    torch::stable::parallel_for(0, a.units(), grain(a.block() * a.out_columns * a.pixel),
                                 [&](int64_t begin, int64_t end) { kernel(a, begin, end); });
     return y;
   };

@@ -2,8 +2,7 @@
 //
 // For a given o only every up-th tap meets a pixel: the first is t0 = (pad - o * down) mod up, at pixel
 // i0 = (o * down + t0 - pad) / up, so no zero is ever stored or multiplied (polyphase).
-// Mapping: a unit is a block of result rows of one image, of channels_last those of one tile of channels. Of a
-// separable filter, a result row is first a sum of input rows (vertical pass, into a line with zeros on both sides, in
+// Mapping: a unit is a block of result rows of one image, of channels_last with all channels. Of a separable filter, a result row is first a sum of input rows (vertical pass, into a line with zeros on both sides, in
 // the first-level cache), then filtered along x. Bytes: the input once from memory, if its height(f) rows stay in
 // cache, the result once. Flops an output: 2 (fh / up_y + fw / up_x) for columns of about equal numbers. Accumulation
 // in float (double for double).
@@ -123,7 +122,7 @@ void along_x_last(const A* line, A* out, const A* taps, const Phase* phases, int
 
 template <bool LAST, bool ADD, class A>
 void along_x(const A* line, A* out, const A* taps, const Phase* phases, const idgan::Upfirdn2d& a) {
-  const int64_t pixel = LAST ? a.tile : 1;
+  const int64_t pixel = a.pixel;
   if (a.up_x == 1 && a.down_x == 1 && a.width == 4) return along_x_plain<ADD, 4>(line, out, taps, pixel, a);
   if (a.up_x == 1 && a.down_x == 1) return along_x_plain<ADD, 0>(line, out, taps, pixel, a);
   if constexpr (LAST) {
@@ -153,7 +152,7 @@ struct Lines {
   Row<T>* rows;
   A offset = 0;  // added to every pixel of the image, of NCHW
 
-  explicit Lines(const idgan::Upfirdn2d& args) : a(args), pixel(LAST ? args.tile : 1) {
+  explicit Lines(const idgan::Upfirdn2d& args) : a(args), pixel(args.pixel) {
     phases = static_cast<Phase*>(malloc((a.out_columns + 1) * sizeof(Phase)));
     for (int64_t o = 0; o <= a.out_columns; o++) phases[o] = phase_of(o, a.up_x, a.down_x, a.pad_x);
     const int64_t reach = phases[a.out_columns - 1].pixel + (a.width + a.up_x - 1) / a.up_x;
@@ -238,24 +237,24 @@ struct RowSpan {
   int64_t rows() const { return to - from; }
 };
 
-// What a unit is: a block of result rows of an image, from one channel on.
+// What a unit is: a block of result rows of an image.
 struct Block {
-  int64_t image, channel, first, last;
+  int64_t image, part, first, last;
 };
 
-inline Block block_of(const idgan::Upfirdn2d& a, int64_t unit) {
-  const int64_t tile = unit % a.tiles(), part = unit / a.tiles() % a.blocks(), first = part * a.block();
-  return {unit / a.tiles() / a.blocks(), tile * a.tile, first,
-          first + a.block() < a.out_rows ? first + a.block() : a.out_rows};
+template <class Operator>
+inline Block block_of(const Operator& a, int64_t rows, int64_t unit) {
+  const int64_t part = unit % a.blocks(), first = part * a.block();
+  return {unit / a.blocks(), part, first, smaller(first + a.block(), rows)};
 }
 
 template <class T>
 inline Rows<T> input_of(const idgan::Upfirdn2d& a, const Block& b) {
-  return Rows<T>(a.in, a.phased, b.image, a.rows, a.columns, a.depth, b.channel, a.tile);
+  return Rows<T>(a.in, a.phased, b.image, a.rows, a.columns, a.depth, a.pixel);
 }
 template <class T>
 inline Rows<T> output_of(const idgan::Upfirdn2d& a, const Block& b) {
-  return Rows<T>(a.out, a.phased_out, b.image, a.out_rows, a.out_columns, a.depth, b.channel, a.tile);
+  return Rows<T>(a.out, a.phased_out, b.image, a.out_rows, a.out_columns, a.depth, a.pixel);
 }
 
 template <class T, bool LAST>
@@ -263,7 +262,7 @@ void upfirdn2d_of(const idgan::Upfirdn2d& a, int64_t begin, int64_t end) {
   using A = Wide<T>;
   Lines<LAST, T> lines(a);
   for (int64_t unit = begin; unit < end; unit++) {
-    const Block b = block_of(a, unit);
+    const Block b = block_of(a, a.out_rows, unit);
     const Rows<T> in = input_of<T>(a, b), out = output_of<T>(a, b);
     if constexpr (sizeof(T) == sizeof(A)) {
       if (out.joined) {
