@@ -9,6 +9,9 @@
 
 namespace {
 
+inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
 // Pixel c of row r: even[r % 2] or odd[r % 2], by c, + r / 2 rows + c / 2 steps.
 template <class T>
 struct Rows {
@@ -66,14 +69,14 @@ inline void store_some(T* p, Vec<Wide<T>> v, int64_t lanes) {
 
 // The sum of elements at p[j] + x, weighted.
 template <int N, class T, class A>
-inline Vec<A> weighted(const T* const* p, int64_t x, const A* weights) {
+inline Vec<A> weighted(const T* const (&p)[N], int64_t x, const A (&weights)[N]) {
   Vec<A> v = load_wide(p[0] + x) * weights[0];
   for (int j = 1; j < N; j++) v += load_wide(p[j] + x) * weights[j];
   return v;
 }
 
 template <int N, class T, class A>
-inline A weighted_one(const T* const* p, int64_t x, const A* weights) {
+inline A weighted_one(const T* const (&p)[N], int64_t x, const A (&weights)[N]) {
   A v = widen(p[0][x]) * weights[0];
   for (int j = 1; j < N; j++) v += widen(p[j][x]) * weights[j];
   return v;
@@ -94,10 +97,11 @@ inline void put_some(A* out, Vec<A> v, int64_t n) {
 
 // line (+)= the weighted sum of N rows.
 template <bool LAST, bool ADD, int N, class T, class A>
-inline void weigh(A* line, const Rows<T>& image, const Row<T>* rows, const A* weights) {
+inline void weigh(A* line, const Rows<T>& image, const Row<T>* rows, const A* of_rows) {
   constexpr int L = LANES<A>;
   const T *even[N], *odd[N];
-  for (int j = 0; j < N; j++) even[j] = rows[j].even, odd[j] = rows[j].odd;
+  A weights[N];  // a copy, which no store to the line can change
+  for (int j = 0; j < N; j++) even[j] = rows[j].even, odd[j] = rows[j].odd, weights[j] = of_rows[j];
   if (image.joined) {
     const int64_t n = image.columns * image.pixel;
     int64_t x = 0;
@@ -108,7 +112,7 @@ inline void weigh(A* line, const Rows<T>& image, const Row<T>* rows, const A* we
     }
     for (; x < n; x++) line[x] = (ADD ? line[x] : A(0)) + weighted_one<N>(even, x, weights);
   } else if constexpr (LAST) {
-    const auto one = [&](A* to, const T* const* p, int64_t x) {
+    const auto one = [&](A* to, const T* const(&p)[N], int64_t x) {
       int64_t i = 0;
       for (; i + L <= image.depth; i += L) put<ADD, A>(to + i, weighted<N>(p, x + i, weights));
       if (i == image.depth) return;
@@ -151,7 +155,7 @@ template <bool LAST, class T, class A>
 inline void read_row(A* line, const Rows<T>& image, int64_t r) {
   const Row<T> row = image.at(r);
   const A one = 1;
-  weighted_rows<LAST>(line, image, &row, &one, 1);
+  weigh<LAST, false, 1>(line, image, &row, &one);
 }
 
 template <bool LAST, class T, class A>

@@ -208,6 +208,16 @@ inline void interleave(Vec<A> even, Vec<A> odd, Vec<A>& a, Vec<A>& b) {
   interleave_(even, odd, a, b, std::make_integer_sequence<int, LANES<A>>{});
 }
 
+// The vector that starts T elements after a does, of two that follow one another.
+template <int T, class V, int... I>
+inline V after_(V a, V b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, (T + I)...);
+}
+template <class A, int T>
+inline Vec<A> after(Vec<A> a, Vec<A> b) {
+  return after_<T>(a, b, std::make_integer_sequence<int, LANES<A>>{});
+}
+
 template <class V, class A>
 inline V clamped(V v, A bound) {
   v = v > bound ? bound - V{} : v;
