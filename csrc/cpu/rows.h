@@ -5,12 +5,15 @@
 // An image is whole, or given as its four phases: pixels of even and odd rows and columns, each an image of its own.
 #pragma once
 
+#include <type_traits>
+
 #include "vec.h"
 
 namespace {
 
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t up_to(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
 // Pixel c of row r: even[r % 2] or odd[r % 2], by c, + r / 2 rows + c / 2 steps.
 template <class T>
@@ -140,7 +143,7 @@ inline void weigh(A* line, const Rows<T>& image, const Row<T>* rows, const A* of
   }
 }
 
-// line = the weighted sum of `count` rows.
+// line = the weighted sum of `count` rows of image.columns pixels.
 template <bool LAST, class T, class A>
 void weighted_rows(A* line, const Rows<T>& image, const Row<T>* rows, const A* weights, int64_t count) {
   if (count == 0) memset(line, 0, image.columns * image.pixel * sizeof(A));
@@ -149,6 +152,38 @@ void weighted_rows(A* line, const Rows<T>& image, const Row<T>* rows, const A* w
   if (count == 3) weigh<LAST, false, 3>(line, image, rows, weights);
   if (count >= 4) weigh<LAST, false, 4>(line, image, rows, weights);
   for (int64_t j = 4; j < count; j++) weigh<LAST, true, 1>(line, image, rows + j, weights + j);
+}
+
+template <int N>
+using Number = std::integral_constant<int, N>;
+
+// Two lines at once, of rows that are runs of memory: sums of N rows, for the second line SHIFT rows further.
+template <int N, int SHIFT, class T, class A>
+inline void weigh_two(A* line, A* second, const Rows<T>& image, const Row<T>* rows, const A* of_line,
+                      const A* of_second) {
+  constexpr int L = LANES<A>;
+  const T* p[N + SHIFT];
+  A w[N], u[N];
+  for (int j = 0; j < N + SHIFT; j++) p[j] = rows[j].even;
+  for (int j = 0; j < N; j++) w[j] = of_line[j], u[j] = of_second[j];
+  const auto both = [&](const auto& at, auto& v, auto& z) {
+    for (int j = 0; j < N + SHIFT; j++) {
+      const auto e = at(p[j]);
+      if (j < N) v = j == 0 ? e * w[0] : v + e * w[j];
+      if (j >= SHIFT) z = j == SHIFT ? e * u[0] : z + e * u[j - SHIFT];
+    }
+  };
+  const int64_t n = image.columns * image.pixel;
+  int64_t x = 0;
+  for (; x + L <= n; x += L) {
+    // What the next two lines need, into the second-level cache: memory is read while these are filtered along x.
+    __builtin_prefetch(p[N + SHIFT - 1] + n + x, 0, 2);
+    __builtin_prefetch(p[N + SHIFT - 1] + 2 * n + x, 0, 2);
+    Vec<A> v{}, z{};
+    both([&](const T* row) { return load_wide(row + x); }, v, z);
+    store<A>(line + x, v), store<A>(second + x, z);
+  }
+  for (; x < n; x++) both([&](const T* row) { return widen(row[x]); }, line[x], second[x]);
 }
 
 template <bool LAST, class T, class A>

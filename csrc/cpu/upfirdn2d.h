@@ -31,10 +31,12 @@ struct Lines {
     for (int64_t o = 0; o <= a.out_columns; o++) phases[o] = phase_of(o, a.up_x, a.down_x, a.pad_x);
     const int64_t reach = phases[a.out_columns - 1].pixel + (a.width + a.up_x - 1) / a.up_x;
     const int64_t left = phases[0].pixel < 0 ? -phases[0].pixel : 0, right = reach > a.columns ? reach - a.columns : 0;
-    length = (left + a.columns + right) * a.pixel + 4 * LANES<A>;
-    together = a.taps_y == nullptr ? 1 : larger(1, smaller(4096 / length, kMost));
+    length = up_to((left + a.columns + right) * a.pixel, LANES<A>) + 4 * LANES<A>;
+    together = a.taps_y == nullptr ? 1 : larger(2, smaller(4096 / length, kMost));
     per_phase = (a.height + a.up_y - 1) / a.up_y;
-    memory = static_cast<A*>(calloc(together * (length + out_length()) + a.up_y * per_phase, sizeof(A)));
+    const int64_t elements = up_to(together * (length + out_length()) + a.up_y * per_phase, LANES<A>);
+    memory = static_cast<A*>(aligned_alloc(IDGAN_BYTES, elements * sizeof(A)));
+    memset(memory, 0, elements * sizeof(A));
     first = memory + left * a.pixel;
     result = memory + together * length;
     weights = result + together * out_length();
@@ -59,15 +61,30 @@ struct Lines {
     return {p.tap + skipped * a.up_y, p.pixel + skipped, larger(0, smaller(taps, a.rows - p.pixel) - skipped)};
   }
 
-  // Row `o` of a separable filter's result, before the pass along x, in line `i`.
-  void down_y(const Rows<T>& image, int64_t o, int64_t i) {
+  const A* weights_of(const Met& m) const { return weights + m.tap % a.up_y * per_phase + m.tap / a.up_y; }
+
+  // Row `o` of a separable filter's result, before the pass along x, in `line`.
+  void down_y(const Rows<T>& image, int64_t o, A* line) {
     const Met m = met(o);
-    const A* of_phase = weights + m.tap % a.up_y * per_phase + m.tap / a.up_y;
-    weighted_rows<LAST>(first + i * length, image, rows + m.row, of_phase, m.count);
+    weighted_rows<LAST>(line, image, rows + m.row, weights_of(m), m.count);
     if (LAST || offset == 0) return;
     A sum = 0;
-    for (int64_t j = 0; j < m.count; j++) sum += of_phase[j];
-    shift(first + i * length, offset * sum);
+    for (int64_t j = 0; j < m.count; j++) sum += weights_of(m)[j];
+    shift(line, offset * sum);
+  }
+
+  // Rows `o` and o + 1 likewise, each input row read once for both; false where these meet other rows than usual.
+  bool down_y_two(const Rows<T>& image, int64_t o, A* line) {
+    const Met m = met(o), next = met(o + 1);
+    const int64_t shift = next.row - m.row;
+    if (!image.joined || offset != 0 || m.count != next.count) return false;
+    const auto weigh = [&](auto count, auto by) {
+      if (m.count != count || shift != by) return false;
+      weigh_two<count, by>(line, line + length, image, rows + m.row, weights_of(m), weights_of(next));
+      return true;
+    };
+    return weigh(Number<4>{}, Number<1>{}) || weigh(Number<4>{}, Number<2>{}) || weigh(Number<2>{}, Number<0>{}) ||
+           weigh(Number<2>{}, Number<1>{});
   }
 
   void shift(A* line, A by) const {
@@ -98,7 +115,11 @@ struct Lines {
       if (a.taps_y == nullptr) {
         whole(image, o, to);
       } else {
-        for (int64_t i = 0; i < count; i++) down_y(image, o + i, i);
+        for (int64_t i = 0; i < count; i++) {
+          A* const line = first + i * length;
+          if (i + 1 < count && down_y_two(image, o + i, line)) i++;
+          else down_y(image, o + i, line);
+        }
         along_x<LAST, false>(Strip<A>{first, length, count, to}, static_cast<const A*>(a.taps_x), phases, a);
       }
       for (int64_t i = 0; i < count; i++) finish(o + i, to + i * out_length());
