@@ -88,12 +88,12 @@ void filtered_lrelu_of(const idgan::FilteredLrelu& a, int64_t begin, int64_t end
   const int64_t columns = a.up.out_columns, code_columns = (columns + 3) / 4;
   int64_t most = 1;
   for (int64_t part = 0; part < a.blocks(); part++) most = larger(most, span_of_z(a, part).rows());
-  A* z = static_cast<A*>(malloc(most * columns * sizeof(A)));
+  const Memory<A> z(most * columns);
   for (int64_t unit = begin; unit < end; unit++) {
     const Block b = block_of(a, a.down.out_rows, unit);
     const auto [own, own_end, from, to] = span_of_z(a, b.part);
     if (a.bias != nullptr) lines.offset = static_cast<const A*>(a.bias)[b.image % a.channels];
-    const auto where = [&](int64_t o) { return z + (o - from) * columns; };
+    const auto where = [&](int64_t o) { return z.data + (o - from) * columns; };
     const auto code_row = [&](uint8_t* codes, int64_t o) { return codes + (b.image * a.down.rows + o) * code_columns; };
     lines.filtered(input_of<T>(a.up, b), from, to, where, [&](int64_t o, A* row) {
       if (a.given != nullptr) return follow(row, code_row(const_cast<uint8_t*>(a.given), o), a);
@@ -105,14 +105,13 @@ void filtered_lrelu_of(const idgan::FilteredLrelu& a, int64_t begin, int64_t end
     shifted.rows = to - from;
     shifted.pad_y = a.down.pad_y + from;
     Lines<false, A> down(shifted);
-    void* const memory[] = {z};
+    void* const memory[] = {z.data};
     const Rows<A> z_rows(memory, false, 0, shifted.rows, columns, 1, 1);
     const Rows<T> y = output_of<T>(a.down, b);
     down.filtered(
-        z_rows, b.first, b.last, [&](int64_t) { return down.result; },
+        z_rows, b.first, b.last, [&](int64_t) { return down.results.data; },
         [&](int64_t o, const A* row) { write_row<false>(y, o, row); });
   }
-  free(z);
 }
 
 void filtered_lrelu(const idgan::FilteredLrelu& a, int64_t begin, int64_t end) {

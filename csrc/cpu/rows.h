@@ -5,6 +5,7 @@
 // An image is whole, or given as its four phases: pixels of even and odd rows and columns, each an image of its own.
 #pragma once
 
+#include <cstdlib>
 #include <type_traits>
 
 #include "vec.h"
@@ -51,24 +52,17 @@ struct Rows {
 template <class T>
 using Row = typename Rows<T>::Row;
 
-// `lanes` elements, and zeros.
-template <class T>
-inline Vec<Wide<T>> load_some(const T* p, int64_t lanes) {
-  constexpr int L = LANES<Wide<T>>;
-  if (lanes >= L) return load_wide(p);
-  T some[L] = {};
-  for (int64_t i = 0; i < lanes; i++) some[i] = p[i];
-  return load_wide(some);
-}
+// Zeros, from where a vector may start.
+template <class A>
+struct Memory {
+  A* const data;
 
-template <class T>
-inline void store_some(T* p, Vec<Wide<T>> v, int64_t lanes) {
-  constexpr int L = LANES<Wide<T>>;
-  if (lanes >= L) return store_narrow(p, v);
-  T some[L];
-  store_narrow(some, v);
-  for (int64_t i = 0; i < lanes; i++) p[i] = some[i];
-}
+  explicit Memory(int64_t n) : data(static_cast<A*>(aligned_alloc(IDGAN_BYTES, up_to(n + 1, LANES<A>) * sizeof(A)))) {
+    memset(data, 0, n * sizeof(A));
+  }
+  Memory(const Memory&) = delete;
+  ~Memory() { free(data); }
+};
 
 // The sum of elements at p[j] + x, weighted.
 template <int N, class T, class A>
@@ -93,9 +87,7 @@ inline void put(A* out, Vec<A> v) {
 // The first n lanes.
 template <bool ADD, class A>
 inline void put_some(A* out, Vec<A> v, int64_t n) {
-  A lanes[LANES<A>];
-  store<A>(lanes, v);
-  for (int64_t i = 0; i < n; i++) out[i] = ADD ? out[i] + lanes[i] : lanes[i];
+  store_some(out, ADD ? load_some(out, n) + v : v, n);
 }
 
 // line (+)= the weighted sum of N rows.

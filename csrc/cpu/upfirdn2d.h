@@ -20,34 +20,35 @@ struct Lines {
   using A = Wide<T>;
   static constexpr int64_t kMost = 8;
   const idgan::Upfirdn2d& a;
-  int64_t length, together, per_phase;  // elements of a line; lines in use; taps along y that a row meets, at most
-  A *memory, *first, *result, *weights;  // weights: taps along y by phase, [up_y, per_phase]
-  Phase* phases;
-  Row<T>* rows;  // of the image
-  A offset = 0;  // added to every pixel of the image, of NCHW
+  const Memory<Phase> phases;   // along x
+  const Memory<Row<T>> rows;    // of the image
+  const int64_t per_phase;      // taps along y that a row meets, at most
+  const Memory<A> weights;      // taps along y by phase, [up_y, per_phase]
+  const int64_t left, length;   // elements of a line before pixel 0, and of all of it
+  const int64_t together;       // lines in use
+  const Memory<A> lines, results;
+  A* const first;               // pixel 0 of the first line
+  A offset = 0;                 // added to every pixel of the image, of NCHW
 
-  explicit Lines(const idgan::Upfirdn2d& args) : a(args) {
-    phases = static_cast<Phase*>(malloc((a.out_columns + 1) * sizeof(Phase)));
-    for (int64_t o = 0; o <= a.out_columns; o++) phases[o] = phase_of(o, a.up_x, a.down_x, a.pad_x);
-    const int64_t reach = phases[a.out_columns - 1].pixel + (a.width + a.up_x - 1) / a.up_x;
-    const int64_t left = phases[0].pixel < 0 ? -phases[0].pixel : 0, right = reach > a.columns ? reach - a.columns : 0;
-    length = up_to((left + a.columns + right) * a.pixel, LANES<A>) + 4 * LANES<A>;
-    together = a.taps_y == nullptr ? 1 : larger(2, smaller(4096 / length, kMost));
-    per_phase = (a.height + a.up_y - 1) / a.up_y;
-    const int64_t elements = up_to(together * (length + out_length()) + a.up_y * per_phase, LANES<A>);
-    memory = static_cast<A*>(aligned_alloc(IDGAN_BYTES, elements * sizeof(A)));
-    memset(memory, 0, elements * sizeof(A));
-    first = memory + left * a.pixel;
-    result = memory + together * length;
-    weights = result + together * out_length();
+  explicit Lines(const idgan::Upfirdn2d& args)
+      : a(args),
+        phases(a.out_columns),
+        rows(a.rows),
+        per_phase((a.height + a.up_y - 1) / a.up_y),
+        weights(a.up_y * per_phase),
+        left(larger(0, -phase_of(0, a.up_x, a.down_x, a.pad_x).pixel) * a.pixel),
+        length(up_to(left + larger(a.columns, reach()) * a.pixel, LANES<A>) + 4 * LANES<A>),
+        together(a.taps_y == nullptr ? 1 : larger(2, smaller(4096 / length, kMost))),
+        lines(together * length),
+        results(together * out_length()),
+        first(lines.data + left) {
+    for (int64_t o = 0; o < a.out_columns; o++) phases.data[o] = phase_of(o, a.up_x, a.down_x, a.pad_x);
     for (int64_t t = 0; a.taps_y != nullptr && t < a.height; t++)
-      weights[t % a.up_y * per_phase + t / a.up_y] = static_cast<const A*>(a.taps_y)[t];
-    rows = static_cast<Row<T>*>(malloc(a.rows * sizeof(Row<T>)));
+      weights.data[t % a.up_y * per_phase + t / a.up_y] = static_cast<const A*>(a.taps_y)[t];
   }
-  ~Lines() {
-    free(memory);
-    free(phases);
-    free(rows);
+  // The end of the pixels that taps may meet.
+  int64_t reach() const {
+    return phase_of(a.out_columns - 1, a.up_x, a.down_x, a.pad_x).pixel + (a.width + a.up_x - 1) / a.up_x;
   }
   int64_t out_length() const { return a.out_columns * a.pixel; }
 
@@ -61,12 +62,12 @@ struct Lines {
     return {p.tap + skipped * a.up_y, p.pixel + skipped, larger(0, smaller(taps, a.rows - p.pixel) - skipped)};
   }
 
-  const A* weights_of(const Met& m) const { return weights + m.tap % a.up_y * per_phase + m.tap / a.up_y; }
+  const A* weights_of(const Met& m) const { return weights.data + m.tap % a.up_y * per_phase + m.tap / a.up_y; }
 
   // Row `o` of a separable filter's result, before the pass along x, in `line`.
   void down_y(const Rows<T>& image, int64_t o, A* line) {
     const Met m = met(o);
-    weighted_rows<LAST>(line, image, rows + m.row, weights_of(m), m.count);
+    weighted_rows<LAST>(line, image, rows.data + m.row, weights_of(m), m.count);
     if (LAST || offset == 0) return;
     A sum = 0;
     for (int64_t j = 0; j < m.count; j++) sum += weights_of(m)[j];
@@ -80,7 +81,7 @@ struct Lines {
     if (!image.joined || offset != 0 || m.count != next.count) return false;
     const auto weigh = [&](auto count, auto by) {
       if (m.count != count || shift != by) return false;
-      weigh_two<count, by>(line, line + length, image, rows + m.row, weights_of(m), weights_of(next));
+      weigh_two<count, by>(line, line + length, image, rows.data + m.row, weights_of(m), weights_of(next));
       return true;
     };
     return weigh(Number<4>{}, Number<1>{}) || weigh(Number<4>{}, Number<2>{}) || weigh(Number<2>{}, Number<0>{}) ||
@@ -99,7 +100,7 @@ struct Lines {
       read_row<LAST>(first, image, m.row + j);
       if (!LAST && offset != 0) shift(first, offset);
       const A* taps = static_cast<const A*>(a.taps_x) + (m.tap + j * a.up_y) * a.width;
-      along_x<LAST, true>(Strip<A>{first, 0, 1, to}, taps, phases, a);
+      along_x<LAST, true>(Strip<A>{first, 0, 1, to}, taps, phases.data, a);
     }
   }
 
@@ -108,7 +109,7 @@ struct Lines {
   void filtered(const Rows<T>& image, int64_t begin, int64_t end, const W& where, const F& finish) {
     if (begin >= end) return;
     const Met last = met(end - 1);
-    for (int64_t r = met(begin).row; r < smaller(last.row + last.count, a.rows); r++) rows[r] = image.at(r);
+    for (int64_t r = met(begin).row; r < smaller(last.row + last.count, a.rows); r++) rows.data[r] = image.at(r);
     for (int64_t o = begin; o < end; o += together) {
       const int64_t count = smaller(end - o, together);
       A* const to = where(o);
@@ -120,7 +121,7 @@ struct Lines {
           if (i + 1 < count && down_y_two(image, o + i, line)) i++;
           else down_y(image, o + i, line);
         }
-        along_x<LAST, false>(Strip<A>{first, length, count, to}, static_cast<const A*>(a.taps_x), phases, a);
+        along_x<LAST, false>(Strip<A>{first, length, count, to}, static_cast<const A*>(a.taps_x), phases.data, a);
       }
       for (int64_t i = 0; i < count; i++) finish(o + i, to + i * out_length());
     }
@@ -167,7 +168,7 @@ void upfirdn2d_of(const idgan::Upfirdn2d& a, int64_t begin, int64_t end) {
       }
     }
     lines.filtered(
-        in, b.first, b.last, [&](int64_t) { return lines.result; },
+        in, b.first, b.last, [&](int64_t) { return lines.results.data; },
         [&](int64_t o, const A* row) { write_row<LAST>(out, o, row); });
   }
 }

@@ -178,6 +178,50 @@ inline void with_type(idgan::Dtype dtype, const F& f) {
   }
 }
 
+// --- the first `lanes` elements of a vector in memory, and zeros ---
+
+#if IDGAN_BYTES == 64
+inline vfloat first(const float* p, int64_t lanes) { return _mm512_maskz_loadu_ps((1u << lanes) - 1, p); }
+inline vdouble first(const double* p, int64_t lanes) { return _mm512_maskz_loadu_pd((1u << lanes) - 1, p); }
+inline void put_first(float* p, vfloat v, int64_t lanes) { _mm512_mask_storeu_ps(p, (1u << lanes) - 1, v); }
+inline void put_first(double* p, vdouble v, int64_t lanes) { _mm512_mask_storeu_pd(p, (1u << lanes) - 1, v); }
+#elif IDGAN_BYTES == 32
+inline __m256i lanes32(int64_t lanes) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(int(lanes)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+inline __m256i lanes64(int64_t lanes) {
+  return _mm256_cmpgt_epi64(_mm256_set1_epi64x(lanes), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+inline vfloat first(const float* p, int64_t lanes) { return _mm256_maskload_ps(p, lanes32(lanes)); }
+inline vdouble first(const double* p, int64_t lanes) { return _mm256_maskload_pd(p, lanes64(lanes)); }
+inline void put_first(float* p, vfloat v, int64_t lanes) { _mm256_maskstore_ps(p, lanes32(lanes), v); }
+inline void put_first(double* p, vdouble v, int64_t lanes) { _mm256_maskstore_pd(p, lanes64(lanes), v); }
+#endif
+
+template <class T>
+inline Vec<Wide<T>> first(const T* p, int64_t lanes) {
+  T some[LANES<Wide<T>>] = {};
+  for (int64_t i = 0; i < lanes; i++) some[i] = p[i];
+  return load_wide(some);
+}
+
+template <class T>
+inline void put_first(T* p, Vec<Wide<T>> v, int64_t lanes) {
+  T some[LANES<Wide<T>>];
+  store_narrow(some, v);
+  for (int64_t i = 0; i < lanes; i++) p[i] = some[i];
+}
+
+template <class T>
+inline Vec<Wide<T>> load_some(const T* p, int64_t lanes) {
+  return lanes >= LANES<Wide<T>> ? load_wide(p) : first(p, lanes);
+}
+
+template <class T>
+inline void store_some(T* p, Vec<Wide<T>> v, int64_t lanes) {
+  lanes >= LANES<Wide<T>> ? store_narrow(p, v) : put_first(p, v, lanes);
+}
+
 template <class A>
 inline A sum_of(Vec<A> v) {
   A total = 0;
