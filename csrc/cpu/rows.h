@@ -165,12 +165,12 @@ inline void weigh_two(A* line, A* second, const Rows<T>& image, const Row<T>* ro
       if (j >= SHIFT) z = j == SHIFT ? e * u[0] : z + e * u[j - SHIFT];
     }
   };
-  const int64_t n = image.columns * image.pixel;
+  const int64_t n = image.columns * image.pixel, ahead = larger(n, 512);
   int64_t x = 0;
   for (; x + L <= n; x += L) {
     // What the next two lines need, into the second-level cache: memory is read while these are filtered along x.
-    __builtin_prefetch(p[N + SHIFT - 1] + n + x, 0, 2);
-    __builtin_prefetch(p[N + SHIFT - 1] + 2 * n + x, 0, 2);
+    __builtin_prefetch(p[N + SHIFT - 1] + ahead + x, 0, 2);
+    __builtin_prefetch(p[N + SHIFT - 1] + ahead + n + x, 0, 2);
     Vec<A> v{}, z{};
     both([&](const T* row) { return load_wide(row + x); }, v, z);
     store<A>(line + x, v), store<A>(second + x, z);
