@@ -2,6 +2,7 @@
 #include "bias_act.h"
 #include "bias_lrelu.h"
 #include "filtered_lrelu.h"
+#include "kernel_energy.h"
 #include "styled_epilogue.h"
 #include "upfirdn2d.h"
 
@@ -17,6 +18,7 @@ extern const idgan::Kernels idgan::JOIN(IDGAN_SET, _kernels) = {
     bias_lrelu_bwd,
     bias_act_fwd,
     bias_act_bwd,
+    kernel_energy,
     upfirdn2d,
     filtered_lrelu,
     styled_epilogue_fwd,

@@ -49,7 +49,8 @@ struct Upfirdn2d {
   // even even, even odd, odd even, odd odd.
   void *in[4], *out[4];
   bool phased, phased_out;
-  int64_t images, rows, columns, depth, pixel, out_rows, out_columns;  // pixel: elements of a pixel in a line; see rows.h
+  int64_t images, rows, columns, depth, out_rows, out_columns;
+  int64_t pixel;  // elements of a pixel in a line; see rows.h
   int64_t up_x, up_y, down_x, down_y, pad_x, pad_y;  // the padding before the first pixel, negative to crop
   // Taps to correlate with, widened, the gain included. Separable: taps_y [height] and taps_x [width].
   // Otherwise taps_y is null and taps_x [height, width].
@@ -101,6 +102,18 @@ struct FilteredLrelu {
   int64_t units() const { return up.images * blocks(); }
 };
 
+// Sums of squares over the taps of a weight [O, I, taps], or [O, taps, I] if channels_last; see kernel_energy.h.
+struct KernelEnergy {
+  Dtype dtype;
+  const void* weight;
+  void* out;  // widened, [O, I]
+  int64_t count, channels, taps;  // O * I and I
+  bool channels_last;
+
+  static constexpr int64_t kBlock = 1024;  // kernels in a unit
+  int64_t units() const { return (count + kBlock - 1) / kBlock; }
+};
+
 struct Kernels {
   const char* name;
   int bytes;  // of a vector
@@ -108,6 +121,7 @@ struct Kernels {
   void (*bias_lrelu_bwd)(const BiasLrelu&, int64_t begin, int64_t end);
   void (*bias_act_fwd)(const BiasAct&, int64_t begin, int64_t end);
   void (*bias_act_bwd)(const BiasAct&, int64_t begin, int64_t end);
+  void (*kernel_energy)(const KernelEnergy&, int64_t begin, int64_t end);
   void (*upfirdn2d)(const Upfirdn2d&, int64_t begin, int64_t end);
   void (*filtered_lrelu)(const FilteredLrelu&, int64_t begin, int64_t end);
   void (*styled_epilogue_fwd)(const StyledEpilogue&, int64_t begin, int64_t end);

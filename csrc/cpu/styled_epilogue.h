@@ -29,7 +29,9 @@ struct Small {
     strength = a.strength ? *static_cast<const A*>(a.strength) : A(1);
     slope = A(a.slope), gain = A(a.gain), clamp = A(a.clamp), sign = a.gain > 0 ? A(1) : A(-1);
   }
-  static int64_t sample(const idgan::StyledEpilogue& a, const Block& b) { return LAST ? b.image : b.image / a.channels; }
+  static int64_t sample(const idgan::StyledEpilogue& a, const Block& b) {
+    return LAST ? b.image : b.image / a.channels;
+  }
   static const A* at(const void* given, const idgan::StyledEpilogue& a, const Block& b, bool of_sample) {
     if (given == nullptr) return nullptr;
     const int64_t channel = LAST ? 0 : b.image % a.channels;

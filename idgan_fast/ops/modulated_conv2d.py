@@ -12,6 +12,7 @@ from torch import Tensor
 
 from idgan_fast.ops._tensors import accumulation, autocasting, check_floating, check_images, no_autocast
 from idgan_fast.ops.conv2d_resample import convolved
+from idgan_fast.ops.kernel_energy import kernel_energy
 from idgan_fast.ops.styled_epilogue import Fir, Phases, modulate, styled_epilogue
 from idgan_fast.ops.upfirdn2d import Pair, check_filter, resample
 
@@ -52,16 +53,16 @@ def modulated_conv2d(
         if demodulate:
             styles, factor = normalized(styles, x.dtype)
         x = modulate(function, x, styles, impl)
-        weight, scale = prepared(weight, styles, factor, x.dtype, demodulate)
+        weight, scale = prepared(function, weight, styles, factor, x.dtype, demodulate, impl)
         y, fir = filterless(function, x, weight, resample_filter, up, down, padding, flip_weight, impl)
         if fir is None and scale is None and noise is None:
             return y[0]
         return styled_epilogue(function, y, fir, scale=scale, noise=noise, impl=impl)
 
 
-def demodulation(weight: Tensor, styles: Tensor, eps: Tensor | float = EPS) -> Tensor:
+def demodulation(function: str, weight: Tensor, styles: Tensor, eps: Tensor | float, impl: str) -> Tensor:
     """rsqrt(sum over i and k of (weight[o, i, k] styles[n, i])^2 + eps): [O, I, kh, kw], [N, I] -> [N, O]."""
-    return (styles.square() @ weight.square().sum((2, 3)).t() + eps).rsqrt()
+    return (styles.square() @ kernel_energy(function, weight, impl).t() + eps).rsqrt()
 
 
 def normalized(t: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
@@ -78,7 +79,13 @@ def normalized(t: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
 
 
 def prepared(
-    weight: Tensor, styles: Tensor, styles_factor: Tensor | None, dtype: torch.dtype, demodulate: bool
+    function: str,
+    weight: Tensor,
+    styles: Tensor,
+    styles_factor: Tensor | None,
+    dtype: torch.dtype,
+    demodulate: bool,
+    impl: str,
 ) -> tuple[Tensor, Tensor | None]:
     """The weight to convolve with in `dtype`, and the demodulation coefficients [N, O] of it or None.
 
@@ -96,7 +103,7 @@ def prepared(
             eps = EPS * (factor.reshape(1, -1) / root).square()
         if styles_factor is not None:
             eps = eps * styles_factor.square()
-    return weight.to(dtype), demodulation(weight, styles, eps)
+    return weight.to(dtype), demodulation(function, weight, styles, eps, impl)
 
 
 def filterless(

@@ -118,7 +118,7 @@ def _layer(
         if next_styles.shape != wanted:
             raise ValueError(f"{function}: next_styles must be {list(wanted)}, got {tuple(next_styles.shape)}")
     with no_autocast(x.device.type):
-        weight, scale = prepared(weight, styles, factor, x.dtype, demodulate)
+        weight, scale = prepared(function, weight, styles, factor, x.dtype, demodulate, impl)
         f = None
         if up != 1:
             f = resample_filter if isinstance(resample_filter, Tensor) else setup_filter(resample_filter, x.device)

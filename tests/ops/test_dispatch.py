@@ -91,6 +91,8 @@ def test_opcheck(layout: torch.memory_format, dtype: torch.dtype) -> None:
         torch.library.opcheck(namespace.bias_act_fwd.default, (x, b, *parameters))
         torch.library.opcheck(namespace.bias_act_bwd.default, (x, x, b, *parameters, True))
         torch.library.opcheck(namespace.bias_act_bwd.default, (x, x, None, *parameters, False))
+    for weight in (x, x.transpose(0, 1)):
+        torch.library.opcheck(namespace.kernel_energy.default, (weight,))
     for taps in (None, f, torch.outer(f, f)):
         torch.library.opcheck(namespace.upfirdn2d.default, (x, taps, [2, 1], [1, 2], [1, 2, 3, -1], True, 2.0))
 

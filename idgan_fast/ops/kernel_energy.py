@@ -1,0 +1,48 @@
+"""The sum of squares of every kernel of a weight, which demodulation needs: energy[o, i] = sum_k weight[o, i, k]^2.
+
+Its gradient, 2 weight dE, is one product, which torch does at the speed of memory; the sum itself is not, being over
+few neighbours each.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from idgan_fast.ops import _dispatch
+from idgan_fast.ops._dispatch import LowLevel, without_autocast
+from idgan_fast.ops._tensors import accumulation
+
+
+def kernel_energy(function: str, weight: Tensor, impl: str) -> Tensor:
+    """[O, I, kh, kw] -> [O, I], in float32 (float64 for float64)."""
+    backend = _dispatch.choose(function, LOW_LEVEL, weight.device, impl, pointwise=True)
+    return _reference(weight) if backend == "reference" else _apply(weight, backend)
+
+
+def _reference(weight: Tensor) -> Tensor:
+    return weight.to(accumulation(weight.dtype)).square().sum((2, 3)).contiguous()
+
+
+_energy = LowLevel("kernel_energy", "(Tensor weight) -> Tensor", _reference)
+LOW_LEVEL = (_energy,)
+
+
+class _KernelEnergy(torch.autograd.Function):
+    @staticmethod
+    @without_autocast
+    def forward(weight: Tensor, backend: str) -> Tensor:
+        return _energy(backend, weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    @without_autocast
+    def backward(ctx: Any, g: Tensor) -> tuple:
+        (weight,) = ctx.saved_tensors
+        return (2 * weight.to(g.dtype) * g[:, :, None, None]).to(weight.dtype), None
+
+
+_apply = _dispatch.function(_KernelEnergy)
