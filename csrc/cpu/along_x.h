@@ -86,41 +86,55 @@ void along_x_four(const Strip<A>& strip, const A* taps, const idgan::Upfirdn2d& 
   });
 }
 
-// J > 0: either phase has as many taps, and K is 2 J.
-template <bool ADD, int J, class A>
-void along_x_up2(const Strip<A>& strip, const A* taps, const Phase* phases, const idgan::Upfirdn2d& a) {
+// Upsampling by UP, 2 or 4, whose phases are computed apart and woven. J > 0: every phase has as many taps.
+template <bool ADD, int UP, int J, class A>
+void along_x_up(const Strip<A>& strip, const A* taps, const idgan::Upfirdn2d& a) {
   constexpr int L = LANES<A>;
-  const Phase even = phases[0], odd = phases[1];
-  const int64_t n = a.out_columns, n_even = (a.width - even.tap + 1) / 2, n_odd = (a.width - odd.tap + 1) / 2;
-  const HeldTaps<2 * J, A> tap(taps);
+  const int64_t n = a.out_columns;
+  const HeldTaps<UP * J, A> tap(taps);
+  Phase first[UP];
+  int64_t count[UP];
+  for (int q = 0; q < UP; q++) {
+    first[q] = phase_of(q, UP, 1, a.pad_x);
+    count[q] = (a.width - first[q].tap + UP - 1) / UP;
+  }
   lines_of(strip, n, [&](const A* line, A* out) {
-    const auto at = [&](Phase p, int64_t count, int64_t m) {
-      Vec<A> v{};
-      for (int64_t j = 0; j < (J > 0 ? J : count); j++) v += load<A>(line + p.pixel + m + j) * tap[p.tap + 2 * j];
-      return v;
-    };
-    for (int64_t m = 0; 2 * m < n; m += L) {
-      Vec<A> first, second;
-      interleave<A>(at(even, n_even, m), at(odd, n_odd, m), first, second);
-      const int64_t left = n - 2 * m;
-      left >= L ? put<ADD, A>(out + 2 * m, first) : put_some<ADD, A>(out + 2 * m, first, left);
-      if (left >= 2 * L) put<ADD, A>(out + 2 * m + L, second);
-      if (left > L && left < 2 * L) put_some<ADD, A>(out + 2 * m + L, second, left - L);
+    for (int64_t m = 0; UP * m < n; m += L) {
+      Vec<A> v[UP] = {}, woven[UP];
+      for (int q = 0; q < UP; q++)
+        for (int64_t j = 0; j < (J > 0 ? J : count[q]); j++)
+          v[q] += load<A>(line + first[q].pixel + m + j) * tap[first[q].tap + UP * j];
+      if constexpr (UP == 2) {
+        interleave<A>(v[0], v[1], woven[0], woven[1]);
+      } else {
+        Vec<A> even[2], odd[2];
+        interleave<A>(v[0], v[2], even[0], even[1]);
+        interleave<A>(v[1], v[3], odd[0], odd[1]);
+        interleave<A>(even[0], odd[0], woven[0], woven[1]);
+        interleave<A>(even[1], odd[1], woven[2], woven[3]);
+      }
+      for (int q = 0; q < UP; q++) {
+        const int64_t at = UP * m + q * L, left = n - at;
+        if (left >= L) put<ADD, A>(out + at, woven[q]);
+        else if (left > 0) put_some<ADD, A>(out + at, woven[q], left);
+      }
     }
   });
 }
 
-template <bool ADD, class A>
+// K > 0: the number of taps, even.
+template <bool ADD, int K, class A>
 void along_x_down2(const Strip<A>& strip, const A* taps, const idgan::Upfirdn2d& a) {
-  const int64_t n = a.out_columns, width = a.width, pad = a.pad_x;
+  const int64_t n = a.out_columns, width = K > 0 ? K : a.width, pad = a.pad_x;
+  const HeldTaps<K, A> tap(taps);
   lines_of(strip, n, [&](const A* line, A* out) {
     put_all<ADD>(out, n, [&](int64_t o) {
       Vec<A> v{}, even, odd;
       for (int64_t t = 0; t < width; t += 2) {
         const A* p = line - pad + 2 * o + t;
         deinterleave<A>(load<A>(p), load<A>(p + LANES<A>), even, odd);
-        v += even * taps[t];
-        if (t + 1 < width) v += odd * taps[t + 1];
+        v += even * tap[t];
+        if (t + 1 < width) v += odd * tap[t + 1];
       }
       return v;
     });
@@ -173,7 +187,8 @@ void along_x_last(const Strip<A>& strip, const A* taps, const Phase* phases, con
       put_all<ADD>(out + o * pixel, pixel, [&](int64_t i) {
         const A* from = line + p.pixel * pixel + i;
         Vec<A> v{};
-        for (int64_t j = 0; j < count; j++) v += load<A>(from + j * pixel) * (J > 0 ? weights[j] : taps[p.tap + j * up]);
+        for (int64_t j = 0; j < count; j++)
+          v += load<A>(from + j * pixel) * (J > 0 ? weights[j] : taps[p.tap + j * up]);
         return v;
       });
     }
@@ -191,10 +206,18 @@ void along_x(const Strip<A>& strip, const A* taps, const Phase* phases, const id
     if (a.width == 4 * a.up_x) return along_x_last<ADD, 4>(strip, taps, phases, a);
     return along_x_last<ADD, 0>(strip, taps, phases, a);
   } else {
-    if (a.up_x == 2 && a.down_x == 1 && a.width == 4) return along_x_up2<ADD, 2>(strip, taps, phases, a);
-    if (a.up_x == 2 && a.down_x == 1) return along_x_up2<ADD, 0>(strip, taps, phases, a);
-    if (a.up_x == 1 && a.down_x == 2 && a.width == 4) return along_x_down2_four<ADD>(strip, taps, a);
-    if (a.up_x == 1 && a.down_x == 2) return along_x_down2<ADD>(strip, taps, a);
+    // Of 4 taps for StyleGAN2, of 12 for StyleGAN3.
+    if (a.up_x == 2 && a.down_x == 1) {
+      if (a.width == 4) return along_x_up<ADD, 2, 2>(strip, taps, a);
+      if (a.width == 12) return along_x_up<ADD, 2, 6>(strip, taps, a);
+      return along_x_up<ADD, 2, 0>(strip, taps, a);
+    }
+    if (a.up_x == 4 && a.down_x == 1) return along_x_up<ADD, 4, 0>(strip, taps, a);
+    if (a.up_x == 1 && a.down_x == 2) {
+      if (a.width == 4) return along_x_down2_four<ADD>(strip, taps, a);
+      if (a.width == 12) return along_x_down2<ADD, 12>(strip, taps, a);
+      return along_x_down2<ADD, 0>(strip, taps, a);
+    }
     along_x_any<ADD>(strip, taps, phases, a);
   }
 }

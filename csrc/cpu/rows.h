@@ -1,7 +1,7 @@
 // Rows of images in memory and in the caches.
 //
-// A line is a row in a cache, widened: of NCHW its pixels of one channel, [columns]; of channels_last (LAST) its pixels of
-// all channels, [columns, pixel], where a pixel may be wider than the image's, up to whole vectors.
+// A line is a row in a cache, widened: of NCHW its pixels of one channel, [columns]; of channels_last (LAST) its pixels
+// of all channels, [columns, pixel], where a pixel may be wider than the image's, up to whole vectors.
 // An image is whole, or given as its four phases: pixels of even and odd rows and columns, each an image of its own.
 #pragma once
 
@@ -142,8 +142,11 @@ void weighted_rows(A* line, const Rows<T>& image, const Row<T>* rows, const A* w
   if (count == 1) weigh<LAST, false, 1>(line, image, rows, weights);
   if (count == 2) weigh<LAST, false, 2>(line, image, rows, weights);
   if (count == 3) weigh<LAST, false, 3>(line, image, rows, weights);
-  if (count >= 4) weigh<LAST, false, 4>(line, image, rows, weights);
-  for (int64_t j = 4; j < count; j++) weigh<LAST, true, 1>(line, image, rows + j, weights + j);
+  if (count == 4 || count == 5) weigh<LAST, false, 4>(line, image, rows, weights);
+  if (count >= 6) weigh<LAST, false, 6>(line, image, rows, weights);
+  int64_t j = count < 6 ? 4 : 6;
+  for (; j + 6 <= count; j += 6) weigh<LAST, true, 6>(line, image, rows + j, weights + j);
+  for (; j < count; j++) weigh<LAST, true, 1>(line, image, rows + j, weights + j);
 }
 
 template <int N>

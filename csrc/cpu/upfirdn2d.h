@@ -2,10 +2,11 @@
 //
 // For a given o only every up-th tap meets a pixel: the first is t0 = (pad - o * down) mod up, at pixel
 // i0 = (o * down + t0 - pad) / up, so no zero is ever stored or multiplied (polyphase).
-// Mapping: a unit is a block of result rows of one image, of channels_last with all channels. Of a separable filter, a result row is first a sum of input rows (vertical pass, into a line with zeros on both sides, in
-// the first-level cache), then filtered along x. Bytes: the input once from memory, if its height(f) rows stay in
-// cache, the result once. Flops an output: 2 (fh / up_y + fw / up_x) for columns of about equal numbers. Accumulation
-// in float (double for double).
+// Mapping: a unit is a block of result rows of one image, of channels_last with all channels. Of a separable filter,
+// two result rows at a time are first sums of input rows (along y, into lines with zeros on both sides, in the caches)
+// and then filtered along x. Bytes: the input once from memory, if its height(f) rows stay in cache, the result once.
+// Flops an output: 2 (fh / up_y + fw / up_x) for columns of about equal numbers. Accumulation in float (double for
+// double).
 #pragma once
 
 #include <cstdlib>
@@ -14,7 +15,7 @@
 
 namespace {
 
-// Where rows are filtered: lines with zeros around, a few at a time, and as many results; one for each call of a kernel.
+// Where rows are filtered: lines with zeros around, a few at a time, and as many results.
 template <bool LAST, class T>
 struct Lines {
   using A = Wide<T>;
