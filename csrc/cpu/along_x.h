@@ -40,7 +40,7 @@ inline void put_all(A* out, int64_t n, const F& at) {
   if (o < n) put_some<ADD, A>(out + o, at(o), n - o);
 }
 
-// HeldTaps; where their number K is known when compiled a copy, which no store to a result can change.
+// Taps; where their number K is known when compiled, a copy, which no store to a result can change.
 template <int K, class A>
 struct HeldTaps {
   A values[K];

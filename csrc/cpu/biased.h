@@ -1,7 +1,6 @@
 // A forward and a backward pass over a biased array for torch, by a kernel of bias_lrelu.h or bias_act.h.
 #pragma once
 
-#include <limits>
 #include <tuple>
 
 #include "tensors.h"
@@ -15,7 +14,7 @@ using Kernel = void (*)(const Op&, int64_t begin, int64_t end);
 inline void describe(Biased& a, const Tensor& x, bool last, bool biased, int64_t dim, double gain,
                      std::optional<double> clamp) {
   a.dtype = dtype_of(x);
-  a.gain = gain, a.clamp = clamp ? *clamp : std::numeric_limits<double>::quiet_NaN();
+  a.gain = gain, a.clamp = or_none(clamp);
   a.outer = a.channels = 1, a.inner = x.numel();
   if (!biased) return;
   std::vector<int64_t> order;

@@ -1,5 +1,4 @@
 // filtered_lrelu_fwd and filtered_lrelu_linear for torch; the kernel is in filtered_lrelu.h.
-#include <limits>
 #include <tuple>
 
 #include "taps.h"
@@ -50,7 +49,7 @@ std::tuple<Tensor, Tensor> filtered_lrelu_fwd(Tensor x, Small b, Small fu, Small
   const Ints none{0, 0, 0, 0};
   const Tensor image = dense(x, false);
   FilteredLrelu a = described(image, up, down, padding, none);
-  a.slope = slope, a.gain = gain, a.clamp = clamp ? *clamp : std::numeric_limits<double>::quiet_NaN();
+  a.slope = slope, a.gain = gain, a.clamp = or_none(clamp);
   Small bias;
   if (b) bias = dense(*b, false);
   a.bias = bias ? bias->data_ptr() : nullptr;

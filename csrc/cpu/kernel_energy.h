@@ -45,7 +45,7 @@ void contiguous_energy(const T* weight, Wide<T>* out, int64_t taps, int64_t begi
   for (int64_t from = begin; from < end; from += L) {
     const int64_t n = smaller(L, end - from);
     Vec<A> sums[L] = {};
-    if (n == L) {
+    if (n == L) {  // unrolled, so that the sums stay in registers
 #pragma GCC unroll 16
       for (int i = 0; i < L; i++) sums[i] = squares_of(weight + (from + i) * taps, taps);
     } else {

@@ -84,8 +84,14 @@ struct Sum {
 
   explicit Sum(int64_t, A*) {}
   template <bool FULL>
-  void add(At<FULL>, Vec<A> v) {
-    row += v;
+  void add(At<FULL> at, Vec<A> v) {
+    if constexpr (FULL) {
+      row += v;
+    } else {  // lanes without a pixel may hold NaN, of 0 * inf
+      A some[LANES<A>];
+      store<A>(some, v);
+      row += first(some, at.lanes);
+    }
   }
   void end_row() {
     total += row;

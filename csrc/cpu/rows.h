@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cstdlib>
-#include <type_traits>
 
 #include "vec.h"
 
@@ -52,7 +51,7 @@ struct Rows {
 template <class T>
 using Row = typename Rows<T>::Row;
 
-// Zeros, from where a vector may start.
+// n zeros, from where a vector may start.
 template <class A>
 struct Memory {
   A* const data;
@@ -135,10 +134,9 @@ inline void weigh(A* line, const Rows<T>& image, const Row<T>* rows, const A* of
   }
 }
 
-// line = the weighted sum of `count` rows of image.columns pixels.
+// line = the weighted sum of `count` rows, at least 1.
 template <bool LAST, class T, class A>
 void weighted_rows(A* line, const Rows<T>& image, const Row<T>* rows, const A* weights, int64_t count) {
-  if (count == 0) memset(line, 0, image.columns * image.pixel * sizeof(A));
   if (count == 1) weigh<LAST, false, 1>(line, image, rows, weights);
   if (count == 2) weigh<LAST, false, 2>(line, image, rows, weights);
   if (count == 3) weigh<LAST, false, 3>(line, image, rows, weights);
@@ -148,9 +146,6 @@ void weighted_rows(A* line, const Rows<T>& image, const Row<T>* rows, const A* w
   for (; j + 6 <= count; j += 6) weigh<LAST, true, 6>(line, image, rows + j, weights + j);
   for (; j < count; j++) weigh<LAST, true, 1>(line, image, rows + j, weights + j);
 }
-
-template <int N>
-using Number = std::integral_constant<int, N>;
 
 // Two lines at once, of rows that are runs of memory: sums of N rows, for the second line SHIFT rows further.
 template <int N, int SHIFT, class T, class A>
@@ -171,9 +166,11 @@ inline void weigh_two(A* line, A* second, const Rows<T>& image, const Row<T>* ro
   const int64_t n = image.columns * image.pixel, ahead = larger(n, 512);
   int64_t x = 0;
   for (; x + L <= n; x += L) {
-    // What the next two lines need, into the second-level cache: memory is read while these are filtered along x.
-    __builtin_prefetch(p[N + SHIFT - 1] + ahead + x, 0, 2);
-    __builtin_prefetch(p[N + SHIFT - 1] + ahead + n + x, 0, 2);
+    // Two of the next rows, of small images somewhat later ones, into the second-level cache: memory is read while
+    // these lines are filtered along x. Numbers, since there may be no such row.
+    const uintptr_t next = reinterpret_cast<uintptr_t>(p[N + SHIFT - 1]) + (ahead + x) * sizeof(T);
+    __builtin_prefetch(reinterpret_cast<const void*>(next), 0, 2);
+    __builtin_prefetch(reinterpret_cast<const void*>(next + n * sizeof(T)), 0, 2);
     Vec<A> v{}, z{};
     both([&](const T* row) { return load_wide(row + x); }, v, z);
     store<A>(line + x, v), store<A>(second + x, z);
@@ -199,9 +196,7 @@ inline void write_row(const Rows<T>& image, int64_t r, const A* line) {
     for (; x < n; x++) narrow(line[x], row.even + x);
   } else if constexpr (LAST) {
     const auto one = [&](T* to, const A* from) {
-      int64_t i = 0;
-      for (; i + L <= image.depth; i += L) store_narrow(to + i, load<A>(from + i));
-      if (i < image.depth) store_some(to + i, load<A>(from + i), image.depth - i);
+      for (int64_t i = 0; i < image.depth; i += L) store_some(to + i, load<A>(from + i), image.depth - i);
     };
     int64_t c = 0, x = 0;
     for (; c + 2 <= image.columns; c += 2, x += image.step) {

@@ -1,5 +1,4 @@
 // styled_epilogue_fwd and styled_epilogue_bwd for torch; the kernels are in styled_epilogue.h.
-#include <limits>
 #include <tuple>
 
 #include "taps.h"
@@ -38,14 +37,17 @@ StyledEpilogue described(const Image& y, Given& given, double slope, double gain
     if (*t) *t = dense(**t, false);
   StyledEpilogue a{};
   of_images(a.fir, y.parts[0], y.last, y.n, y.c, y.h, y.w);
-  if (y.last) a.fir.pixel = up_to(y.c, lanes_of(a.fir));
+  if (y.last) {  // whole vectors
+    const int64_t lanes = kernels().bytes / (a.fir.dtype == kDouble ? 8 : 4);
+    a.fir.pixel = (y.c + lanes - 1) / lanes * lanes;
+  }
   a.fir.up_x = a.fir.up_y = a.fir.down_x = a.fir.down_y = 1;
   y.into(a.fir.in);
   a.fir.phased = y.phased;
   a.scale = data_of(given.scale), a.noise = data_of(given.noise), a.strength = data_of(given.strength);
   a.bias = data_of(given.b), a.next = data_of(given.next);
   a.channels = y.c, a.noise_images = given.noise ? given.noise->size(0) : 0, a.channels_last = y.last;
-  a.slope = slope, a.gain = gain, a.clamp = clamp ? *clamp : std::numeric_limits<double>::quiet_NaN();
+  a.slope = slope, a.gain = gain, a.clamp = or_none(clamp);
   return a;
 }
 

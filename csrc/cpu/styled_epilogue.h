@@ -120,6 +120,9 @@ void styled_epilogue_bwd_of(const idgan::StyledEpilogue& a, int64_t begin, int64
     };
     const Rows<T> out = result(T{}, a.out_in), dout = result(T{}, a.dout);
 
+    struct Two {
+      Vec<A> v, gz;
+    };
     const auto h_row = [&](int64_t o, const A* u) {
       const Small<LAST, A> small = of_unit;
       A* const to_h = h.data + (o - from) * out_n;
@@ -130,7 +133,7 @@ void styled_epilogue_bwd_of(const idgan::StyledEpilogue& a, int64_t begin, int64
         const auto z = u != nullptr ? small.activated(load_at(u + at.i, at), at, noise) : read(out, out_row, at);
         const auto v = lrelu_backward(g * small.next(at), z, small.slope, small.gain, small.sign, small.clamp);
         store_at(to_h + at.i, v, at);
-        return std::pair(v, g * z);
+        return Two{v, g * z};
       };
       if (o < own || o >= own_end) return each<LAST>(out, [&](auto at) { one(at); });
       Sum<LAST, A> strength = of_strength, bias = of_bias, next = of_next;

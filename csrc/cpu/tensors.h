@@ -12,6 +12,7 @@
 #endif
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -70,10 +71,8 @@ inline Tensor empty_as(const Tensor& x, torch::headeronly::IntHeaderOnlyArrayRef
   return y;
 }
 
-inline int64_t lanes_of(const Upfirdn2d& a) { return kernels().bytes / (a.dtype == kDouble ? 8 : 4); }
-
-// The next multiple of `step`.
-inline int64_t up_to(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+// A bound as the kernels take it: NaN for none.
+inline double or_none(std::optional<double> clamp) { return clamp.value_or(std::numeric_limits<double>::quiet_NaN()); }
 
 // What of an image's geometry does not depend on the filter.
 inline void of_images(Upfirdn2d& a, const Tensor& x, bool last, int64_t n, int64_t c, int64_t h, int64_t w) {

@@ -9,8 +9,6 @@
 // double).
 #pragma once
 
-#include <cstdlib>
-
 #include "along_x.h"
 
 namespace {
@@ -38,6 +36,7 @@ struct Lines {
         per_phase((a.height + a.up_y - 1) / a.up_y),
         weights(a.up_y * per_phase),
         left(larger(0, -phase_of(0, a.up_x, a.down_x, a.pad_x).pixel) * a.pixel),
+        // Behind a line's end along_x_down2_four reads up to 4 LANES - 4 elements, the others less.
         length(up_to(left + larger(a.columns, reach()) * a.pixel, LANES<A>) + 4 * LANES<A>),
         together(a.taps_y == nullptr ? 1 : larger(2, smaller(4096 / length, kMost))),
         lines(together * length),
@@ -68,29 +67,37 @@ struct Lines {
   // Row `o` of a separable filter's result, before the pass along x, in `line`.
   void down_y(const Rows<T>& image, int64_t o, A* line) {
     const Met m = met(o);
+    if (m.count == 0) {
+      memset(line, 0, image.columns * image.pixel * sizeof(A));
+      return;
+    }
     weighted_rows<LAST>(line, image, rows.data + m.row, weights_of(m), m.count);
-    if (LAST || offset == 0) return;
-    A sum = 0;
-    for (int64_t j = 0; j < m.count; j++) sum += weights_of(m)[j];
-    shift(line, offset * sum);
+    shift(line, weights_of(m), m.count);
   }
 
   // Rows `o` and o + 1 likewise, each input row read once for both; false where these meet other rows than usual.
   bool down_y_two(const Rows<T>& image, int64_t o, A* line) {
     const Met m = met(o), next = met(o + 1);
-    const int64_t shift = next.row - m.row;
-    if (!image.joined || offset != 0 || m.count != next.count) return false;
-    const auto weigh = [&](auto count, auto by) {
-      if (m.count != count || shift != by) return false;
-      weigh_two<count, by>(line, line + length, image, rows.data + m.row, weights_of(m), weights_of(next));
-      return true;
-    };
-    return weigh(Number<4>{}, Number<1>{}) || weigh(Number<4>{}, Number<2>{}) || weigh(Number<2>{}, Number<0>{}) ||
-           weigh(Number<2>{}, Number<1>{});
+    const int64_t count = m.count, by = next.row - m.row;
+    const bool known = (count == 4 && (by == 1 || by == 2)) || (count == 2 && (by == 0 || by == 1));
+    if (!known || next.count != count || !image.joined) return false;
+    const A *const w = weights_of(m), *const u = weights_of(next);
+    A* const second = line + length;
+    const Row<T>* const from = rows.data + m.row;
+    if (count == 4 && by == 1) weigh_two<4, 1>(line, second, image, from, w, u);
+    if (count == 4 && by == 2) weigh_two<4, 2>(line, second, image, from, w, u);
+    if (count == 2 && by == 0) weigh_two<2, 0>(line, second, image, from, w, u);
+    if (count == 2 && by == 1) weigh_two<2, 1>(line, second, image, from, w, u);
+    shift(line, w, count), shift(second, u, count);
+    return true;
   }
 
-  void shift(A* line, A by) const {
-    for (int64_t x = 0; x < a.columns; x++) line[x] += by;
+  // Adds what the offset gives to a sum of rows with these weights.
+  void shift(A* line, const A* of_rows, int64_t count) const {
+    if (LAST || offset == 0) return;
+    A sum = 0;
+    for (int64_t j = 0; j < count; j++) sum += of_rows[j];
+    put_all<true>(line, a.columns, [by = splat<A>(offset * sum)](int64_t) { return by; });
   }
 
   // Row `o` of the result of a filter that is not separable: a sum over its rows.
@@ -99,7 +106,8 @@ struct Lines {
     memset(to, 0, out_length() * sizeof(A));
     for (int64_t j = 0; j < m.count; j++) {
       read_row<LAST>(first, image, m.row + j);
-      if (!LAST && offset != 0) shift(first, offset);
+      const A one = 1;
+      shift(first, &one, 1);
       const A* taps = static_cast<const A*>(a.taps_x) + (m.tap + j * a.up_y) * a.width;
       along_x<LAST, true>(Strip<A>{first, 0, 1, to}, taps, phases.data, a);
     }

@@ -130,15 +130,15 @@ def _choose(function: str, names: tuple[str, ...], device: str, impl: str, reque
 
 
 def choose(
-    function: str, operators: tuple[LowLevel, ...], device: torch.device, impl: str, pointwise: bool = False
+    function: str, operators: tuple[LowLevel, ...], device: torch.device, impl: str, fusible: bool = False
 ) -> str:
     """The backend for one call: `impl` if it names one, else `backend(...)` or IDGAN_FAST_BACKEND, else the fastest.
 
-    pointwise: of operators that torch.compile makes as fast on a CPU as the kernels are (docs/performance.md), and
+    fusible: of operators that torch.compile makes as fast on a CPU as the kernels are (docs/performance.md), and
     fuses with what stands around them: within a compiled graph they run as plain torch there.
     """
     requested = _requested.get()
-    if pointwise and device.type == "cpu" and requested == "auto" and torch.compiler.is_compiling():
+    if fusible and device.type == "cpu" and requested == "auto" and torch.compiler.is_compiling():
         requested = "reference"
     return _choose(function, tuple([op.name for op in operators]), device.type, impl, requested)
 

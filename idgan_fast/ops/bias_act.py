@@ -123,7 +123,7 @@ def biased(
     # The sign of x + b can be read from y, so that x need not be kept.
     linear = slope is not None and slope >= 0 and gain != 0
     operators = LINEAR if linear else LOW_LEVEL
-    backend = _dispatch.choose(function, operators, x.device, impl, pointwise=linear or act == "swish")
+    backend = _dispatch.choose(function, operators, x.device, impl, fusible=linear or act == "swish")
     if b is None and act == "linear" and gain == 1 and clamp is None:
         return x
     if linear:

@@ -16,7 +16,7 @@ from idgan_fast.ops._tensors import accumulation
 
 def kernel_energy(function: str, weight: Tensor, impl: str) -> Tensor:
     """[O, I, kh, kw] -> [O, I], in float32 (float64 for float64)."""
-    backend = _dispatch.choose(function, LOW_LEVEL, weight.device, impl, pointwise=True)
+    backend = _dispatch.choose(function, LOW_LEVEL, weight.device, impl, fusible=True)
     return _reference(weight) if backend == "reference" else _apply(weight, backend)
 
 

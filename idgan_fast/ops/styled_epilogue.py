@@ -60,7 +60,7 @@ def styled_epilogue(
     Returns [N, C, H', W'] in y's dtype and memory format. Gradients of every order by all tensors but f.
     """
     dtype, size = accumulation(y[0].dtype), whole_size(y)
-    backend = _dispatch.choose(function, LOW_LEVEL, y[0].device, impl, pointwise=fir is None)
+    backend = _dispatch.choose(function, LOW_LEVEL, y[0].device, impl, fusible=fir is None)
     f, padding, fir_gain = (None, (0, 0, 0, 0), 1.0) if fir is None else fir
     if noise is not None:
         height, width = output_size(size, f, ONE, ONE, padding)
