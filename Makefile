@@ -31,9 +31,11 @@ train: install
 
 test: install
 	$(PY) -m pytest -m "not slow"
+	TRITON_INTERPRET=1 $(PY) -m pytest tests/triton -m "not slow"
 
 test-all: install
 	$(PY) -m pytest
+	TRITON_INTERPRET=1 $(PY) -m pytest tests/triton
 
 bench: install
 	mkdir -p build

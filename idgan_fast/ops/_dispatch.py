@@ -31,6 +31,7 @@ _from_environment: str = os.environ.get("IDGAN_FAST_BACKEND", "auto")
 _requested: ContextVar[str] = ContextVar("idgan_fast_backend", default=_from_environment)
 _log = logging.getLogger("idgan_fast.ops")
 _library = torch.library.Library("idgan_fast", "DEF")
+_triton_library = torch.library.Library("idgan_fast_triton", "DEF")
 
 
 def _loaded() -> str | None:
@@ -55,6 +56,9 @@ class BackendError(RuntimeError):
     """A backend was asked for by name and cannot run. One line, with the reason."""
 
 
+_low_level: dict[str, "LowLevel"] = {}
+
+
 class LowLevel:
     """A registered operator `torch.ops.idgan_fast.<name>`, opaque to torch.compile, and its plain torch twin.
 
@@ -63,7 +67,8 @@ class LowLevel:
     """
 
     def __init__(self, name: str, schema: str, reference: Callable[..., Any]) -> None:
-        self.name, self.reference = name, reference
+        self.name, self.schema, self.reference = name, schema, reference
+        _low_level[name] = self
         _library.define(name + schema)
         _library.impl(name, reference, "CompositeExplicitAutograd")
         torch.library.register_fake(f"idgan_fast::{name}", reference, lib=_library)
@@ -73,6 +78,25 @@ class LowLevel:
             return self.reference(*args)
         namespace = torch.ops.idgan_fast if backend == "native" else torch.ops.idgan_fast_triton
         return getattr(namespace, self.name).default(*args)
+
+
+@cache
+def _triton_operators() -> frozenset[str]:
+    """Registers the Triton kernels under the schemas and fake kernels of their twins; returns their names."""
+    from idgan_fast.kernels.operators import OPERATORS  # imports triton
+
+    for name, function in OPERATORS.items():
+        low = _low_level[name]
+        _triton_library.define(name + low.schema)
+        for key in ("CUDA", "CPU"):
+            _triton_library.impl(name, function, key)
+        torch.library.register_fake(f"idgan_fast_triton::{name}", low.reference, lib=_triton_library)
+    return frozenset(OPERATORS)
+
+
+def _interpreting() -> bool:
+    """Whether Triton interprets its kernels, on the CPU: for tests, thousands of times slower."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @lru_cache
@@ -88,11 +112,11 @@ def why_not(backend: str, names: tuple[str, ...], device: str) -> str | None:
             return _no_cpu_library
         missing = [n for n in names if not torch._C._dispatch_has_kernel_for_dispatch_key(f"idgan_fast::{n}", key)]
         return f"no compiled {device} kernel of {', '.join(missing)} in this installation" if missing else None
-    if device == "cpu":
+    if device == "cpu" and not _interpreting():
         return "it has kernels for GPUs, the tensor is on cpu"
     if find_spec("triton") is None:
         return "triton is not installed: pip install triton"
-    missing = [name for name in names if not hasattr(torch.ops.idgan_fast_triton, name)]
+    missing = [name for name in names if name not in _triton_operators()]
     return f"no Triton kernel of {', '.join(missing)} in this installation" if missing else None
 
 
@@ -115,6 +139,8 @@ def _choose(function: str, names: tuple[str, ...], device: str, impl: str, reque
         wanted = requested
     if wanted == "auto":
         for backend in BACKENDS:
+            if backend == "triton" and device == "cpu":
+                continue  # interpreted: only where it is asked for by name
             reason = why_not(backend, names, device)
             if reason is None:
                 if backend == "reference" and device == "cuda":

@@ -1,0 +1,158 @@
+"""y = clamp(gain * act(x + b)): forward, and backward with the gradient of the bias in the same pass.
+
+x, y: any shape, float16, bfloat16, float32 or float64, dense in its memory format; b: [x.shape[dim]] in the type of the
+arithmetic, which is float32 for the half types. A program does a tile, in the backward pass with a bias gradient eight
+of them across the bias (see tiles.py); its sums go to a table of partial sums, which torch adds up: two stages, in a
+fixed order. `bias_lrelu` (linear, relu, lrelu) goes backward from y alone, the smooth activations from x.
+Bytes: forward x + y; backward dy + y (or x) + dx. Operations: about 6 (piecewise linear) to 40 an element.
+Source: Karras et al., arXiv 1912.04958.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from idgan_fast.kernels.activations import activated, first_derivative
+from idgan_fast.kernels.tiles import (
+    STEPS,
+    accumulation,
+    clamped,
+    dense,
+    on_device_of,
+    scalar,
+    tile_origin,
+    tiles_of,
+    triton_type,
+)
+from torch import Tensor
+
+
+@triton.jit
+def bias_act_fwd_kernel(
+    x, b, y, rows, columns, column_blocks, alpha: tl.float64, gain: tl.float64, clamp: tl.float64,
+    ACT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_CLAMP: tl.constexpr, ACC: tl.constexpr,
+    BY_COLUMN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+):  # fmt: skip
+    batch, row, column, _ = tile_origin(rows, columns, column_blocks, 1, 1, BLOCK_ROWS, BLOCK_COLUMNS)
+    r = row + tl.arange(0, BLOCK_ROWS)
+    c = column + tl.arange(0, BLOCK_COLUMNS)
+    mask = (r < rows)[:, None] & (c < columns)[None, :]
+    at = ((batch * rows + r) * columns)[:, None] + c[None, :]
+    v = tl.load(x + at, mask=mask, other=0.0).to(ACC)
+    if HAS_BIAS:
+        if BY_COLUMN:
+            v += tl.load(b + c, mask=c < columns, other=0.0)[None, :]
+        else:
+            v += tl.load(b + r, mask=r < rows, other=0.0)[:, None]
+    v = activated(v, alpha, ACT) * scalar(gain, v)
+    if HAS_CLAMP:
+        v = clamped(v, clamp)
+    tl.store(y + at, v.to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _through(dy, s, b, alpha, gain, clamp, ACT: tl.constexpr, FROM_Y: tl.constexpr, HAS_CLAMP: tl.constexpr):
+    """dy times the derivative, from s = y, or from s = x + b."""
+    g = dy * scalar(gain, dy)
+    if FROM_Y:
+        y = s
+        g = tl.where(tl.where(scalar(gain, dy) > 0, y, -y) > 0, g, g * scalar(alpha, dy))
+    else:
+        y = activated(s, alpha, ACT) * scalar(gain, dy)
+        g *= first_derivative(s, alpha, ACT)
+    if HAS_CLAMP:
+        bound = scalar(clamp, dy)
+        g = tl.where((y <= -bound) | (y >= bound), 0.0, g)
+    return g
+
+
+@triton.jit
+def bias_act_bwd_kernel(
+    dy, saved, b, dx, sums, rows, columns, column_blocks, alpha: tl.float64, gain: tl.float64, clamp: tl.float64,
+    ACT: tl.constexpr, FROM_Y: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_CLAMP: tl.constexpr, WANT_DB: tl.constexpr,
+    ACC: tl.constexpr, BY_COLUMN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+    STEPS: tl.constexpr,
+):  # fmt: skip
+    ROW_STEPS: tl.constexpr = STEPS if BY_COLUMN else 1
+    COLUMN_STEPS: tl.constexpr = 1 if BY_COLUMN else STEPS
+    batch, row, column, column_block = tile_origin(
+        rows, columns, column_blocks, ROW_STEPS, COLUMN_STEPS, BLOCK_ROWS, BLOCK_COLUMNS
+    )
+    r = row + tl.arange(0, BLOCK_ROWS)
+    c = column + tl.arange(0, BLOCK_COLUMNS)
+    total = tl.zeros((BLOCK_COLUMNS if BY_COLUMN else BLOCK_ROWS,), ACC)
+    bias = tl.zeros((BLOCK_COLUMNS if BY_COLUMN else BLOCK_ROWS,), ACC)
+    if HAS_BIAS:
+        bias = tl.load(b + (c if BY_COLUMN else r), mask=(c < columns) if BY_COLUMN else (r < rows), other=0.0)
+    for _ in range(STEPS):
+        mask = (r < rows)[:, None] & (c < columns)[None, :]
+        at = ((batch * rows + r) * columns)[:, None] + c[None, :]
+        g = tl.load(dy + at, mask=mask, other=0.0).to(ACC)
+        s = tl.load(saved + at, mask=mask, other=0.0).to(ACC)
+        if HAS_BIAS:
+            s += bias[None, :] if BY_COLUMN else bias[:, None]
+        g = _through(g, s, bias, alpha, gain, clamp, ACT, FROM_Y, HAS_CLAMP)
+        tl.store(dx + at, g.to(dx.dtype.element_ty), mask=mask)
+        if WANT_DB:
+            total += tl.sum(tl.where(mask, g, 0.0), 0 if BY_COLUMN else 1)
+        if BY_COLUMN:
+            r += BLOCK_ROWS
+        else:
+            c += BLOCK_COLUMNS
+    if WANT_DB:
+        if BY_COLUMN:
+            tl.store(sums + (row // (BLOCK_ROWS * STEPS)).to(tl.int64) * columns + c, total, mask=c < columns)
+        else:
+            tl.store(sums + (batch * column_blocks + column_block) * rows + r, total, mask=r < rows)
+
+
+def bias_act_fwd(
+    x: Tensor, b: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float | None
+) -> Tensor:
+    x = dense(x)
+    y = torch.empty_like(x)
+    if x.numel() == 0:
+        return y
+    grid, sizes, constants, _ = tiles_of(x, None if b is None else dim)
+    with on_device_of(x):
+        bias_act_fwd_kernel[grid](
+            x, b, y, *sizes, alpha, gain, 0.0 if clamp is None else clamp, ACT=act, HAS_BIAS=b is not None,
+            HAS_CLAMP=clamp is not None, ACC=triton_type(accumulation(x.dtype)), **constants,
+        )  # fmt: skip
+    return y
+
+
+def bias_lrelu_fwd(x: Tensor, b: Tensor | None, dim: int, slope: float, gain: float, clamp: float | None) -> Tensor:
+    return bias_act_fwd(x, b, dim, "lrelu", slope, gain, clamp)
+
+
+def bias_act_bwd(
+    dy: Tensor, x: Tensor, b: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float | None,
+    want_db: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return _backward(dy, x, b, dim, act, alpha, gain, clamp, want_db, from_y=False)
+
+
+def bias_lrelu_bwd(
+    dy: Tensor, y: Tensor, dim: int, slope: float, gain: float, clamp: float | None, want_db: bool
+) -> tuple[Tensor, Tensor]:
+    return _backward(dy, y, None, dim, "lrelu", slope, gain, clamp, want_db, from_y=True)
+
+
+def _backward(
+    dy: Tensor, saved: Tensor, b: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float | None,
+    want_db: bool, from_y: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    saved = dense(saved)
+    dy, dx, wide = dense(dy, saved), torch.empty_like(saved), accumulation(saved.dtype)
+    if saved.numel() == 0:
+        return dx, saved.new_zeros(saved.shape[dim] if want_db else 0, dtype=wide)
+    steps = STEPS if want_db else 1
+    grid, sizes, constants, table = tiles_of(saved, dim if want_db or b is not None else None, steps)
+    sums = torch.empty(table if want_db else (0, 0), dtype=wide, device=saved.device)
+    with on_device_of(saved):
+        bias_act_bwd_kernel[grid](
+            dy, saved, b, dx, sums, *sizes, alpha, gain, 0.0 if clamp is None else clamp, ACT=act, FROM_Y=from_y,
+            HAS_BIAS=b is not None, HAS_CLAMP=clamp is not None, WANT_DB=want_db, ACC=triton_type(wide), STEPS=steps,
+            **constants,
+        )  # fmt: skip
+    return dx, sums.sum(0)
