@@ -3,9 +3,21 @@
 from collections.abc import Callable
 from typing import Any
 
-from idgan_fast.kernels import bias_act
+from idgan_fast.kernels.bias_act import bias_act_bwd, bias_act_fwd, bias_lrelu_bwd, bias_lrelu_fwd
+from idgan_fast.kernels.kernel_energy import kernel_energy
+from idgan_fast.kernels.styled_epilogue import styled_epilogue_bwd, styled_epilogue_fwd
+from idgan_fast.kernels.upfirdn2d import upfirdn2d
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     function.__name__: function
-    for function in (bias_act.bias_lrelu_fwd, bias_act.bias_lrelu_bwd, bias_act.bias_act_fwd, bias_act.bias_act_bwd)
+    for function in (
+        bias_lrelu_fwd,
+        bias_lrelu_bwd,
+        bias_act_fwd,
+        bias_act_bwd,
+        kernel_energy,
+        upfirdn2d,
+        styled_epilogue_fwd,
+        styled_epilogue_bwd,
+    )
 }

@@ -34,3 +34,18 @@ def test_bias_lrelu(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("act", activation_funcs)
 def test_bias_act(act: str, dtype: torch.dtype) -> None:
     fuzz.check_bias_act(KERNELS, act, dtype, 6)
+
+
+@pytest.mark.parametrize("dtype", fuzz.DTYPES, ids=str)
+def test_kernel_energy(dtype: torch.dtype) -> None:
+    fuzz.check_kernel_energy(KERNELS, dtype, 20)
+
+
+@pytest.mark.parametrize("dtype", fuzz.DTYPES, ids=str)
+def test_upfirdn2d(dtype: torch.dtype) -> None:
+    fuzz.check_upfirdn2d(KERNELS, dtype, 16)
+
+
+@pytest.mark.parametrize("dtype", fuzz.DTYPES, ids=str)
+def test_styled_epilogue(dtype: torch.dtype) -> None:
+    fuzz.check_styled_epilogue(KERNELS, dtype, 24)

@@ -1,0 +1,110 @@
+"""Where the outputs of a FIR lie, what a program does of them, and the pointwise mathematics of a StyleGAN2 layer.
+
+Tiles are [rows, columns]. Of NCHW images a row is a row of pixels of one channel, a column is x; of channels_last
+images a row is a pixel, a column is a channel. One code serves both: the coordinates of a tile are [ROWS, 1] or
+[1, COLUMNS] vectors, and broadcast. A program goes down a strip of STRIP rows of the image, so that an input row is
+loaded once for all outputs that it meets.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from idgan_fast.kernels.tiles import clamped, is_channels_last, scalar
+from torch import Tensor
+
+TILE = 1024  # elements; 8 of each of 128 threads, 16 bytes in the half types
+STRIP = 8
+PROGRAMS = 512  # below, strips get shorter: about four programs for each multiprocessor of an H100
+
+
+@triton.jit
+def leaky_relu(v, slope):
+    """slope: a number at least 0. Of slope 0 it gives 0 for -inf, where a product would give NaN."""
+    s = scalar(slope, v)
+    return tl.where(v > 0, v, tl.where(s == 0, tl.where(v == v, 0.0, v), v * s))
+
+
+@triton.jit
+def through(g, z, slope, gain, clamp, HAS_CLAMP: tl.constexpr):
+    """g times the derivative of z = clamp(gain * lrelu(v)), whose sign z shows."""
+    k = scalar(gain, g)
+    g *= k
+    g = tl.where(tl.where(k > 0, z, -z) > 0, g, g * scalar(slope, g))
+    if HAS_CLAMP:
+        bound = scalar(clamp, g)
+        g = tl.where((z <= -bound) | (z >= bound), 0.0, g)
+    return g
+
+
+@triton.jit
+def activated(v, slope, gain, clamp, HAS_CLAMP: tl.constexpr):
+    z = leaky_relu(v, slope) * scalar(gain, v)
+    if HAS_CLAMP:
+        z = clamped(z, clamp)
+    return z
+
+
+@triton.jit
+def places(
+    planes, channels, height, width, out_height, out_width, strips, row_blocks, column_blocks,
+    CHANNELS_LAST: tl.constexpr, STRIP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Of this program: sample, channel, the addresses of its planes in input and output (64 bits), the first output
+    row of its strip, the output column, and which elements there are; and its row and column block."""
+    program = tl.program_id(0)
+    column_block = program % column_blocks
+    row_block = (program // column_blocks) % row_blocks
+    batch = program // column_blocks // row_blocks
+    rows = row_block * ROWS + tl.arange(0, ROWS)[:, None]
+    columns = column_block * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    if CHANNELS_LAST:
+        sample, channel, strip, x = batch, columns, rows // out_width, rows % out_width
+        plane, step = batch.to(tl.int64), channels
+        there = (strip < strips) & (columns < channels)
+        into, out_of = plane * height * width * channels + channel, plane * out_height * out_width * channels + channel
+    else:
+        plane, strip, x = rows // strips, rows % strips, columns
+        sample, channel, step = plane // channels, plane % channels, 1
+        there = (plane < planes) & (columns < out_width)
+        into, out_of = plane.to(tl.int64) * height * width, plane.to(tl.int64) * out_height * out_width
+    return sample, channel, into, out_of, strip * STRIP, x, step, there, row_block, column_block
+
+
+class Strips(NamedTuple):
+    grid: tuple[int]
+    sizes: tuple[int, ...]  # what `places` takes
+    constants: dict[str, Any]
+    strips: int
+    row_blocks: int
+    column_blocks: int
+
+
+def strips_of(x: Tensor, out_height: int, out_width: int, longest: int = STRIP) -> Strips:
+    """How the outputs of a FIR of x [N, C, H, W] are divided, into strips of at most `longest` rows."""
+    n, c, h, w = x.shape
+    last = is_channels_last(x)
+    columns_there = c if last else out_width
+    columns = min(triton.next_power_of_2(columns_there), 128)
+    strip = min(triton.next_power_of_2(out_height), longest)
+    while strip > 1 and n * c * out_height * out_width < PROGRAMS * TILE * strip:
+        strip //= 2
+    strips = triton.cdiv(out_height, strip)
+    rows_there = strips * out_width if last else n * c * strips
+    rows = min(triton.next_power_of_2(rows_there), TILE // columns)
+    row_blocks, column_blocks = triton.cdiv(rows_there, rows), triton.cdiv(columns_there, columns)
+    return Strips(
+        ((n if last else 1) * row_blocks * column_blocks,),
+        (n * c, c, h, w, out_height, out_width, strips, row_blocks, column_blocks),
+        {"CHANNELS_LAST": last, "STRIP": strip, "ROWS": rows, "COLUMNS": columns, "num_warps": 4},
+        strips,
+        row_blocks,
+        column_blocks,
+    )
+
+
+def new_image(x: Tensor, height: int, width: int, dtype: torch.dtype | None = None) -> Tensor:
+    """An empty [N, C, height, width] in x's memory format."""
+    layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
+    return torch.empty((*x.shape[:2], height, width), dtype=dtype or x.dtype, device=x.device, memory_format=layout)

@@ -1,0 +1,357 @@
+"""What follows the convolution of a StyleGAN2 layer in one pass, u = FIR(y), v = u scale + noise strength + b,
+z = clamp(gain lrelu(v)), out = z next_styles, and its gradients.
+
+y: [N, C, H, W], contiguous or channels_last; scale, next_styles [N, C], noise [N or 1, 1, H', W'], strength [], b [C]
+in the type of the arithmetic, float32 for the half types. A program goes down a strip of eight output rows (fir.py) and
+keeps the sums of the outputs that the next input rows still meet: of a filter of four rows each input row is loaded
+once for four outputs, with shifts along x, which the first-level cache serves.
+Bytes: forward y + out; backward through the filter dout + out + y + dy, and dout + out for the sums over pixels and
+channels; without a filter dout + out + y + dy in all. Operations: 2 fh fw + 10 an output, in float32 (float64).
+Sums go to tables of partial sums, which torch adds up in a fixed order.
+Source: Karras et al., arXiv 1912.04958, section 2.2.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from idgan_fast.kernels.fir import activated, new_image, places, strips_of, through
+from idgan_fast.kernels.tiles import accumulation, dense, is_channels_last, on_device_of, scalar, triton_type
+from torch import Tensor
+
+NO_PADDING = (0, 0, 0, 0)
+LONG = 6  # a filter of more taps, which is given for one axis, passes twice
+TILE, PIXELS, CHANNELS = 2048, 64, 32  # of the sums: 64 pixels of NCHW images, of channels_last ones 32 of 64 channels
+
+
+@triton.jit
+def filter_row(values, f, KY: tl.constexpr, FH: tl.constexpr, FW: tl.constexpr, FLIP: tl.constexpr):
+    """The part of an input row, given at FW shifts, in the outputs that it meets with row KY of the filter."""
+    row: tl.constexpr = KY if FLIP else FH - 1 - KY
+    total = values[0]
+    if f is not None:
+        total = total * tl.load(f + row * FW + (0 if FLIP else FW - 1)).to(total.dtype)
+        for kx in tl.static_range(1, FW):
+            total += values[kx] * tl.load(f + row * FW + (kx if FLIP else FW - 1 - kx)).to(total.dtype)
+    return total
+
+
+@triton.jit
+def styled_epilogue_fwd_kernel(
+    y, f, scale, noise, strength, b, next_styles, out,
+    planes, channels, height, width, out_height, out_width, strips, row_blocks, column_blocks,
+    pad_x, pad_y, noise_step, fir_gain: tl.float64, slope: tl.float64, gain: tl.float64, clamp: tl.float64,
+    HAS_CLAMP: tl.constexpr, FH: tl.constexpr, FW: tl.constexpr, FLIP: tl.constexpr, ACC: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, STRIP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    sample, channel, into, out_of, first, x, step, there, _, _ = places(
+        planes, channels, height, width, out_height, out_width, strips, row_blocks, column_blocks,
+        CHANNELS_LAST, STRIP, ROWS, COLUMNS,
+    )  # fmt: skip
+    of_channel = there & (channel < channels)
+    mine = sample.to(tl.int64) * channels + channel
+    factor = tl.full((ROWS, COLUMNS), fir_gain, ACC)
+    if scale is not None:
+        factor *= tl.load(scale + mine, mask=of_channel, other=0.0)
+    after = tl.full((ROWS, COLUMNS), 1.0, ACC)
+    if next_styles is not None:
+        after *= tl.load(next_styles + mine, mask=of_channel, other=0.0)
+    added = tl.zeros((ROWS, COLUMNS), ACC)
+    if b is not None:
+        added += tl.load(b + channel, mask=of_channel, other=0.0)
+    factor_of_noise = tl.full((), 1.0, ACC)
+    if strength is not None:
+        factor_of_noise = tl.load(strength)
+    open_sums = (tl.zeros((ROWS, COLUMNS), ACC),) * (FH - 1)
+    for s in range(STRIP + FH - 1):
+        iy = first + s - pad_y
+        in_image = there & (iy >= 0) & (iy < height)
+        values: tuple = ()
+        for kx in tl.static_range(FW):
+            ix = x + kx - pad_x
+            mask = in_image & (ix >= 0) & (ix < width)
+            at = into + (iy.to(tl.int64) * width + ix) * step
+            values += (tl.load(y + at, mask=mask, other=0.0).to(ACC),)
+        sums: tuple = (filter_row(values, f, 0, FH, FW, FLIP),)
+        for ky in tl.static_range(1, FH):
+            sums += (open_sums[ky - 1] + filter_row(values, f, ky, FH, FW, FLIP),)
+        if FH > 1:
+            open_sums = sums[: FH - 1]
+        oy = first + s - (FH - 1)
+        mask = there & (oy >= first) & (oy < out_height)
+        v = sums[FH - 1] * factor + added
+        if noise is not None:
+            pixel = sample.to(tl.int64) * noise_step + oy * out_width + x
+            v += tl.load(noise + pixel, mask=mask, other=0.0) * factor_of_noise
+        z = activated(v, slope, gain, clamp, HAS_CLAMP) * after
+        tl.store(out + out_of + (oy.to(tl.int64) * out_width + x) * step, z.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def styled_epilogue_bwd_kernel(
+    dout, z, f, scale, next_styles, y, dy, scale_sums,
+    planes, channels, height, width, out_height, out_width, strips, row_blocks, column_blocks,
+    pad_x, pad_y, fir_gain: tl.float64, slope: tl.float64, gain: tl.float64, clamp: tl.float64,
+    HAS_CLAMP: tl.constexpr, FH: tl.constexpr, FW: tl.constexpr, ACC: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, STRIP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """dy = FIR^T(h) scale with h = dout next_styles dz/dv, and the sums of y FIR^T(h). Its input is dout's size."""
+    sample, channel, into, out_of, first, x, step, there, row_block, column_block = places(
+        planes, channels, height, width, out_height, out_width, strips, row_blocks, column_blocks,
+        CHANNELS_LAST, STRIP, ROWS, COLUMNS,
+    )  # fmt: skip
+    of_channel = there & (channel < channels)
+    mine = sample.to(tl.int64) * channels + channel
+    factor = tl.full((ROWS, COLUMNS), 1.0, ACC)
+    if scale is not None:
+        factor *= tl.load(scale + mine, mask=of_channel, other=0.0)
+    before = tl.full((ROWS, COLUMNS), 1.0, ACC)
+    if next_styles is not None:
+        before *= tl.load(next_styles + mine, mask=of_channel, other=0.0)
+    open_sums = (tl.zeros((ROWS, COLUMNS), ACC),) * (FH - 1)
+    total = tl.zeros((ROWS, COLUMNS), ACC)
+    for s in range(STRIP + FH - 1):
+        iy = first + s - pad_y
+        in_image = there & (iy >= 0) & (iy < height)
+        values: tuple = ()
+        for kx in tl.static_range(FW):
+            ix = x + kx - pad_x
+            mask = in_image & (ix >= 0) & (ix < width)
+            at = into + (iy.to(tl.int64) * width + ix) * step
+            g = tl.load(dout + at, mask=mask, other=0.0).to(ACC) * before
+            s_z = tl.load(z + at, mask=mask, other=0.0).to(ACC)
+            values += (tl.where(mask, through(g, s_z, slope, gain, clamp, HAS_CLAMP), 0.0),)
+        sums: tuple = (filter_row(values, f, 0, FH, FW, True),)
+        for ky in tl.static_range(1, FH):
+            sums += (open_sums[ky - 1] + filter_row(values, f, ky, FH, FW, True),)
+        if FH > 1:
+            open_sums = sums[: FH - 1]
+        oy = first + s - (FH - 1)
+        mask = there & (oy >= first) & (oy < out_height)
+        at = out_of + (oy.to(tl.int64) * out_width + x) * step
+        to_u = sums[FH - 1] * scalar(fir_gain, sums[FH - 1])
+        tl.store(dy + at, (to_u * factor).to(dy.dtype.element_ty), mask=mask)
+        if scale_sums is not None:
+            total += tl.where(mask, to_u * tl.load(y + at, mask=mask, other=0.0).to(ACC), 0.0)
+    if scale_sums is not None:
+        if CHANNELS_LAST:
+            block = (tl.program_id(0) // column_blocks).to(tl.int64)
+            columns = column_block * COLUMNS + tl.arange(0, COLUMNS)
+            tl.store(scale_sums + block * channels + columns, tl.sum(total, 0), mask=columns < channels)
+        else:
+            rows = row_block * ROWS + tl.arange(0, ROWS)
+            at = column_block.to(tl.int64) * planes * strips + rows
+            tl.store(scale_sums + at, tl.sum(total, 1), mask=rows < planes * strips)
+
+
+@triton.jit
+def styled_epilogue_sums_kernel(
+    dout, z, y, scale, next_styles, dy, noise_sums, channel_sums,
+    channels, pixels, pixel_blocks, channel_step, pixel_step,
+    slope: tl.float64, gain: tl.float64, clamp: tl.float64,
+    HAS_CLAMP: tl.constexpr, WANT_SCALE: tl.constexpr, WANT_BIAS: tl.constexpr,
+    WANT_NEXT: tl.constexpr, ACC: tl.constexpr, CHANNELS: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
+    """A program takes some pixels of a sample and goes through all channels: the sums over channels stay in it, those
+    over pixels go to channel_sums [those wanted of scale, bias and next, samples, pixel blocks, channels]."""
+    sample = (tl.program_id(0) // pixel_blocks).to(tl.int64)
+    block = tl.program_id(0) % pixel_blocks
+    p = block * PIXELS + tl.arange(0, PIXELS)[None, :]
+    of_pixel = tl.zeros((PIXELS,), ACC)
+    for start in range(0, channels, CHANNELS):
+        c = start + tl.arange(0, CHANNELS)[:, None]
+        mask = (c < channels) & (p < pixels)
+        at = sample * channels * pixels + c.to(tl.int64) * channel_step + p.to(tl.int64) * pixel_step
+        mine = sample * channels + c
+        g = tl.load(dout + at, mask=mask, other=0.0).to(ACC)
+        saved = tl.load(z + at, mask=mask, other=0.0).to(ACC)
+        row = start + tl.arange(0, CHANNELS)
+        sums = channel_sums + (sample * pixel_blocks + block) * channels + row
+        table = tl.num_programs(0).to(tl.int64) * channels
+        h = g
+        if next_styles is not None:
+            h = g * tl.load(next_styles + mine, mask=c < channels, other=0.0)
+        h = tl.where(mask, through(h, saved, slope, gain, clamp, HAS_CLAMP), 0.0)
+        of_pixel += tl.sum(h, 0)
+        if dy is not None:
+            scaled = h
+            if scale is not None:
+                scaled = h * tl.load(scale + mine, mask=c < channels, other=0.0)
+            tl.store(dy + at, scaled.to(dy.dtype.element_ty), mask=mask)
+        if WANT_SCALE:
+            of_y = tl.where(mask, h * tl.load(y + at, mask=mask, other=0.0).to(ACC), 0.0)
+            tl.store(sums, tl.sum(of_y, 1), mask=row < channels)
+            sums += table
+        if WANT_BIAS:
+            tl.store(sums, tl.sum(h, 1), mask=row < channels)
+            sums += table
+        if WANT_NEXT:
+            tl.store(sums, tl.sum(tl.where(mask, g * saved, 0.0), 1), mask=row < channels)
+    if noise_sums is not None:
+        q = block * PIXELS + tl.arange(0, PIXELS)
+        tl.store(noise_sums + sample * pixels + q, of_pixel, mask=q < pixels)
+
+
+def styled_epilogue_fwd(
+    y: Sequence[Tensor], f: Tensor | None, scale: Tensor | None, noise: Tensor | None, strength: Tensor | None,
+    b: Tensor | None, next_styles: Tensor | None, padding: Sequence[int], fir_gain: float, slope: float, gain: float,
+    clamp: float | None,
+) -> Tensor:  # fmt: skip
+    image = dense(whole(y))
+    tensors = (scale, noise, strength, b, next_styles)
+    return _forward(image, image.dtype, f, tensors, padding, fir_gain, slope, gain, clamp, False)
+
+
+def fir(x: Tensor, f: Tensor | None, padding: Sequence[int], flip: bool, gain: float) -> Tensor:
+    """upfirdn2d without a change of size: f [fh, fw], [k] or None."""
+    return _forward(dense(x), x.dtype, f, (None,) * 5, padding, gain, 1.0, 1.0, None, flip)
+
+
+def _forward(
+    image: Tensor, dtype: torch.dtype, f: Tensor | None, tensors: Sequence[Tensor | None], padding: Sequence[int],
+    fir_gain: float, slope: float, gain: float, clamp: float | None, flip: bool,
+) -> Tensor:  # fmt: skip
+    """tensors: scale, noise, strength, b, next_styles. dtype: of the result."""
+    wide = accumulation(image.dtype)
+    if f is None:
+        padding, fir_gain = NO_PADDING, 1.0
+    elif f.ndim == 1 and f.numel() > LONG:
+        along_x, padding = (*padding[:2], 0, 0), (0, 0, *padding[2:])
+        image = _forward(image, wide, f[None, :], (None,) * 5, along_x, 1.0, 1.0, 1.0, None, flip)
+        f = f[:, None]
+    elif f.ndim == 1:
+        f = torch.outer(f.to(wide), f.to(wide))
+    fh, fw = (1, 1) if f is None else f.shape
+    height = image.shape[2] + padding[2] + padding[3] - fh + 1
+    width = image.shape[3] + padding[0] + padding[1] - fw + 1
+    out = new_image(image, height, width, dtype)
+    if out.numel() == 0:
+        return out
+    strips = strips_of(image, height, width)
+    noise = tensors[1]
+    noise_step = 0 if noise is None or noise.shape[0] == 1 else height * width
+    tensors = [None if t is None else t.contiguous() for t in (f, *tensors)]
+    with on_device_of(image):
+        styled_epilogue_fwd_kernel[strips.grid](
+            image, *tensors, out, *strips.sizes, padding[0], padding[2], noise_step, fir_gain, slope, gain,
+            0.0 if clamp is None else clamp, HAS_CLAMP=clamp is not None, FH=fh, FW=fw, FLIP=flip,
+            ACC=triton_type(wide), **strips.constants,
+        )  # fmt: skip
+    return out
+
+
+def styled_epilogue_bwd(
+    dout: Tensor, y: Sequence[Tensor], out: Tensor, f: Tensor | None, scale: Tensor | None, noise: Tensor | None,
+    strength: Tensor | None, b: Tensor | None, next_styles: Tensor | None, padding: Sequence[int], fir_gain: float,
+    slope: float, gain: float, clamp: float | None, want: Sequence[int],
+) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    of_scale, of_noise, of_strength, of_b, of_next = (bool(w) for w in want)
+    image = dense(whole(y))
+    wide = accumulation(image.dtype)
+    z = out
+    if next_styles is not None:  # out shows nothing where a next style is 0
+        tensors = (scale, noise, strength, b, None)
+        z = _forward(image, wide, f, tensors, padding, fir_gain, slope, gain, clamp, False)
+    dout, z = dense(dout, image), dense(z, image)
+    scale, next_styles = (None if t is None else t.contiguous() for t in (scale, next_styles))
+    activation = (slope, gain, clamp)
+    over_channels = of_noise or of_strength
+    empty = image.new_empty(0, dtype=wide)
+    dscale, dnoise, dstrength, db, dnext = (empty,) * 5
+    if f is None:
+        dy = torch.empty_like(image)
+        sums = _sums(dout, z, image, scale, next_styles, dy, activation, of_scale, of_b, of_next, over_channels)
+        of_pixel, dscale, db, dnext = sums
+    else:
+        back = (f.shape[-1] - padding[0] - 1, 0, f.shape[0] - padding[2] - 1, 0)
+        if f.ndim == 1 and f.numel() > LONG:
+            h = torch.empty_like(dout, dtype=wide)
+            sums = _sums(dout, z, dout, None, next_styles, h, activation, False, of_b, of_next, over_channels)
+            size, k = image.shape[2:], f.numel()
+            back = (back[0], size[1] + k - 1 - h.shape[3] - back[0], back[2], size[0] + k - 1 - h.shape[2] - back[2])
+            to_u = fir(h, f, back, True, fir_gain)
+            dscale = (to_u * image).sum((2, 3)) if of_scale else empty
+            dy = (to_u if scale is None else to_u * scale[:, :, None, None]).to(image.dtype)
+        else:
+            dy, dscale = _through_filter(dout, z, image, f, scale, next_styles, back, fir_gain, activation, of_scale)
+            sums = _sums(dout, z, dout, None, next_styles, None, activation, False, of_b, of_next, over_channels)
+        of_pixel, _, db, dnext = sums
+    if noise is not None and over_channels:
+        of_pixel = of_pixel if noise.shape[0] == dout.shape[0] else of_pixel.sum(0, keepdim=True)
+        dnoise = (of_pixel if strength is None else of_pixel * strength) if of_noise else empty
+        dstrength = (of_pixel * noise).sum() if of_strength else empty
+    return phases(dy, len(y)), dscale, dnoise, dstrength, db, dnext
+
+
+def _through_filter(
+    dout: Tensor, z: Tensor, image: Tensor, f: Tensor, scale: Tensor | None, next_styles: Tensor | None,
+    back: Sequence[int], fir_gain: float, activation: tuple[float, float, float | None], want_scale: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """dy and dscale; back: the padding of the adjoint filter."""
+    (n, c, height, width), wide, (slope, gain, clamp) = image.shape, accumulation(image.dtype), activation
+    dy = torch.empty_like(image)
+    if image.numel() == 0:
+        return dy, image.new_zeros((n, c) if want_scale else 0, dtype=wide)
+    f = f.contiguous() if f.ndim == 2 else torch.outer(f.to(wide), f.to(wide))
+    strips = strips_of(dout, height, width)
+    last = is_channels_last(dout)
+    shape = (n, strips.row_blocks, c) if last else (strips.column_blocks, n * c, strips.strips)
+    sums = torch.empty(shape, dtype=wide, device=dy.device) if want_scale else None
+    with on_device_of(image):
+        styled_epilogue_bwd_kernel[strips.grid](
+            dout, z, f, scale, next_styles, image, dy, sums, *strips.sizes, back[0], back[2], fir_gain, slope, gain,
+            0.0 if clamp is None else clamp, HAS_CLAMP=clamp is not None, FH=f.shape[0], FW=f.shape[1],
+            ACC=triton_type(wide), **strips.constants,
+        )  # fmt: skip
+    if sums is None:
+        return dy, dy.new_empty(0, dtype=wide)
+    return dy, sums.sum(1) if last else sums.sum((0, 2)).view(n, c)
+
+
+def _sums(
+    dout: Tensor, z: Tensor, y: Tensor, scale: Tensor | None, next_styles: Tensor | None, dy: Tensor | None,
+    activation: tuple[float, float, float | None], want_scale: bool, want_b: bool, want_next: bool, over_channels: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """h = dout next_styles dz/dv summed over channels [N, 1, H, W]; the gradients by scale, b and next_styles.
+
+    Those not wanted are empty. Fills dy, where it is given, with h scale.
+    """
+    (n, c, height, width), wide, (slope, gain, clamp) = dout.shape, accumulation(y.dtype), activation
+    wanted = (want_scale, want_b, want_next)
+    make = torch.empty if dout.numel() else torch.zeros
+    across = min(triton.next_power_of_2(height * width), CHANNELS if is_channels_last(dout) else PIXELS)
+    blocks = triton.cdiv(height * width, across)
+    table = make((sum(wanted), n, blocks, c), dtype=wide, device=dout.device)
+    of_pixel = make((n, 1, height, width) if over_channels else 0, dtype=wide, device=dout.device)
+    if dout.numel() and (dy is not None or over_channels or any(wanted)):
+        steps = (1, c) if is_channels_last(dout) else (height * width, 1)
+        with on_device_of(dout):
+            styled_epilogue_sums_kernel[(n * blocks,)](
+                dout, z, y, scale, next_styles, dy, of_pixel if over_channels else None, table, c, height * width,
+                blocks, *steps, slope, gain, 0.0 if clamp is None else clamp,
+                HAS_CLAMP=clamp is not None, WANT_SCALE=want_scale, WANT_BIAS=want_b, WANT_NEXT=want_next,
+                ACC=triton_type(wide), CHANNELS=min(triton.next_power_of_2(c), TILE // across), PIXELS=across,
+            )  # fmt: skip
+    tables = iter(table)
+    dscale = next(tables).sum(1) if want_scale else table.new_empty(0)
+    db = next(tables).sum((0, 1)) if want_b else table.new_empty(0)
+    dnext = next(tables).sum(1) if want_next else table.new_empty(0)
+    return of_pixel, dscale, db, dnext
+
+
+def whole(y: Sequence[Tensor]) -> Tensor:
+    """The image of its phases: even and odd rows of even and odd columns (ee, eo, oe, oo)."""
+    if len(y) == 1:
+        return y[0]
+    image = new_image(y[0], y[0].shape[2] + y[2].shape[2], y[0].shape[3] + y[1].shape[3])
+    for i, part in enumerate(y):
+        image[:, :, i // 2 :: 2, i % 2 :: 2] = part
+    return image
+
+
+def phases(image: Tensor, count: int) -> list[Tensor]:
+    """The inverse of `whole`."""
+    if count == 1:
+        return [image]
+    return [dense(image[:, :, i // 2 :: 2, i % 2 :: 2], image) for i in range(4)]
