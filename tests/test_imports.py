@@ -32,6 +32,7 @@ ALLOWED = {
     "evaluate": COMPUTE | {"data", "metrics", "stages"},
     "pictures": {"data", "evaluate", "stages"},
     "doctor": {"ops"},
+    "costs": CONFIG | {"costs", "ops", "stages"},
     "report": None,
     "train": None,
     "__main__": {"errors"},
