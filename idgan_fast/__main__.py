@@ -10,6 +10,7 @@ from idgan_fast.errors import nearest
 COMMANDS = {
     "train": ("idgan_fast.train", "train both stages of ID-GAN"),
     "doctor": ("idgan_fast.doctor", "show what is installed and usable, and check every operator here"),
+    "roofline": ("idgan_fast.roofline", "predict flops, bytes and time of every layer on A100, H100 and H200"),
 }
 
 

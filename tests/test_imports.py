@@ -33,6 +33,7 @@ ALLOWED = {
     "pictures": {"data", "evaluate", "stages"},
     "doctor": {"ops"},
     "costs": CONFIG | {"costs", "ops", "stages"},
+    "roofline": CONFIG | {"costs", "ops", "presets"},
     "report": None,
     "train": None,
     "__main__": {"errors"},
