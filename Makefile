@@ -1,4 +1,4 @@
-# make install · train · test · test-all · bench · check · wheel     (each works on a fresh clone)
+# make install · train · test · test-all · bench · triton-report · check · wheel     (each works on a fresh clone)
 PYTHON ?= python3
 # Another torch: make install TORCH_SPEC="torch==2.13.0"
 TORCH_SPEC ?= torch
@@ -13,7 +13,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed-$(shell printf '%s' '$(TORCH_SPEC) $(TORCH_ARGS)' | cksum | cut -d' ' -f1)
 
-.PHONY: install train test test-all bench check wheel format clean
+.PHONY: install train test test-all bench triton-report check wheel format clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -41,6 +41,10 @@ bench: install
 	mkdir -p build
 	$(PY) -m pytest benchmarks --benchmark-only --benchmark-json=build/bench.json
 	$(PY) -m benchmarks.report build/bench.json
+
+# Every shipped configuration of the Triton kernels for five GPUs; needs none.
+triton-report: install
+	$(PY) -m benchmarks.triton_report
 
 check: install
 	$(PY) -m ruff format --check .

@@ -14,7 +14,7 @@ import triton.language as tl
 from idgan_fast.kernels.tiles import clamped, is_channels_last, scalar
 from torch import Tensor
 
-TILE = 1024  # elements; 8 of each of 128 threads, 16 bytes in the half types
+TILE = 1024  # elements of the half types
 STRIP = 8
 PROGRAMS = 512  # below, strips get shorter: about four programs for each multiprocessor of an H100
 
@@ -51,8 +51,9 @@ def places(
     planes, channels, height, width, out_height, out_width, strips, row_blocks, column_blocks,
     CHANNELS_LAST: tl.constexpr, STRIP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Of this program: sample, channel, the addresses of its planes in input and output (64 bits), the first output
-    row of its strip, the output column, and which elements there are; and its row and column block."""
+    """Of this program: where its vectors of samples and channels lie, its channels, and which there are; its samples;
+    the addresses of its planes in input and output (64 bits); the first output row of its strip, the output column, the
+    step from pixel to pixel; which elements there are; its row and column block."""
     program = tl.program_id(0)
     column_block = program % column_blocks
     row_block = (program // column_blocks) % row_blocks
@@ -62,14 +63,17 @@ def places(
     if CHANNELS_LAST:
         sample, channel, strip, x = batch, columns, rows // out_width, rows % out_width
         plane, step = batch.to(tl.int64), channels
-        there = (strip < strips) & (columns < channels)
+        of_vector = columns < channels
+        there = (strip < strips) & of_vector
         into, out_of = plane * height * width * channels + channel, plane * out_height * out_width * channels + channel
     else:
         plane, strip, x = rows // strips, rows % strips, columns
         sample, channel, step = plane // channels, plane % channels, 1
-        there = (plane < planes) & (columns < out_width)
+        of_vector = plane < planes
+        there = of_vector & (columns < out_width)
         into, out_of = plane.to(tl.int64) * height * width, plane.to(tl.int64) * out_height * out_width
-    return sample, channel, into, out_of, strip * STRIP, x, step, there, row_block, column_block
+    vector = sample.to(tl.int64) * channels + channel
+    return vector, channel, of_vector, sample, into, out_of, strip * STRIP, x, step, there, row_block, column_block
 
 
 class Strips(NamedTuple):
@@ -81,23 +85,26 @@ class Strips(NamedTuple):
     column_blocks: int
 
 
-def strips_of(x: Tensor, out_height: int, out_width: int, longest: int = STRIP) -> Strips:
-    """How the outputs of a FIR of x [N, C, H, W] are divided, into strips of at most `longest` rows."""
+def strips_of(x: Tensor, out_height: int, out_width: int, longest: int = STRIP, tile: int = TILE) -> Strips:
+    """How the outputs of a FIR of x [N, C, H, W] are divided, into strips of at most `longest` rows.
+
+    tile: elements of a program, a power of two.
+    """
     n, c, h, w = x.shape
     last = is_channels_last(x)
     columns_there = c if last else out_width
     columns = min(triton.next_power_of_2(columns_there), 128)
     strip = min(triton.next_power_of_2(out_height), longest)
-    while strip > 1 and n * c * out_height * out_width < PROGRAMS * TILE * strip:
+    while strip > 1 and n * c * out_height * out_width < PROGRAMS * tile * strip:
         strip //= 2
     strips = triton.cdiv(out_height, strip)
     rows_there = strips * out_width if last else n * c * strips
-    rows = min(triton.next_power_of_2(rows_there), TILE // columns)
+    rows = min(triton.next_power_of_2(rows_there), tile // columns)
     row_blocks, column_blocks = triton.cdiv(rows_there, rows), triton.cdiv(columns_there, columns)
     return Strips(
         ((n if last else 1) * row_blocks * column_blocks,),
         (n * c, c, h, w, out_height, out_width, strips, row_blocks, column_blocks),
-        {"CHANNELS_LAST": last, "STRIP": strip, "ROWS": rows, "COLUMNS": columns, "num_warps": 4},
+        {"CHANNELS_LAST": last, "STRIP": strip, "ROWS": rows, "COLUMNS": columns, "num_warps": 4 if last else 8},
         strips,
         row_blocks,
         column_blocks,

@@ -37,6 +37,6 @@ def kernel_energy(weight: Tensor) -> Tensor:
     block = min(triton.next_power_of_2(i), BLOCK)
     with on_device_of(weight):
         kernel_energy_kernel[(o * triton.cdiv(i, block),)](
-            weight, energy, i, kh * kw, *steps, ACC=triton_type(wide), BLOCK=block
+            weight, energy, i, kh * kw, *steps, ACC=triton_type(wide), BLOCK=block, num_warps=1
         )
     return energy

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 import triton
 import triton.language as tl
+from idgan_fast.kernels.fir import TILE as FIR_TILE
 from idgan_fast.kernels.fir import activated, new_image, places, strips_of, through
 from idgan_fast.kernels.tiles import accumulation, dense, is_channels_last, on_device_of, scalar, triton_type
 from torch import Tensor
@@ -45,21 +46,19 @@ def styled_epilogue_fwd_kernel(
     HAS_CLAMP: tl.constexpr, FH: tl.constexpr, FW: tl.constexpr, FLIP: tl.constexpr, ACC: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, STRIP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    sample, channel, into, out_of, first, x, step, there, _, _ = places(
+    vector, channel, of_vector, sample, into, out_of, first, x, step, there, _, _ = places(
         planes, channels, height, width, out_height, out_width, strips, row_blocks, column_blocks,
         CHANNELS_LAST, STRIP, ROWS, COLUMNS,
     )  # fmt: skip
-    of_channel = there & (channel < channels)
-    mine = sample.to(tl.int64) * channels + channel
-    factor = tl.full((ROWS, COLUMNS), fir_gain, ACC)
+    factor = tl.full((1, 1), fir_gain, ACC)
     if scale is not None:
-        factor *= tl.load(scale + mine, mask=of_channel, other=0.0)
-    after = tl.full((ROWS, COLUMNS), 1.0, ACC)
+        factor = factor * tl.load(scale + vector, mask=of_vector, other=0.0)
+    after = tl.full((1, 1), 1.0, ACC)
     if next_styles is not None:
-        after *= tl.load(next_styles + mine, mask=of_channel, other=0.0)
-    added = tl.zeros((ROWS, COLUMNS), ACC)
+        after = tl.load(next_styles + vector, mask=of_vector, other=0.0)
+    added = tl.full((1, 1), 0.0, ACC)
     if b is not None:
-        added += tl.load(b + channel, mask=of_channel, other=0.0)
+        added = tl.load(b + channel, mask=of_vector, other=0.0)
     factor_of_noise = tl.full((), 1.0, ACC)
     if strength is not None:
         factor_of_noise = tl.load(strength)
@@ -67,13 +66,13 @@ def styled_epilogue_fwd_kernel(
     for s in range(STRIP + FH - 1):
         iy = first + s - pad_y
         in_image = there & (iy >= 0) & (iy < height)
-        values: tuple = ()
+        values = ()
         for kx in tl.static_range(FW):
             ix = x + kx - pad_x
             mask = in_image & (ix >= 0) & (ix < width)
             at = into + (iy.to(tl.int64) * width + ix) * step
             values += (tl.load(y + at, mask=mask, other=0.0).to(ACC),)
-        sums: tuple = (filter_row(values, f, 0, FH, FW, FLIP),)
+        sums = (filter_row(values, f, 0, FH, FW, FLIP),)
         for ky in tl.static_range(1, FH):
             sums += (open_sums[ky - 1] + filter_row(values, f, ky, FH, FW, FLIP),)
         if FH > 1:
@@ -97,24 +96,22 @@ def styled_epilogue_bwd_kernel(
     CHANNELS_LAST: tl.constexpr, STRIP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """dy = FIR^T(h) scale with h = dout next_styles dz/dv, and the sums of y FIR^T(h). Its input is dout's size."""
-    sample, channel, into, out_of, first, x, step, there, row_block, column_block = places(
+    vector, _, of_vector, _, into, out_of, first, x, step, there, row_block, column_block = places(
         planes, channels, height, width, out_height, out_width, strips, row_blocks, column_blocks,
         CHANNELS_LAST, STRIP, ROWS, COLUMNS,
     )  # fmt: skip
-    of_channel = there & (channel < channels)
-    mine = sample.to(tl.int64) * channels + channel
-    factor = tl.full((ROWS, COLUMNS), 1.0, ACC)
+    factor = tl.full((1, 1), 1.0, ACC)
     if scale is not None:
-        factor *= tl.load(scale + mine, mask=of_channel, other=0.0)
-    before = tl.full((ROWS, COLUMNS), 1.0, ACC)
+        factor = tl.load(scale + vector, mask=of_vector, other=0.0)
+    before = tl.full((1, 1), 1.0, ACC)
     if next_styles is not None:
-        before *= tl.load(next_styles + mine, mask=of_channel, other=0.0)
+        before = tl.load(next_styles + vector, mask=of_vector, other=0.0)
     open_sums = (tl.zeros((ROWS, COLUMNS), ACC),) * (FH - 1)
     total = tl.zeros((ROWS, COLUMNS), ACC)
     for s in range(STRIP + FH - 1):
         iy = first + s - pad_y
         in_image = there & (iy >= 0) & (iy < height)
-        values: tuple = ()
+        values = ()
         for kx in tl.static_range(FW):
             ix = x + kx - pad_x
             mask = in_image & (ix >= 0) & (ix < width)
@@ -122,7 +119,7 @@ def styled_epilogue_bwd_kernel(
             g = tl.load(dout + at, mask=mask, other=0.0).to(ACC) * before
             s_z = tl.load(z + at, mask=mask, other=0.0).to(ACC)
             values += (tl.where(mask, through(g, s_z, slope, gain, clamp, HAS_CLAMP), 0.0),)
-        sums: tuple = (filter_row(values, f, 0, FH, FW, True),)
+        sums = (filter_row(values, f, 0, FH, FW, True),)
         for ky in tl.static_range(1, FH):
             sums += (open_sums[ky - 1] + filter_row(values, f, ky, FH, FW, True),)
         if FH > 1:
@@ -294,7 +291,8 @@ def _through_filter(
     if image.numel() == 0:
         return dy, image.new_zeros((n, c) if want_scale else 0, dtype=wide)
     f = f.contiguous() if f.ndim == 2 else torch.outer(f.to(wide), f.to(wide))
-    strips = strips_of(dout, height, width)
+    # Twice the tensors of the forward pass: float32 would spill on gfx942.
+    strips = strips_of(dout, height, width, tile=FIR_TILE if dout.element_size() < 4 else FIR_TILE // 2)
     last = is_channels_last(dout)
     shape = (n, strips.row_blocks, c) if last else (strips.column_blocks, n * c, strips.strips)
     sums = torch.empty(shape, dtype=wide, device=dy.device) if want_scale else None

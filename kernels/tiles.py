@@ -66,8 +66,9 @@ def tiles_of(x: Tensor, dim: int | None, steps: int = 1) -> Tiles:
     before, along, after = (1, 1, prod(sizes)) if dim is None else (prod(sizes[:at]), sizes[at], prod(sizes[at + 1 :]))
     by_column = after == 1 and dim is not None
     batch, rows, columns = (1, before, along) if by_column else (before, along, after)
-    block_columns = min(triton.next_power_of_2(max(columns, 1)), 1024 if steps > 1 or by_column else TILE)
-    block_rows = min(triton.next_power_of_2(max(rows, 1)), TILE // block_columns)
+    tile = TILE if steps == 1 else TILE // 2  # a loop holds more in registers
+    block_columns = min(triton.next_power_of_2(max(columns, 1)), 1024 if steps > 1 or by_column else tile)
+    block_rows = min(triton.next_power_of_2(max(rows, 1)), tile // block_columns)
     row_steps, column_steps = (steps, 1) if by_column else (1, steps)
     row_blocks = triton.cdiv(rows, block_rows * row_steps)
     column_blocks = triton.cdiv(columns, block_columns * column_steps)

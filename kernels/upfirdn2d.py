@@ -23,10 +23,11 @@ from torch import Tensor
 def first_tap(o, pad, UP: tl.constexpr, DOWN: tl.constexpr):
     """Of output o: the first tap that meets a pixel, and that pixel."""
     p = o * DOWN - pad
-    if UP == 1:
-        return 0, p
-    tap = (UP - (p % UP + UP) % UP) % UP  # % has the sign of p
-    return tap, (p + tap) // UP
+    tap = 0
+    if UP > 1:
+        tap = (UP - (p % UP + UP) % UP) % UP  # % has the sign of p
+        p = (p + tap) // UP
+    return tap, p
 
 
 @triton.jit
@@ -38,7 +39,7 @@ def upfirdn2d_kernel(
     FH: tl.constexpr, FW: tl.constexpr, FLIP: tl.constexpr, ACC: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, STRIP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    _, _, into, out_of, oy, ox, step, there, _, _ = places(
+    _, _, _, _, into, out_of, oy, ox, step, there, _, _ = places(
         planes, channels, height, width, out_height, out_width, strips, row_blocks, column_blocks,
         CHANNELS_LAST, STRIP, ROWS, COLUMNS,
     )  # fmt: skip

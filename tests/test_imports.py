@@ -72,4 +72,4 @@ def test_every_part_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "kernels").rglob("*.py")), ids=lambda p: p.name)
 def test_kernels_import_torch_and_triton_alone(path: Path) -> None:
-    assert not imported(path)
+    assert imported(path) <= {"kernels"}

@@ -1,0 +1,38 @@
+"""Every shipped configuration of the Triton kernels compiles for GPUs that are not here, into sound machine code."""
+
+import os
+from dataclasses import replace
+
+import pytest
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("interpreted kernels do not compile", allow_module_level=True)
+report = pytest.importorskip("benchmarks.triton_report")
+
+
+def test_shipped_configurations_compile_without_faults() -> None:
+    """All of them for the H100, those of float16 for the others; `make triton-report` does all for all."""
+    shipped = report.unique(report.launches())
+    jobs = [
+        (i, target)
+        for i, launch in enumerate(shipped)
+        for target in report.TARGETS
+        if target == "sm_90" or "fp16" in launch.case
+    ]
+    assert len(jobs) <= 250
+    results = report.report(jobs)
+    assert len(results) == len(jobs)
+    faulty = [(r.case, r.kernel, r.target, r.faults) for r in results if r.faults]
+    assert not faulty
+
+
+def test_faults_are_seen() -> None:
+    launch = next(one for one in report.launches() if one.case == "bias_lrelu_bwd fp16 NCHW")
+    # 64 numbers of each of four tensors for one warp's threads: more registers than a thread has.
+    crowded = replace(launch, options={**launch.options, "num_warps": 1, "BLOCK_ROWS": 16, "BLOCK_COLUMNS": 1024})
+    found = report.compiled(crowded, "sm_90").faults
+    assert any("spills" in fault for fault in found), found
+    # A pointer that is 2 bytes off leaves no wide access.
+    misaligned = tuple(a if a is None or not hasattr(a, "data_ptr") else a[..., 1:] for a in launch.args)
+    found = report.compiled(replace(launch, args=misaligned), "sm_90").faults
+    assert any("dy is accessed 2 bytes wide" in fault for fault in found), found
