@@ -18,7 +18,7 @@ ALLOWED = {
     "arguments": CONFIG | {"presets"},
     "losses": set(),
     "piecewise_linear": {"losses"},
-    "ops": BASE | {"ops"},
+    "ops": BASE | {"ops", "kernels"},
     "models": {"models"},
     "metrics": set(),
     "precision": CONFIG,
