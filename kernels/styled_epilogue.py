@@ -34,7 +34,8 @@ def filter_row(values, f, KY: tl.constexpr, FH: tl.constexpr, FW: tl.constexpr, 
     if f is not None:
         total = total * tl.load(f + row * FW + (0 if FLIP else FW - 1)).to(total.dtype)
         for kx in tl.static_range(1, FW):
-            total += values[kx] * tl.load(f + row * FW + (kx if FLIP else FW - 1 - kx)).to(total.dtype)
+            tap = tl.load(f + row * FW + (kx if FLIP else FW - 1 - kx)).to(total.dtype)
+            total = tl.fma(values[kx], tap, total)
     return total
 
 

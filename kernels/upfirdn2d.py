@@ -53,10 +53,11 @@ def upfirdn2d_kernel(
             kx, ix = tap_x + i * UP_X, column + i
             mask = in_y & (kx < FW) & (ix >= 0) & (ix < width)
             v = tl.load(x + into + (iy.to(tl.int64) * width + ix) * step, mask=mask, other=0.0).to(ACC)
-            if f is not None:
+            if f is None:
+                total += v
+            else:
                 tap = ky * FW + kx if FLIP else (FH - 1 - ky) * FW + (FW - 1 - kx)
-                v *= tl.load(f + tap, mask=(ky < FH) & (kx < FW), other=0.0).to(ACC)
-            total += v
+                total = tl.fma(v, tl.load(f + tap, mask=(ky < FH) & (kx < FW), other=0.0).to(ACC), total)
     at = out_of + (oy.to(tl.int64) * out_width + ox) * step
     tl.store(y + at, (total * scalar(gain, total)).to(y.dtype.element_ty), mask=there & (oy < out_height))
 

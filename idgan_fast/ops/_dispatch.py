@@ -56,7 +56,7 @@ class BackendError(RuntimeError):
     """A backend was asked for by name and cannot run. One line, with the reason."""
 
 
-_low_level: dict[str, "LowLevel"] = {}
+low_level: dict[str, "LowLevel"] = {}
 
 
 class LowLevel:
@@ -68,7 +68,7 @@ class LowLevel:
 
     def __init__(self, name: str, schema: str, reference: Callable[..., Any]) -> None:
         self.name, self.schema, self.reference = name, schema, reference
-        _low_level[name] = self
+        low_level[name] = self
         _library.define(name + schema)
         _library.impl(name, reference, "CompositeExplicitAutograd")
         torch.library.register_fake(f"idgan_fast::{name}", reference, lib=_library)
@@ -86,7 +86,7 @@ def _triton_operators() -> frozenset[str]:
     from idgan_fast.kernels.operators import OPERATORS  # imports triton
 
     for name, function in OPERATORS.items():
-        low = _low_level[name]
+        low = low_level[name]
         _triton_library.define(name + low.schema)
         for key in ("CUDA", "CPU"):
             _triton_library.impl(name, function, key)
@@ -120,6 +120,15 @@ def why_not(backend: str, names: tuple[str, ...], device: str) -> str | None:
     return f"no Triton kernel of {', '.join(missing)} in this installation" if missing else None
 
 
+def refused(backend: str, names: tuple[str, ...], device: str) -> str | None:
+    """Why a backend that can run is not to be chosen: on a GPU its kernels must have agreed with the reference."""
+    if device != "cuda" or backend == "reference":
+        return None
+    from idgan_fast.ops import admission  # needs the operators, which need this module
+
+    return admission.refused(backend, names, device)
+
+
 @cache
 def _warn_of_plain_torch(function: str) -> None:
     warnings.warn(
@@ -141,7 +150,7 @@ def _choose(function: str, names: tuple[str, ...], device: str, impl: str, reque
         for backend in BACKENDS:
             if backend == "triton" and device == "cpu":
                 continue  # interpreted: only where it is asked for by name
-            reason = why_not(backend, names, device)
+            reason = why_not(backend, names, device) or refused(backend, names, device)
             if reason is None:
                 if backend == "reference" and device == "cuda":
                     _warn_of_plain_torch(function)

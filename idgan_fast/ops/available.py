@@ -1,6 +1,6 @@
 """Which backend can run which operator here, and why not."""
 
-from idgan_fast.ops._dispatch import BACKENDS, LowLevel, why_not
+from idgan_fast.ops._dispatch import BACKENDS, LowLevel, refused, why_not
 from idgan_fast.ops.bias_act import LOW_LEVEL as BIAS_ACT
 from idgan_fast.ops.bias_lrelu import LOW_LEVEL as BIAS_LRELU
 from idgan_fast.ops.filtered_lrelu import LOW_LEVEL as FILTERED_LRELU
@@ -21,8 +21,13 @@ KERNELS: dict[str, tuple[LowLevel, ...]] = {
 
 
 def available(device: str = "cpu") -> dict[str, dict[str, str | None]]:
-    """{operator: {backend: None if it can run on the device type, else the reason}}, fastest backend first."""
-    return {
-        operator: {backend: why_not(backend, tuple([low.name for low in lows]), device) for backend in BACKENDS}
-        for operator, lows in KERNELS.items()
-    }
+    """{operator: {backend: None if it can run on the device type, else the reason}}, fastest backend first.
+
+    On a GPU a backend whose kernels disagree with the reference there counts as one that cannot run.
+    """
+
+    def reason(backend: str, lows: tuple[LowLevel, ...]) -> str | None:
+        names = tuple([low.name for low in lows])
+        return why_not(backend, names, device) or refused(backend, names, device)
+
+    return {operator: {backend: reason(backend, lows) for backend in BACKENDS} for operator, lows in KERNELS.items()}

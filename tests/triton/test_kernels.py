@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from idgan_fast.kernels import fir
 
 from idgan_fast.ops._dispatch import _triton_operators
 from idgan_fast.ops.bias_act import activation_funcs
@@ -34,6 +35,13 @@ def small_images_between_nan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fuzz, "image", image)
 
 
+@pytest.fixture(params=["short", "long"])
+def strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One output row of a program, as small images have it, or eight, as large ones."""
+    if request.param == "long":
+        monkeypatch.setattr(fir, "PROGRAMS", 0)
+
+
 @pytest.mark.parametrize("dtype", fuzz.DTYPES, ids=str)
 def test_bias_lrelu(dtype: torch.dtype) -> None:
     fuzz.check_bias_lrelu(KERNELS, dtype, 40)
@@ -51,10 +59,10 @@ def test_kernel_energy(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", fuzz.DTYPES, ids=str)
-def test_upfirdn2d(dtype: torch.dtype) -> None:
-    fuzz.check_upfirdn2d(KERNELS, dtype, 16)
+def test_upfirdn2d(dtype: torch.dtype, strips: None) -> None:
+    fuzz.check_upfirdn2d(KERNELS, dtype, 24)
 
 
 @pytest.mark.parametrize("dtype", fuzz.DTYPES, ids=str)
-def test_styled_epilogue(dtype: torch.dtype) -> None:
+def test_styled_epilogue(dtype: torch.dtype, strips: None) -> None:
     fuzz.check_styled_epilogue(KERNELS, dtype, 24)

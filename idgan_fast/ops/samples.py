@@ -1,0 +1,120 @@
+"""Small arguments of every low-level operator, drawn at random: what a kernel is checked with before it is used."""
+
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from idgan_fast.ops import bias_lrelu, styled_epilogue
+from idgan_fast.ops._tensors import accumulation
+from idgan_fast.ops.bias_act import activation_funcs
+from idgan_fast.ops.upfirdn2d import output_size
+
+SHAPES = ((2, 64, 33, 40), (1, 5, 7, 9))  # several tiles of a kernel, and less than one
+LARGE = (4, 64, 96, 96)  # where a program of a FIR goes down several rows
+PADDING, GAIN = [2, 1, 2, 1], 1.5
+LEAKY = (0.2, 1.4, 1.0)  # slope, gain, and a clamp that binds
+
+
+def of(name: str, dtype: torch.dtype, layout: torch.memory_format) -> Iterator[tuple[Any, ...]]:
+    """Arguments of the low-level operator `name`, on the CPU; images in `dtype` and `layout`."""
+    fir = name in ("upfirdn2d", "styled_epilogue_fwd", "styled_epilogue_bwd")
+    for shape in (*SHAPES, LARGE) if fir and dtype == torch.float16 else SHAPES:
+        x = torch.randn(shape).to(dtype).contiguous(memory_format=layout)
+        yield from _OF[name](x)
+
+
+def _bias(x: Tensor) -> Tensor:
+    return torch.randn(x.shape[1], dtype=accumulation(x.dtype))
+
+
+def _bias_lrelu_fwd(x: Tensor) -> Iterator[tuple]:
+    yield x, _bias(x), 1, *LEAKY
+
+
+def _bias_lrelu_bwd(x: Tensor) -> Iterator[tuple]:
+    y = bias_lrelu._forward_reference(x, _bias(x), 1, *LEAKY)
+    yield torch.randn_like(x), y, 1, *LEAKY, True
+
+
+def _bias_act_fwd(x: Tensor) -> Iterator[tuple]:
+    for act in activation_funcs:
+        yield x, _bias(x), 1, act, *LEAKY
+
+
+def _bias_act_bwd(x: Tensor) -> Iterator[tuple]:
+    for act in activation_funcs:
+        yield torch.randn_like(x), x, _bias(x), 1, act, *LEAKY[:2], None, True
+
+
+def _kernel_energy(x: Tensor) -> Iterator[tuple]:
+    yield (x[:, :, :3, :3].contiguous(memory_format=_layout(x)),)
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    return torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+
+
+def _upfirdn2d(x: Tensor) -> Iterator[tuple]:
+    for f, up, down in (
+        (torch.rand(4, 4), 1, 1),
+        (torch.rand(4, 4), 2, 1),
+        (torch.rand(4), 1, 2),
+        (torch.rand(12), 2, 2),
+        (None, 2, 1),
+    ):
+        yield x, f, [up, up], [down, down], [2, 3, 1, 4] if f is not None else [0, 0, 0, 0], False, GAIN
+
+
+def _layer(x: Tensor, f: Tensor | None) -> tuple[tuple, tuple]:
+    height, width = x.shape[2:] if f is None else output_size(x.shape, f, (1, 1), (1, 1), PADDING)
+    wide = accumulation(x.dtype)
+    styles = [torch.rand(x.shape[:2], dtype=wide) + 0.5 for _ in range(2)]
+    noise = torch.randn(x.shape[0], 1, height, width, dtype=wide)
+    tensors = (f, styles[0], noise, torch.tensor(0.5, dtype=wide), _bias(x), styles[1])
+    return tensors, (PADDING, GAIN, *LEAKY)
+
+
+def _styled_epilogue_fwd(x: Tensor) -> Iterator[tuple]:
+    for f in (torch.rand(4, 4), None):
+        tensors, numbers = _layer(x, f)
+        for next_styles in (tensors[-1], None):
+            yield [x], *tensors[:-1], next_styles, *numbers
+
+
+def _styled_epilogue_bwd(x: Tensor) -> Iterator[tuple]:
+    for y, *rest in _styled_epilogue_fwd(x):
+        out = styled_epilogue._forward_reference(y, *rest)
+        yield torch.randn_like(out), y, out, *rest, [1, 1, 1, 1, int(rest[5] is not None)]
+
+
+_FILTERED = ([2, 2], [2, 2], [9, 8, 9, 8])
+
+
+def _filtered_lrelu_fwd(x: Tensor) -> Iterator[tuple]:
+    yield x, _bias(x), torch.rand(12), torch.rand(12), *_FILTERED, 1.4, 0.2, 1.0, False, True
+
+
+def _filtered_lrelu_linear(x: Tensor) -> Iterator[tuple]:
+    forward = import_module("idgan_fast.ops.filtered_lrelu")._forward_reference
+    (arguments,) = _filtered_lrelu_fwd(x)
+    _, codes = forward(*arguments)
+    fu, fd, up, down, padding = arguments[2:7]
+    middle = output_size(x.shape, fu, up, (1, 1), padding)
+    yield x, codes, list(middle), fu, fd, up, down, padding, [0, 0, 0, 0], 1.4, 0.2, False
+
+
+_OF = {
+    "bias_lrelu_fwd": _bias_lrelu_fwd,
+    "bias_lrelu_bwd": _bias_lrelu_bwd,
+    "bias_act_fwd": _bias_act_fwd,
+    "bias_act_bwd": _bias_act_bwd,
+    "kernel_energy": _kernel_energy,
+    "upfirdn2d": _upfirdn2d,
+    "styled_epilogue_fwd": _styled_epilogue_fwd,
+    "styled_epilogue_bwd": _styled_epilogue_bwd,
+    "filtered_lrelu_fwd": _filtered_lrelu_fwd,
+    "filtered_lrelu_linear": _filtered_lrelu_linear,
+}

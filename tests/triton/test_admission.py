@@ -1,0 +1,105 @@
+"""The gate: a kernel that disagrees with the reference is not chosen, the others are; here on interpreted kernels."""
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from idgan_fast.kernels.operators import OPERATORS
+
+from idgan_fast.ops import _dispatch, admission, samples
+
+NAMES = ("bias_lrelu_fwd", "bias_lrelu_bwd")
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(samples, "SHAPES", samples.SHAPES[1:])
+    monkeypatch.setattr(samples, "LARGE", (1, 3, 17, 9))
+    admission.verdicts.cache_clear()
+    yield
+    admission.verdicts.cache_clear()
+
+
+@pytest.mark.parametrize("name", sorted(OPERATORS))
+def test_kernels_agree(name: str) -> None:
+    assert admission.check(_dispatch.low_level[name], OPERATORS[name], "cpu") is None
+
+
+@pytest.mark.parametrize("name", sorted(OPERATORS))
+def test_a_kernel_that_is_wrong_in_one_number_is_seen(name: str) -> None:
+    def spoiled(result: Any) -> Any:
+        if isinstance(result, (tuple, list)):
+            return type(result)([spoiled(result[0]), *result[1:]])
+        result.view(-1)[-1:].mul_(1.1).add_(0.05) if result.is_contiguous() else result.mul_(1.05)
+        return result
+
+    found = admission.check(_dispatch.low_level[name], lambda *a: spoiled(OPERATORS[name](*a)), "cpu")
+    assert found is not None
+    assert "off by" in found
+
+
+def test_nan_a_wrong_shape_and_an_error_are_seen() -> None:
+    low, kernel = _dispatch.low_level["bias_lrelu_fwd"], OPERATORS["bias_lrelu_fwd"]
+    assert "off by nan" in str(admission.check(low, lambda *a: kernel(*a) * torch.nan, "cpu"))
+    assert "shape" in str(admission.check(low, lambda *a: kernel(*a)[:, 1:], "cpu"))
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("no\nPTX for this GPU")
+
+    assert admission.check(low, broken, "cpu") == "RuntimeError in torch.float32: PTX for this GPU"
+
+
+def test_auto_takes_only_what_was_admitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def checked(backend: str, device: str) -> admission.Verdicts:
+        calls.append(backend)
+        return dict.fromkeys(OPERATORS) | {"upfirdn2d": "result 0 is off by 1.0e-01"}
+
+    monkeypatch.setattr(admission, "checked_apart", checked)
+    monkeypatch.setattr(admission, "identity", lambda backend, device: backend)
+    choice = lambda names: _dispatch._choose("f", names, "cuda", "auto", "auto")  # noqa: E731
+    with pytest.warns(RuntimeWarning, match=r"^triton kernels set aside.*upfirdn2d: result 0 is off by") as caught:
+        assert choice(NAMES) == "triton"
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # plain torch on a GPU
+        assert choice(("upfirdn2d",)) == "reference"
+        assert choice(("styled_epilogue_fwd", "upfirdn2d")) == "reference"
+    assert _dispatch._choose("f", ("upfirdn2d",), "cuda", "triton", "auto") == "triton", "asked for by name"
+    kept = json.loads(admission.cache_file().read_text())
+    assert set(kept) == {"triton"}
+    admission.verdicts.cache_clear()  # as in another process
+    with pytest.warns(RuntimeWarning, match="upfirdn2d"):
+        assert choice(NAMES) == "triton"
+    assert calls == ["triton"], "the second process reads the file"
+
+
+def test_a_kernel_that_ends_the_process_is_set_aside_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    child = tmp_path / "python"
+    child.write_text(
+        "#!/bin/sh\nshift 4\nfor name; do\n"
+        '[ "$name" = kernel_energy ] && { echo "illegal memory access" >&2; exit 3; }\n'
+        'echo "{\\"$name\\": null}"\ndone\n'
+    )
+    child.chmod(0o755)
+    monkeypatch.setattr(admission.sys, "executable", str(child))
+    found = admission.checked_apart("triton", "cpu")
+    assert found.pop("kernel_energy") == "ended the process with status 3: illegal memory access"
+    assert found == dict.fromkeys(sorted(OPERATORS.keys() - {"kernel_energy"}))
+
+
+def test_the_process_of_the_check_itself() -> None:
+    run = admission.subprocess.run(
+        [admission.sys.executable, "-m", "idgan_fast.ops.admission", "triton", "cpu", "bias_lrelu_fwd"],
+        capture_output=True, text=True, env=os.environ,
+    )  # fmt: skip
+    assert json.loads(run.stdout) == {"bias_lrelu_fwd": None}, run.stderr

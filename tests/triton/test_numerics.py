@@ -1,0 +1,32 @@
+"""The numerics contract of the interpreted kernels: outputs, gradients and those of second order."""
+
+import pytest
+import torch
+from idgan_fast.kernels import fir
+
+from idgan_fast.ops import cases, numerics
+
+# Layers are smaller, for the interpreter.
+CASES = {case.name: case for case in cases.cases()} | {
+    case.name: case for case in cases.cases(size=8, channels=8) if "conv2d" in case.name
+}
+# What runs no kernel of ours, or has none yet.
+OTHERS = {"fma", "filtered_lrelu"}
+
+
+@pytest.mark.parametrize("layout", cases.LAYOUTS)
+@pytest.mark.parametrize("dtype", numerics.DTYPES, ids=str)
+@pytest.mark.parametrize("name", CASES.keys() - OTHERS)
+def test_errors_stay_within_the_contract(
+    name: str, dtype: torch.dtype, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(numerics, "SEEDS", 3)
+    monkeypatch.setattr(fir, "PROGRAMS", 0)  # longer strips, fewer programs to interpret
+    rows = numerics.measure(CASES[name], dtype, layout, "triton")
+    assert rows[0].order == "output"
+    for row in rows:
+        assert row.passed, row
+
+
+def test_every_other_case_is_named() -> None:
+    assert {name for name, case in CASES.items() if not numerics.runs(case, "triton")} == OTHERS - {"fma"}
