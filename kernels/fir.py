@@ -100,11 +100,13 @@ def strips_of(x: Tensor, out_height: int, out_width: int, longest: int = STRIP, 
     strips = triton.cdiv(out_height, strip)
     rows_there = strips * out_width if last else n * c * strips
     rows = min(triton.next_power_of_2(rows_there), tile // columns)
+    # 16 bytes for each of a warp's 32 lanes; strips of NCHW, which load single elements, take twice the warps.
+    warps = min(8, max(1, tile * x.element_size() // 512 * (1 if last or longest == 1 else 2)))
     row_blocks, column_blocks = triton.cdiv(rows_there, rows), triton.cdiv(columns_there, columns)
     return Strips(
         ((n if last else 1) * row_blocks * column_blocks,),
         (n * c, c, h, w, out_height, out_width, strips, row_blocks, column_blocks),
-        {"CHANNELS_LAST": last, "STRIP": strip, "ROWS": rows, "COLUMNS": columns, "num_warps": 4 if last else 8},
+        {"CHANNELS_LAST": last, "STRIP": strip, "ROWS": rows, "COLUMNS": columns, "num_warps": warps},
         strips,
         row_blocks,
         column_blocks,

@@ -292,8 +292,7 @@ def _through_filter(
     if image.numel() == 0:
         return dy, image.new_zeros((n, c) if want_scale else 0, dtype=wide)
     f = f.contiguous() if f.ndim == 2 else torch.outer(f.to(wide), f.to(wide))
-    # Twice the tensors of the forward pass: float32 would spill on gfx942.
-    strips = strips_of(dout, height, width, tile=FIR_TILE if dout.element_size() < 4 else FIR_TILE // 2)
+    strips = strips_of(dout, height, width, tile=FIR_TILE // 2)  # twice the tensors of the forward pass
     last = is_channels_last(dout)
     shape = (n, strips.row_blocks, c) if last else (strips.column_blocks, n * c, strips.strips)
     sums = torch.empty(shape, dtype=wide, device=dy.device) if want_scale else None
