@@ -1,4 +1,4 @@
-"""Activations of a tile v in float32 or float64, and their derivatives of first and second order.
+"""Activations of a tile v in float32 or float64, and their first derivatives.
 
 exp and log are the hardware's; expm1 and log1p are made of them by Kahan's quotients, which lose no digits near 0.
 """
@@ -94,27 +94,4 @@ def first_derivative(v, alpha, ACT: tl.constexpr):
     else:
         tl.static_assert(ACT == "swish")
         d = sigmoid(v) * (1 + v * sigmoid(-v))
-    return d
-
-
-@triton.jit
-def second_derivative(v, ACT: tl.constexpr):
-    """Of the smooth activations; that of the piecewise linear ones is 0 almost everywhere."""
-    below = tl.where(v > 0, 0.0, v)
-    if ACT == "tanh":
-        t = tanh(v)
-        d = -2 * t * (1 - t * t)
-    elif ACT == "sigmoid":
-        s = sigmoid(v)
-        d = s * sigmoid(-v) * (1 - 2 * s)
-    elif ACT == "elu":
-        d = tl.where(v > 0, 0.0, tl.exp(below))
-    elif ACT == "selu":
-        d = tl.where(v > 0, 0.0, tl.exp(below) * scalar(SELU_BELOW, v))
-    elif ACT == "softplus":
-        d = sigmoid(v) * sigmoid(-v)
-    else:
-        tl.static_assert(ACT == "swish")
-        s = sigmoid(v)
-        d = s * (1 - s) * (2 + v * (1 - 2 * s))
     return d
