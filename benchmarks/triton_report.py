@@ -96,6 +96,8 @@ def launches() -> list[Launch]:
 
     f, lrelu = small(4, 4), (0.2, 1.4, 256.0)
     styles, b, noise, strength = small(8, 256), small(256), small(8, 1, 64, 64), small()
+    huge = small(2**31 + 4096, dtype=torch.float16)
+    case("bias_lrelu_fwd fp16 of 2^31 + 4096", "x y", lambda: bias_act.bias_lrelu_fwd(huge, None, 0, *lrelu))
     for dtype_name, dtype in DTYPES.items():
         for layout in LAYOUTS:
             x, wide, weight = (image(dtype, layout, size=size) for size in (64, 67, 3))

@@ -30,9 +30,9 @@ from torch import Tensor
 def bias_act_fwd_kernel(
     x, b, y, rows, columns, column_blocks, alpha: tl.float64, gain: tl.float64, clamp: tl.float64,
     ACT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_CLAMP: tl.constexpr, ACC: tl.constexpr,
-    BY_COLUMN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+    BY_COLUMN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    batch, row, column, _ = tile_origin(rows, columns, column_blocks, 1, 1, BLOCK_ROWS, BLOCK_COLUMNS)
+    batch, row, column, _ = tile_origin(rows, columns, column_blocks, 1, 1, BLOCK_ROWS, BLOCK_COLUMNS, WIDE)
     r = row + tl.arange(0, BLOCK_ROWS)
     c = column + tl.arange(0, BLOCK_COLUMNS)
     mask = (r < rows)[:, None] & (c < columns)[None, :]
@@ -70,12 +70,12 @@ def bias_act_bwd_kernel(
     dy, saved, b, dx, sums, rows, columns, column_blocks, alpha: tl.float64, gain: tl.float64, clamp: tl.float64,
     ACT: tl.constexpr, FROM_Y: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_CLAMP: tl.constexpr, WANT_DB: tl.constexpr,
     ACC: tl.constexpr, BY_COLUMN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
-    STEPS: tl.constexpr,
+    WIDE: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     ROW_STEPS: tl.constexpr = STEPS if BY_COLUMN else 1
     COLUMN_STEPS: tl.constexpr = 1 if BY_COLUMN else STEPS
     batch, row, column, column_block = tile_origin(
-        rows, columns, column_blocks, ROW_STEPS, COLUMN_STEPS, BLOCK_ROWS, BLOCK_COLUMNS
+        rows, columns, column_blocks, ROW_STEPS, COLUMN_STEPS, BLOCK_ROWS, BLOCK_COLUMNS, WIDE
     )
     r = row + tl.arange(0, BLOCK_ROWS)
     c = column + tl.arange(0, BLOCK_COLUMNS)

@@ -76,7 +76,13 @@ def tiles_of(x: Tensor, dim: int | None, steps: int = 1) -> Tiles:
     return Tiles(
         (batch * row_blocks * column_blocks,),
         (rows, columns, column_blocks),
-        {"BY_COLUMN": by_column, "BLOCK_ROWS": block_rows, "BLOCK_COLUMNS": block_columns, "num_warps": 8},
+        {
+            "BY_COLUMN": by_column,
+            "BLOCK_ROWS": block_rows,
+            "BLOCK_COLUMNS": block_columns,
+            "WIDE": columns >= 2**31,
+            "num_warps": 8,
+        },
         (across, along),
     )
 
@@ -84,15 +90,20 @@ def tiles_of(x: Tensor, dim: int | None, steps: int = 1) -> Tiles:
 @triton.jit
 def tile_origin(
     rows, columns, column_blocks, ROW_STEPS: tl.constexpr, COLUMN_STEPS: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """This program's batch index (64 bits: it addresses), first row, first column, and its column block."""
+    """This program's batch index (64 bits: it addresses), first row, first column, and its column block.
+
+    WIDE: columns are more than 32 bits count.
+    """
     program = tl.program_id(0)
     row_blocks = tl.cdiv(rows, BLOCK_ROWS * ROW_STEPS)
     column_block = program % column_blocks
     of_rows = program // column_blocks
     row = (of_rows % row_blocks) * (BLOCK_ROWS * ROW_STEPS)
     batch = (of_rows // row_blocks).to(tl.int64)
+    if WIDE:
+        column_block = column_block.to(tl.int64)
     return batch, row, column_block * (BLOCK_COLUMNS * COLUMN_STEPS), column_block
 
 

@@ -4,7 +4,9 @@ import random
 
 import pytest
 import torch
-from idgan_fast.kernels import fir
+import triton
+import triton.language as tl
+from idgan_fast.kernels import fir, tiles
 
 from idgan_fast.ops._dispatch import _triton_operators
 from idgan_fast.ops.bias_act import activation_funcs
@@ -66,3 +68,19 @@ def test_upfirdn2d(dtype: torch.dtype, strips: None) -> None:
 @pytest.mark.parametrize("dtype", fuzz.DTYPES, ids=str)
 def test_styled_epilogue(dtype: torch.dtype, strips: None) -> None:
     fuzz.check_styled_epilogue(KERNELS, dtype, 24)
+
+
+def test_the_first_column_beyond_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs of the end of a tensor of 2^31 + 4096 elements: their first column is not negative."""
+
+    @triton.jit
+    def origin_kernel(at, columns, column_blocks, WIDE: tl.constexpr):
+        _, _, column, _ = tiles.tile_origin(1, columns, column_blocks, 1, 1, 1, 4096, WIDE)
+        tl.store(at, column.to(tl.int64))
+
+    at, columns = torch.zeros(1, dtype=torch.int64), 2**31 + 4096
+    blocks = columns // 4096
+    monkeypatch.setattr(tl, "program_id", lambda axis, **_: tl.full((), blocks - 1, tl.int32))
+    assert tiles.tiles_of(torch.empty(columns, device="meta"), None).constants["WIDE"]
+    origin_kernel[(1,)](at, columns, blocks, True)
+    assert at.item() == columns - 4096
