@@ -25,7 +25,7 @@ def first_tap(o, pad, UP: tl.constexpr, DOWN: tl.constexpr):
     p = o * DOWN - pad
     tap = 0
     if UP > 1:
-        tap = (UP - (p % UP + UP) % UP) % UP  # % has the sign of p
+        tap = (UP - p % UP) % UP  # right for either sign of p % UP, which differs between a GPU and the interpreter
         p = (p + tap) // UP
     return tap, p
 
