@@ -108,7 +108,7 @@ def bias_act_bwd_kernel(
 def bias_act_fwd(
     x: Tensor, b: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float | None
 ) -> Tensor:
-    x = dense(x)
+    x, b = dense(x), None if b is None else b.contiguous()
     y = torch.empty_like(x)
     if x.numel() == 0:
         return y
@@ -142,7 +142,7 @@ def _backward(
     dy: Tensor, saved: Tensor, b: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float | None,
     want_db: bool, from_y: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    saved = dense(saved)
+    saved, b = dense(saved), None if b is None else b.contiguous()
     dy, dx, wide = dense(dy, saved), torch.empty_like(saved), accumulation(saved.dtype)
     if saved.numel() == 0:
         return dx, saved.new_zeros(saved.shape[dim] if want_db else 0, dtype=wide)

@@ -255,8 +255,7 @@ def styled_epilogue_bwd(
     scale, next_styles = (None if t is None else t.contiguous() for t in (scale, next_styles))
     activation = (slope, gain, clamp)
     over_channels = of_noise or of_strength
-    empty = image.new_empty(0, dtype=wide)
-    dscale, dnoise, dstrength, db, dnext = (empty,) * 5
+    dscale, dnoise, dstrength, db, dnext = (image.new_empty(0, dtype=wide) for _ in want)
     if f is None:
         dy = torch.empty_like(image)
         sums = _sums(dout, z, image, scale, next_styles, dy, activation, of_scale, of_b, of_next, over_channels)
@@ -269,7 +268,7 @@ def styled_epilogue_bwd(
             size, k = image.shape[2:], f.numel()
             back = (back[0], size[1] + k - 1 - h.shape[3] - back[0], back[2], size[0] + k - 1 - h.shape[2] - back[2])
             to_u = fir(h, f, back, True, fir_gain)
-            dscale = (to_u * image).sum((2, 3)) if of_scale else empty
+            dscale = (to_u * image).sum((2, 3)) if of_scale else dscale
             dy = (to_u if scale is None else to_u * scale[:, :, None, None]).to(image.dtype)
         else:
             dy, dscale = _through_filter(dout, z, image, f, scale, next_styles, back, fir_gain, activation, of_scale)
@@ -277,8 +276,8 @@ def styled_epilogue_bwd(
         of_pixel, _, db, dnext = sums
     if noise is not None and over_channels:
         of_pixel = of_pixel if noise.shape[0] == dout.shape[0] else of_pixel.sum(0, keepdim=True)
-        dnoise = (of_pixel if strength is None else of_pixel * strength) if of_noise else empty
-        dstrength = (of_pixel * noise).sum() if of_strength else empty
+        dnoise = (of_pixel if strength is None else of_pixel * strength) if of_noise else dnoise
+        dstrength = (of_pixel * noise).sum() if of_strength else dstrength
     return phases(dy, len(y)), dscale, dnoise, dstrength, db, dnext
 
 

@@ -84,3 +84,13 @@ def test_the_first_column_beyond_32_bits(monkeypatch: pytest.MonkeyPatch) -> Non
     assert tiles.tiles_of(torch.empty(columns, device="meta"), None).constants["WIDE"]
     origin_kernel[(1,)](at, columns, blocks, True)
     assert at.item() == columns - 4096
+
+
+def test_vectors_may_have_holes() -> None:
+    x, b = torch.randn(2, 6, 3, 4), torch.randn(6, 2)[:, 0]
+    for vector in (b, b[:1].expand(6)):
+        wanted = torch.ops.idgan_fast.bias_lrelu_fwd(x, vector.contiguous(), 1, 0.2, 1.4, None)
+        torch.testing.assert_close(KERNELS.bias_lrelu_fwd(x, vector, 1, 0.2, 1.4, None), wanted)
+        layer = (vector.expand(2, 6), None, None, vector, None, [0] * 4, 1.0, 0.2, 1.4, None)
+        wanted = torch.ops.idgan_fast.styled_epilogue_fwd([x], None, *layer)
+        torch.testing.assert_close(KERNELS.styled_epilogue_fwd([x], None, *layer), wanted)
