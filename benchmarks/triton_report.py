@@ -13,17 +13,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import triton
-from idgan_fast.kernels import bias_act, kernel_energy, styled_epilogue, upfirdn2d
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
+
+from idgan_fast.kernels import bias_act, kernel_energy, styled_epilogue, upfirdn2d
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 TARGETS = {
@@ -243,10 +245,11 @@ def widths(ptx: str, pointers: dict[int, str]) -> dict[str, int]:
     return found
 
 
-def unique(found: list[Launch]) -> list[Launch]:
-    """One for each configuration of each kernel."""
+@cache
+def shipped() -> list[Launch]:
+    """One launch for each configuration of each kernel."""
     seen: dict[tuple, Launch] = {}
-    for launch in found:
+    for launch in launches():
         key = (launch.kernel.fn.__name__, str([describe(a) for a in launch.args]), str(sorted(launch.options.items())))
         seen.setdefault(key, launch)
     return list(seen.values())
@@ -261,17 +264,17 @@ def describe(value: Any) -> Any:
 
 def _one(job: tuple[int, str]) -> Compiled:
     index, target = job
-    return compiled(unique(launches())[index], target)
+    return compiled(shipped()[index], target)
 
 
 def report(jobs: list[tuple[int, str]], workers: int = 2) -> list[Compiled]:
-    """jobs: (index into unique(launches()), target)."""
+    """jobs: (index into shipped(), target)."""
     with ProcessPoolExecutor(workers) as pool:
         return list(pool.map(_one, jobs, chunksize=4))
 
 
 def main() -> int:
-    count = len(unique(launches()))
+    count = len(shipped())
     results = report([(index, target) for index in range(count) for target in TARGETS])
     lines = [
         "# Triton kernels, compiled for GPUs that are not here\n",

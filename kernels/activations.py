@@ -5,7 +5,8 @@ exp and log are the hardware's; expm1 and log1p are made of them by Kahan's quot
 
 import triton
 import triton.language as tl
-from idgan_fast.kernels.tiles import scalar
+
+from idgan_fast.kernels.tiles import clamped, scalar
 
 SELU_SCALE = tl.constexpr(1.0507009873554805)
 SELU_BELOW = tl.constexpr(1.0507009873554805 * 1.6732632423543772)
@@ -95,3 +96,30 @@ def first_derivative(v, alpha, ACT: tl.constexpr):
         tl.static_assert(ACT == "swish")
         d = sigmoid(v) * (1 + v * sigmoid(-v))
     return d
+
+
+@triton.jit
+def finished(v, alpha, gain, clamp, ACT: tl.constexpr, HAS_CLAMP: tl.constexpr):
+    """clamp(gain * act(v), -clamp, clamp)."""
+    y = activated(v, alpha, ACT) * scalar(gain, v)
+    if HAS_CLAMP:
+        y = clamped(y, clamp)
+    return y
+
+
+@triton.jit
+def through_clamp(g, y, clamp, HAS_CLAMP: tl.constexpr):
+    """g, and 0 where y reaches the clamp."""
+    if HAS_CLAMP:
+        bound = scalar(clamp, g)
+        g = tl.where((y <= -bound) | (y >= bound), 0.0, g)
+    return g
+
+
+@triton.jit
+def through_leaky(g, y, slope, gain, clamp, HAS_CLAMP: tl.constexpr):
+    """g times the derivative of y = clamp(gain * lrelu(v)), whose sign y shows: slope at least 0."""
+    k = scalar(gain, g)
+    g *= k
+    g = tl.where(tl.where(k > 0, y, -y) > 0, g, g * scalar(slope, g))
+    return through_clamp(g, y, clamp, HAS_CLAMP)

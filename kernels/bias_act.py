@@ -11,11 +11,12 @@ Source: Karras et al., arXiv 1912.04958.
 import torch
 import triton
 import triton.language as tl
-from idgan_fast.kernels.activations import activated, first_derivative
+from torch import Tensor
+
+from idgan_fast.kernels.activations import activated, finished, first_derivative, through_clamp, through_leaky
 from idgan_fast.kernels.tiles import (
     STEPS,
     accumulation,
-    clamped,
     dense,
     on_device_of,
     scalar,
@@ -23,7 +24,6 @@ from idgan_fast.kernels.tiles import (
     tiles_of,
     triton_type,
 )
-from torch import Tensor
 
 
 @triton.jit
@@ -43,25 +43,18 @@ def bias_act_fwd_kernel(
             v += tl.load(b + c, mask=c < columns, other=0.0)[None, :]
         else:
             v += tl.load(b + r, mask=r < rows, other=0.0)[:, None]
-    v = activated(v, alpha, ACT) * scalar(gain, v)
-    if HAS_CLAMP:
-        v = clamped(v, clamp)
+    v = finished(v, alpha, gain, clamp, ACT, HAS_CLAMP)
     tl.store(y + at, v.to(y.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def _through(dy, s, b, alpha, gain, clamp, ACT: tl.constexpr, FROM_Y: tl.constexpr, HAS_CLAMP: tl.constexpr):
     """dy times the derivative, from s = y, or from s = x + b."""
-    g = dy * scalar(gain, dy)
     if FROM_Y:
-        y = s
-        g = tl.where(tl.where(scalar(gain, dy) > 0, y, -y) > 0, g, g * scalar(alpha, dy))
+        g = through_leaky(dy, s, alpha, gain, clamp, HAS_CLAMP)
     else:
-        y = activated(s, alpha, ACT) * scalar(gain, dy)
-        g *= first_derivative(s, alpha, ACT)
-    if HAS_CLAMP:
-        bound = scalar(clamp, dy)
-        g = tl.where((y <= -bound) | (y >= bound), 0.0, g)
+        g = dy * scalar(gain, dy) * first_derivative(s, alpha, ACT)
+        g = through_clamp(g, activated(s, alpha, ACT) * scalar(gain, dy), clamp, HAS_CLAMP)
     return g
 
 

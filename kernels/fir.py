@@ -1,4 +1,4 @@
-"""Where the outputs of a FIR lie, what a program does of them, and the pointwise mathematics of a StyleGAN2 layer.
+"""Where the outputs of a FIR lie, and what a program does of them.
 
 Tiles are [rows, columns]. Of NCHW images a row is a row of pixels of one channel, a column is x; of channels_last
 images a row is a pixel, a column is a channel. One code serves both: the coordinates of a tile are [ROWS, 1] or
@@ -11,39 +11,13 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
-from idgan_fast.kernels.tiles import clamped, is_channels_last, scalar
 from torch import Tensor
+
+from idgan_fast.kernels.tiles import is_channels_last
 
 TILE = 1024  # elements of the half types
 STRIP = 8
 PROGRAMS = 512  # below, strips get shorter: about four programs for each multiprocessor of an H100
-
-
-@triton.jit
-def leaky_relu(v, slope):
-    """slope: a number at least 0. Of slope 0 it gives 0 for -inf, where a product would give NaN."""
-    s = scalar(slope, v)
-    return tl.where(v > 0, v, tl.where(s == 0, tl.where(v == v, 0.0, v), v * s))
-
-
-@triton.jit
-def through(g, z, slope, gain, clamp, HAS_CLAMP: tl.constexpr):
-    """g times the derivative of z = clamp(gain * lrelu(v)), whose sign z shows."""
-    k = scalar(gain, g)
-    g *= k
-    g = tl.where(tl.where(k > 0, z, -z) > 0, g, g * scalar(slope, g))
-    if HAS_CLAMP:
-        bound = scalar(clamp, g)
-        g = tl.where((z <= -bound) | (z >= bound), 0.0, g)
-    return g
-
-
-@triton.jit
-def activated(v, slope, gain, clamp, HAS_CLAMP: tl.constexpr):
-    z = leaky_relu(v, slope) * scalar(gain, v)
-    if HAS_CLAMP:
-        z = clamped(z, clamp)
-    return z
 
 
 @triton.jit

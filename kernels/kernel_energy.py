@@ -9,8 +9,9 @@ Source: Karras et al., arXiv 1912.04958, equation 3.
 import torch
 import triton
 import triton.language as tl
-from idgan_fast.kernels.tiles import accumulation, dense, is_channels_last, on_device_of, triton_type
 from torch import Tensor
+
+from idgan_fast.kernels.tiles import accumulation, dense, is_channels_last, on_device_of, triton_type
 
 BLOCK = 256
 

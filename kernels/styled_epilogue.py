@@ -16,10 +16,12 @@ from collections.abc import Sequence
 import torch
 import triton
 import triton.language as tl
-from idgan_fast.kernels.fir import TILE as FIR_TILE
-from idgan_fast.kernels.fir import activated, new_image, places, strips_of, through
-from idgan_fast.kernels.tiles import accumulation, dense, is_channels_last, on_device_of, scalar, triton_type
 from torch import Tensor
+
+from idgan_fast.kernels.activations import finished, through_leaky
+from idgan_fast.kernels.fir import TILE as FIR_TILE
+from idgan_fast.kernels.fir import new_image, places, strips_of
+from idgan_fast.kernels.tiles import accumulation, dense, is_channels_last, on_device_of, scalar, triton_type
 
 NO_PADDING = (0, 0, 0, 0)
 LONG = 6  # a filter of more taps, which is given for one axis, passes twice
@@ -84,7 +86,7 @@ def styled_epilogue_fwd_kernel(
         if noise is not None:
             pixel = sample.to(tl.int64) * noise_step + oy * out_width + x
             v += tl.load(noise + pixel, mask=mask, other=0.0) * factor_of_noise
-        z = activated(v, slope, gain, clamp, HAS_CLAMP) * after
+        z = finished(v, slope, gain, clamp, "lrelu", HAS_CLAMP) * after
         tl.store(out + out_of + (oy.to(tl.int64) * out_width + x) * step, z.to(out.dtype.element_ty), mask=mask)
 
 
@@ -119,7 +121,7 @@ def styled_epilogue_bwd_kernel(
             at = into + (iy.to(tl.int64) * width + ix) * step
             g = tl.load(dout + at, mask=mask, other=0.0).to(ACC) * before
             s_z = tl.load(z + at, mask=mask, other=0.0).to(ACC)
-            values += (tl.where(mask, through(g, s_z, slope, gain, clamp, HAS_CLAMP), 0.0),)
+            values += (tl.where(mask, through_leaky(g, s_z, slope, gain, clamp, HAS_CLAMP), 0.0),)
         sums = (filter_row(values, f, 0, FH, FW, True),)
         for ky in tl.static_range(1, FH):
             sums += (open_sums[ky - 1] + filter_row(values, f, ky, FH, FW, True),)
@@ -170,7 +172,7 @@ def styled_epilogue_sums_kernel(
         h = g
         if next_styles is not None:
             h = g * tl.load(next_styles + mine, mask=c < channels, other=0.0)
-        h = tl.where(mask, through(h, saved, slope, gain, clamp, HAS_CLAMP), 0.0)
+        h = tl.where(mask, through_leaky(h, saved, slope, gain, clamp, HAS_CLAMP), 0.0)
         of_pixel += tl.sum(h, 0)
         if dy is not None:
             scaled = h

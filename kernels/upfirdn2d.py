@@ -13,10 +13,11 @@ from collections.abc import Sequence
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from idgan_fast.kernels.fir import new_image, places, strips_of
 from idgan_fast.kernels.styled_epilogue import LONG, fir
 from idgan_fast.kernels.tiles import accumulation, dense, on_device_of, scalar, triton_type
-from torch import Tensor
 
 
 @triton.jit

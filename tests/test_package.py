@@ -5,10 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import idgan_fast.kernels
 import pytest
 
 import idgan_fast
+import idgan_fast.kernels
 from idgan_fast import __main__ as cli
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from idgan_fast.ops import bias_lrelu, styled_epilogue
-from idgan_fast.ops._tensors import accumulation
+from idgan_fast.ops._tensors import accumulation, memory_format
 from idgan_fast.ops.bias_act import activation_funcs
 from idgan_fast.ops.upfirdn2d import output_size
 
@@ -50,11 +50,7 @@ def _bias_act_bwd(x: Tensor) -> Iterator[tuple]:
 
 
 def _kernel_energy(x: Tensor) -> Iterator[tuple]:
-    yield (x[:, :, :3, :3].contiguous(memory_format=_layout(x)),)
-
-
-def _layout(x: Tensor) -> torch.memory_format:
-    return torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    yield (x[:, :, :3, :3].contiguous(memory_format=memory_format(x)),)
 
 
 def _upfirdn2d(x: Tensor) -> Iterator[tuple]:

@@ -12,10 +12,9 @@ report = pytest.importorskip("benchmarks.triton_report")
 
 def test_shipped_configurations_compile_without_faults() -> None:
     """All of them for the H100, those of float16 for the others; `make triton-report` does all for all."""
-    shipped = report.unique(report.launches())
     jobs = [
         (i, target)
-        for i, launch in enumerate(shipped)
+        for i, launch in enumerate(report.shipped())
         for target in report.TARGETS
         if target == "sm_90" or "fp16" in launch.case
     ]

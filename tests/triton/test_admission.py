@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from idgan_fast.kernels.operators import OPERATORS
 
+from idgan_fast.kernels.operators import OPERATORS
 from idgan_fast.ops import _dispatch, admission, samples
 
 NAMES = ("bias_lrelu_fwd", "bias_lrelu_bwd")

@@ -6,8 +6,8 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from idgan_fast.kernels import fir, tiles
 
+from idgan_fast.kernels import fir, tiles
 from idgan_fast.ops._dispatch import _triton_operators
 from idgan_fast.ops.bias_act import activation_funcs
 from tests.ops import fuzz

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from idgan_fast.kernels import fir
 
+from idgan_fast.kernels import fir
 from idgan_fast.ops import cases, numerics
 
 # Layers are smaller, for the interpreter.

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from idgan_fast.kernels.operators import OPERATORS
 from torch import Tensor
 
 from idgan_fast import ops
+from idgan_fast.kernels.operators import OPERATORS
 from idgan_fast.ops import _dispatch, samples
 
 _dispatch._triton_operators()
