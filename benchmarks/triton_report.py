@@ -2,8 +2,8 @@
 
 `python -m benchmarks.triton_report` writes docs/triton-report.md. The launchers run on tensors without data, what they
 would launch is recorded, and each kernel is compiled as they configured it. A fault is a spill, a trap, a kernel that
-writes nothing, more shared memory than the GPU has, and an access to a large tensor narrower than 16 bytes where its
-alignment allows that.
+writes nothing, more shared memory than the GPU has, an access to a large tensor narrower than 16 bytes where its
+alignment allows that, and a matrix product without the instructions of the GPU's matrix units.
 """
 
 import re
@@ -25,7 +25,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
-from idgan_fast.kernels import bias_act, kernel_energy, styled_epilogue, upfirdn2d
+from idgan_fast.kernels import bias_act, kernel_energy, modulated_conv2d, styled_epilogue, upfirdn2d
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 TARGETS = {
@@ -37,6 +37,9 @@ TARGETS = {
 }
 # Bytes that one block may use: CUDA C++ Programming Guide, table of compute capabilities; CDNA 3 ISA, LDS.
 SHARED_LIMIT = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "sm_120": 101376, "gfx942": 65536}
+# Instructions of the matrix units; on the B200 also no more than 512 columns of tensor memory.
+MATRIX = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTC.?MMA", "sm_120": "HMMA", "gfx942": "v_mfma"}
+TENSOR_MEMORY = 512
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 ROOT = Path(__file__).parents[1]
@@ -86,6 +89,16 @@ def image(dtype: torch.dtype, layout: str, c: int = 256, size: int = 64, width: 
 
 def small(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def convolution(dtype: torch.dtype, form: str, c: int, size: int, prologue: bool) -> None:
+    out = size if form == "same" else 2 * size + int(form == "transposed")
+    weight = small(4 * c if form == "composite" else c, c, 3, 3, dtype=dtype)
+    styles, noise = small(8, c), small(8, 1, out, out)
+    modulated_conv2d.modulated_conv2d_fwd(
+        image(dtype, "NHWC", c, size), weight, styles if prologue else None, styles, noise, small(), small(c), None,
+        form, 0.2, 1.4, 256.0, False,
+    )  # fmt: skip
 
 
 def launches() -> list[Launch]:
@@ -153,6 +166,13 @@ def launches() -> list[Launch]:
                         x, [y], x, t, *e, p, 4.0, *lrelu, [1, 0, 1, 1, 0]
                     ),
                 )
+            for form, c, size in (("same", 256, 64), ("composite", 32, 64), ("transposed", 256, 64)) if last else ():
+                for prologue in (True, False):
+                    case(
+                        f"modulated_conv2d_fwd {form}{' style' if prologue else ''} {name}",
+                        "x weight out",
+                        lambda d=dtype, a=(form, c, size, prologue): convolution(d, *a),
+                    )
             case(
                 f"kernel_energy {name}",
                 "weight" if last else "",
@@ -164,22 +184,31 @@ def launches() -> list[Launch]:
 def compiled(launch: Launch, target_name: str) -> Compiled:
     target = TARGETS[target_name]
     kernel, backend = launch.kernel, make_backend(target)
+    given = launch.options
+    if target.backend == "hip" and "num_stages" in given:
+        given = modulated_conv2d.on_amd(given)
     bound, specialization, options = create_function_from_signature(kernel.signature, kernel.params, backend)(
-        *launch.args, **launch.options
+        *launch.args, **given
     )
-    parsed, signature, constexprs, attrs = kernel._pack_args(backend, launch.options, bound, specialization, options)
+    parsed, signature, constexprs, attrs = kernel._pack_args(backend, given, bound, specialization, options)
     got = triton.compile(ASTSource(kernel, signature, constexprs, attrs), target=target, options=parsed.__dict__)
     result = Compiled(launch.case, kernel.fn.__name__, target_name, 0, got.metadata.shared)
+    multiplies = "tt.dot" in got.asm["ttir"]
     if target.backend == "hip":
-        read_amd(got.asm["amdgcn"], result)
+        code = got.asm["amdgcn"]
+        read_amd(code, result)
     else:
         arguments = [(name, kind) for name, kind in signature.items() if kind != "constexpr"]
         pointers = {i: name for i, (name, kind) in enumerate(arguments) if kind.startswith("*")}
         result.widths = widths(got.asm["ptx"], pointers)
-        read_nvidia(got.asm["ptx"], got.asm["cubin"], result)
+        code = read_nvidia(got.asm["ptx"], got.asm["cubin"], result)
         for name in sorted(launch.streams & set(pointers.values())):
             if result.widths.get(name, 0) < 16:
                 result.faults.append(f"{name} is accessed {result.widths.get(name)} bytes wide")
+    if multiplies and not re.search(MATRIX[target_name], code):
+        result.faults.append(f"multiplies matrices without {MATRIX[target_name]}")
+    if getattr(got.metadata, "tmem_size", 0) > TENSOR_MEMORY:
+        result.faults.append(f"{got.metadata.tmem_size} columns of tensor memory, {TENSOR_MEMORY} are there")
     if result.shared > SHARED_LIMIT[target_name]:
         result.faults.append(f"{result.shared} bytes of shared memory, {SHARED_LIMIT[target_name]} are there")
     return result
@@ -197,7 +226,8 @@ def read_amd(asm: str, result: Compiled) -> None:
         result.faults.append("writes nothing")
 
 
-def read_nvidia(ptx: str, cubin: bytes, result: Compiled) -> None:
+def read_nvidia(ptx: str, cubin: bytes, result: Compiled) -> str:
+    """Notes what is wrong; returns the machine code."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
@@ -211,6 +241,7 @@ def read_nvidia(ptx: str, cubin: bytes, result: Compiled) -> None:
         result.faults.append("traps")
     if "st.global" not in ptx:
         result.faults.append("writes nothing")
+    return code
 
 
 def output(tool: str, *arguments: str) -> str:

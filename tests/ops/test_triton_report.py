@@ -25,7 +25,7 @@ def test_shipped_configurations_compile_without_faults() -> None:
     assert not faulty
 
 
-def test_faults_are_seen() -> None:
+def test_faults_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     launch = next(one for one in report.launches() if one.case == "bias_lrelu_bwd fp16 NCHW")
     # 64 numbers of each of four tensors for one warp's threads: more registers than a thread has.
     crowded = replace(launch, options={**launch.options, "num_warps": 1, "BLOCK_ROWS": 16, "BLOCK_COLUMNS": 1024})
@@ -35,3 +35,7 @@ def test_faults_are_seen() -> None:
     misaligned = tuple(a if a is None or not hasattr(a, "data_ptr") else a[..., 1:] for a in launch.args)
     found = report.compiled(replace(launch, args=misaligned), "sm_90").faults
     assert any("dy is accessed 2 bytes wide" in fault for fault in found), found
+    launch = next(one for one in report.launches() if one.case == "modulated_conv2d_fwd same fp16 NHWC")
+    monkeypatch.setitem(report.MATRIX, "sm_90", "UTCHMMA")
+    found = report.compiled(launch, "sm_90").faults
+    assert any("multiplies matrices without" in fault for fault in found), found
