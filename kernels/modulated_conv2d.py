@@ -11,7 +11,6 @@ PHASES of them. up=2, transposed: the phases of the transposed convolution, of 2
 Bytes: x + weight + out. Operations: 2 I taps an output. Source: Karras et al., arXiv 1912.04958, section 2.2.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -148,7 +147,7 @@ def modulated_conv2d_fwd(
 def by_phases(weight: Tensor) -> Tensor:
     """The taps of [O, I, 3, 3] that each phase of the transposed convolution meets, one phase [O, kh, kw, I] after the
     other: even rows of the result meet rows 0 and 2, odd ones row 1; columns likewise."""
-    of_phase: Sequence[Tensor] = [weight[:, :, a::2, c::2] for a in (0, 1) for c in (0, 1)]
+    of_phase = [weight[:, :, a::2, c::2] for a in (0, 1) for c in (0, 1)]
     return torch.cat([part.permute(0, 2, 3, 1).flatten() for part in of_phase])
 
 
