@@ -15,6 +15,7 @@ from benchmarks import measuring
 from benchmarks.measuring import CLOCK, DEVICE
 from idgan_fast import ops
 from idgan_fast.costs import Layer
+from idgan_fast.ops.devices import device_key
 from idgan_fast.roofline import default_batch, layers_of, row_of, with_measured
 
 ROUNDS = 21
@@ -25,14 +26,6 @@ LAYERS = [
     for layer in layers_of(preset, default_batch(preset), "fp16")
     if layer.kind.startswith("styled conv")
 ]
-
-
-def device_key(name: str) -> str | None:
-    """CUDA's name of a device -> its key in the model; other forms of these chips have other rates."""
-    names = {"a100": "A100-SXM4-80GB", "h100": "H100 80GB HBM3", "h200": "H200"}
-    return next((key for key, part in names.items() if part in name and "NVL" not in name), None)
-
-
 KEY = device_key(torch.cuda.get_device_name()) if DEVICE == "cuda" else None
 
 

@@ -25,7 +25,15 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
-from idgan_fast.kernels import bias_act, kernel_energy, modulated_conv2d, styled_epilogue, upfirdn2d
+from idgan_fast.kernels import (
+    bias_act,
+    conv_tiles,
+    conv_wgrad,
+    kernel_energy,
+    modulated_conv2d,
+    styled_epilogue,
+    upfirdn2d,
+)
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 TARGETS = {
@@ -91,18 +99,50 @@ def small(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def convolution(dtype: torch.dtype, form: str, c: int, size: int, prologue: bool) -> None:
+# Of a layer: form, channels in and out, size of the input, kernel; the wide ones, then what has narrow or few tiles.
+LAYERS = {
+    "same": ("same", 256, 256, 64, 3),
+    "composite": ("composite", 64, 32, 64, 3),
+    "transposed": ("transposed", 256, 256, 64, 3),
+    "same 32": ("same", 32, 32, 256, 3),
+    "same 512 of 8x8": ("same", 512, 512, 8, 3),
+    "to RGB": ("same", 256, 3, 64, 1),
+}
+
+
+def convolution(dtype: torch.dtype, form: str, c_in: int, c_out: int, size: int, k: int, prologue: bool) -> None:
     out = size if form == "same" else 2 * size + int(form == "transposed")
-    weight = small(4 * c if form == "composite" else c, c, 3, 3, dtype=dtype)
-    styles, noise = small(8, c), small(8, 1, out, out)
-    modulated_conv2d.modulated_conv2d_fwd(
-        image(dtype, "NHWC", c, size), weight, styles if prologue else None, styles, noise, small(), small(c), None,
-        form, 0.2, 1.4, 256.0, False,
-    )  # fmt: skip
+    weight = small(4 * c_out if form == "composite" else c_out, c_in, k, k, dtype=dtype)
+    scale, noise, b = small(8, c_out), small(8, 1, out, out), small(c_out)
+    after = modulated_conv2d.Epilogue(scale, noise, small(), b, None, 0.2, 1.4, 256.0)
+    if form == "transposed":
+        after = modulated_conv2d.Epilogue()
+    styles = small(8, c_in) if prologue else None
+    modulated_conv2d.modulated_conv2d_fwd(image(dtype, "NHWC", c_in, size), weight, styles, after, form)
 
 
-def launches() -> list[Launch]:
-    """All shipped configurations."""
+def gradients(dtype: torch.dtype, form: str, c_in: int, c_out: int, size: int, k: int, by_weight: bool) -> None:
+    x, dy = (image(dtype, "NHWC", c, s) for c, s in ((c_in, size), (c_out, size if form == "same" else 2 * size + 1)))
+    if by_weight:
+        conv_wgrad.conv_wgrad(dy, x, small(8, c_in), k, form)
+    else:
+        modulated_conv2d.modulated_conv2d_dgrad(
+            dy, small(c_out, c_in, k, k, dtype=dtype), small(8, c_in), x, form, True
+        )
+
+
+@cache
+def launches(target: str = "sm_90") -> list[Launch]:
+    """All shipped configurations for an architecture; in the same order for all of them."""
+    architecture = conv_tiles.architecture
+    conv_tiles.architecture = lambda _: target  # type: ignore[assignment]
+    try:
+        return _launches()
+    finally:
+        conv_tiles.architecture = architecture
+
+
+def _launches() -> list[Launch]:
     found: list[Launch] = []
 
     def case(name: str, streams: str, call: Callable[..., Any]) -> None:
@@ -166,12 +206,24 @@ def launches() -> list[Launch]:
                         x, [y], x, t, *e, p, 4.0, *lrelu, [1, 0, 1, 1, 0]
                     ),
                 )
-            for form, c, size in (("same", 256, 64), ("composite", 32, 64), ("transposed", 256, 64)) if last else ():
-                for prologue in (True, False):
+            for layer, sizes in LAYERS.items() if last else ():
+                for prologue in (True, False) if sizes[1:3] == (256, 256) else (True,):
                     case(
-                        f"modulated_conv2d_fwd {form}{' style' if prologue else ''} {name}",
-                        "x weight out",
-                        lambda d=dtype, a=(form, c, size, prologue): convolution(d, *a),
+                        f"modulated_conv2d_fwd {layer}{' style' if prologue else ''} {name}",
+                        "x weight out" if sizes[2] > 3 else "x",
+                        lambda d=dtype, a=(*sizes, prologue): convolution(d, *a),
+                    )
+                if layer != "composite":
+                    case(
+                        f"modulated_conv2d_dgrad {layer} {name}",
+                        "x weight factor out" if sizes[2] > 3 else "factor out",
+                        lambda d=dtype, a=(*sizes, False): gradients(d, *a),
+                    )
+                if layer != "composite" and dtype != torch.float32:
+                    case(
+                        f"conv_wgrad {layer} {name}",
+                        "a b" if sizes[2] > 3 else "b",
+                        lambda d=dtype, a=(*sizes, True): gradients(d, *a),
                     )
             case(
                 f"kernel_energy {name}",
@@ -185,8 +237,6 @@ def compiled(launch: Launch, target_name: str) -> Compiled:
     target = TARGETS[target_name]
     kernel, backend = launch.kernel, make_backend(target)
     given = launch.options
-    if target.backend == "hip" and "num_stages" in given:
-        given = modulated_conv2d.on_amd(given)
     bound, specialization, options = create_function_from_signature(kernel.signature, kernel.params, backend)(
         *launch.args, **given
     )
@@ -277,13 +327,13 @@ def widths(ptx: str, pointers: dict[int, str]) -> dict[str, int]:
 
 
 @cache
-def shipped() -> list[Launch]:
-    """One launch for each configuration of each kernel."""
-    seen: dict[tuple, Launch] = {}
-    for launch in launches():
+def shipped() -> dict[int, Launch]:
+    """One launch for each configuration of each kernel, by its index in `launches`."""
+    seen: dict[tuple, int] = {}
+    for i, launch in enumerate(launches()):
         key = (launch.kernel.fn.__name__, str([describe(a) for a in launch.args]), str(sorted(launch.options.items())))
-        seen.setdefault(key, launch)
-    return list(seen.values())
+        seen.setdefault(key, i)
+    return {i: launches()[i] for i in seen.values()}
 
 
 def describe(value: Any) -> Any:
@@ -295,18 +345,18 @@ def describe(value: Any) -> Any:
 
 def _one(job: tuple[int, str]) -> Compiled:
     index, target = job
-    return compiled(shipped()[index], target)
+    return compiled(launches(target)[index], target)
 
 
 def report(jobs: list[tuple[int, str]], workers: int = 2) -> list[Compiled]:
-    """jobs: (index into shipped(), target)."""
+    """jobs: (index of a launch, target)."""
     with ProcessPoolExecutor(workers) as pool:
         return list(pool.map(_one, jobs, chunksize=4))
 
 
 def main() -> int:
     count = len(shipped())
-    results = report([(index, target) for index in range(count) for target in TARGETS])
+    results = report([(index, target) for index in shipped() for target in TARGETS])
     lines = [
         "# Triton kernels, compiled for GPUs that are not here\n",
         "Written by `make triton-report`: every shipped configuration, compiled by Triton "

@@ -33,13 +33,13 @@ import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
 from idgan_fast.costs import Layer, resnet_layers, stylegan2_layers
 from idgan_fast.errors import UserError, nearest
+from idgan_fast.ops.devices import DEVICES
 from idgan_fast.ops.up2_plan import composite_is_faster, seconds
 from idgan_fast.presets import PRESETS
 
@@ -48,29 +48,6 @@ STYLEGAN2 = {"stylegan2-256": (256, 16384), "stylegan2-1024": (1024, 32768)}  # 
 RESNET = [name for name, config in PRESETS.items() if config.gan.model == "resnet"]
 
 Row = dict[str, str | int | float]
-
-
-class Device(NamedTuple):
-    """Rates from the vendor's datasheet: dense, without sparsity."""
-
-    name: str
-    half: float
-    """TFLOP/s of fp16 and bf16."""
-    tf32: float
-    fp32: float
-    gb_per_s: float
-
-    def rates(self, dtype: str) -> tuple[float, float]:
-        """flops/s at the type, bytes/s."""
-        peak = {"tf32": self.tf32, "fp32": self.fp32}.get(dtype, self.half)
-        return peak * 1e12, self.gb_per_s * 1e9
-
-
-DEVICES = {
-    "a100": Device("A100 80 GB SXM", 312, 156, 19.5, 2039),
-    "h100": Device("H100 SXM", 989, 495, 67, 3350),
-    "h200": Device("H200 SXM", 989, 495, 67, 4800),
-}
 
 
 def layers_of(preset: str, n: int, dtype: str) -> list[Layer]:

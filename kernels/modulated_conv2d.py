@@ -1,17 +1,17 @@
-"""The convolution of a StyleGAN2 layer with all that stands around it, an implicit GEMM over channels_last images.
+"""The convolutions of a StyleGAN2 layer with all that stands around them, implicit GEMMs over channels_last images.
 
 y[n, p, o] = sum over taps t, channels i of x[n, p + t, i] styles[n, i] weight[o, t, i], then as in styled_epilogue.py
 v = y scale + noise strength + b, z = clamp(gain lrelu(v)), out = z next_styles.
-x [N, I, H, W], out [N, O, H', W'] channels_last; weight [O, I, k, k], k = 1 or 3, laid out as [O, k, k, I], so that
-both operands load 16 bytes along I. A program computes BLOCK_M pixels of one sample, so that styles and scale are
-vectors of its tile, for BLOCK_O channels; programs go through GROUP tiles of pixels before the next channels, so that
-x stays in the second-level cache. Sums in float32; float32 operands as TF32 or as three TF32 products.
-up=2, composite: the weight composed with the filter is [4, O, 3, 3, I], a phase of the output each, and a program has
-PHASES of them. up=2, transposed: the phases of the transposed convolution, of 2x2, 2x1, 1x2 and 1x1 taps.
-Bytes: x + weight + out. Operations: 2 I taps an output. Source: Karras et al., arXiv 1912.04958, section 2.2.
+x [N, I, H, W], out [N, O, H', W'] channels_last; weight [O, I, k, k], k = 1 or 3, in memory [O, k, k, I], so that both
+operands load 16 bytes along I. A program computes BLOCK_M pixels of one sample, so that styles and scale are vectors of
+its tile, for BLOCK_O channels; programs go through GROUP tiles of pixels before the next channels, so that x stays in
+the second-level cache. Sums in float32; float32 operands as TF32 or as three TF32 products.
+The gradient by x is the same kernel with FLIP and the weight read along O; it also sums dxs x for the styles.
+Bytes: x + weight + out, and x once more for the gradient by styles. Operations: 2 I taps an output.
+Source: Karras et al., arXiv 1912.04958, section 2.2.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -19,20 +19,29 @@ import triton.language as tl
 from torch import Tensor
 
 from idgan_fast.kernels.activations import finished
+from idgan_fast.kernels.conv_tiles import Shape, tile_of
 from idgan_fast.kernels.tiles import on_device_of
 
-SAME, COMPOSITE, TRANSPOSED = "same", "composite", "transposed"
+# Forms: of a stride of one; up=2 as a 3x3 convolution with a weight [4 O, I, 3, 3] that holds the filter, a phase of
+# the output each; up=2 as the four phases of a transposed convolution, of 2x2, 2x1, 1x2 and 1x1 taps; and that one's
+# adjoint, which takes every other pixel.
+SAME, COMPOSITE, TRANSPOSED, STRIDED = "same", "composite", "transposed", "strided"
 
 
 @triton.jit
 def modulated_conv2d_fwd_kernel(
-    x, weight, styles, scale, noise, strength, b, next_styles, out, z,
-    c_in, height, width, c_out, rows, columns, out_height, out_width, all_m_blocks, m_blocks, o_blocks, noise_step,
+    x, weight, styles, scale, noise, strength, b, next_styles, out, z, factor, sums,
+    c_in, height, width, c_out, rows, columns, out_height, out_width, all_m_blocks, m_blocks, o_blocks,
+    o_step, tap_step, i_step, noise_step,
     slope: tl.float64, gain: tl.float64, clamp: tl.float64, HAS_CLAMP: tl.constexpr, K: tl.constexpr,
-    UP: tl.constexpr, TRANSPOSED: tl.constexpr, PHASES: tl.constexpr, PRECISION: tl.constexpr,
+    UP: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, TRANSPOSED: tl.constexpr, FLIP: tl.constexpr,
+    PHASES: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """rows, columns: of the grid of pixels, one for each output pixel or, up=2, for four."""
+    """rows, columns: of the grid of pixels, one for each output pixel or, up=2, for four.
+
+    factor, sums: an image as out, and [tiles of pixels, c_out], in which the tiles' sums of y factor are written.
+    """
     program = tl.program_id(0)
     phase_blocks: tl.constexpr = UP * UP // PHASES
     n_blocks = o_blocks * phase_blocks
@@ -48,17 +57,14 @@ def modulated_conv2d_fwd_kernel(
     py, px = pixel // columns, pixel % columns
     n = tl.arange(0, PHASES * BLOCK_O)
     o = first_o + n % BLOCK_O
+    a, c = first_phase // 2, first_phase % 2
     if TRANSPOSED:
-        a, c = first_phase // 2, first_phase % 2
         kh, kw = 2 - a, 2 - c
         pad_y, pad_x = kh - 1, kw - 1
-        before = tl.where(first_phase == 0, 0, 2 + 2 * first_phase)
-        kernels = weight + before.to(tl.int64) * c_out * c_in
         row_of_n = o
     else:
         kh, kw = K, K
-        pad_y, pad_x = K // 2, K // 2
-        kernels = weight
+        pad_y, pad_x = PAD, PAD
         row_of_n = (first_phase + n // BLOCK_O) * c_out + o
     taps = kh * kw
     image = x + sample * height * width * c_in
@@ -67,7 +73,7 @@ def modulated_conv2d_fwd_kernel(
     for step in range(0, tl.cdiv(c_in, BLOCK_K) * taps):
         tap = step % taps
         i = step // taps * BLOCK_K + tl.arange(0, BLOCK_K)
-        iy, ix = py + tap // kw - pad_y, px + tap % kw - pad_x
+        iy, ix = py * STRIDE + tap // kw - pad_y, px * STRIDE + tap % kw - pad_x
         inside = there & (iy >= 0) & (iy < height) & (ix >= 0) & (ix < width)
         of_x = tl.load(
             image + (iy * width + ix)[:, None] * c_in + i[None, :],
@@ -76,8 +82,13 @@ def modulated_conv2d_fwd_kernel(
         if styles is not None:
             style = tl.load(styles + sample * c_in + i, mask=i < c_in, other=0.0)
             of_x = (of_x.to(tl.float32) * style[None, :]).to(x.dtype.element_ty)
+        tap_of_weight = tap
+        if TRANSPOSED:  # even rows of the result meet rows 0 and 2 of the weight, odd ones row 1; columns likewise
+            tap_of_weight = (a + tap // kw * 2) * K + c + tap % kw * 2
+        if FLIP:
+            tap_of_weight = taps - 1 - tap
         of_weight = tl.load(
-            kernels + (row_of_n * taps + tap)[None, :] * c_in + i[:, None],
+            weight + (row_of_n * o_step)[None, :] + tap_of_weight * tap_step + (i * i_step)[:, None],
             mask=(o < c_out)[None, :] & (i < c_in)[:, None], other=0.0,
         )  # fmt: skip
         acc = tl.dot(of_x, of_weight, acc, input_precision=PRECISION)
@@ -90,6 +101,12 @@ def modulated_conv2d_fwd_kernel(
     in_out = there[:, None, None] & (oy < out_height) & (ox < out_width)
     mask, of_channel = in_out & (channel < c_out), sample * c_out + channel
     at = oy * out_width + ox
+    to = sample * out_height * out_width * c_out + at * c_out + channel
+    if sums is not None:
+        products = v * tl.load(factor + to, mask=mask, other=0.0).to(tl.float32)
+        of_tile = first_o + tl.arange(0, BLOCK_O)
+        total = tl.sum(tl.sum(products, 1), 0)
+        tl.store(sums + tile.to(tl.int64) * c_out + of_tile, total, mask=of_tile < c_out)
     if scale is not None:
         v *= tl.load(scale + of_channel, mask=channel < c_out, other=0.0)
     if b is not None:
@@ -100,7 +117,6 @@ def modulated_conv2d_fwd_kernel(
             added *= tl.load(strength)
         v += added
     result = finished(v, slope, gain, clamp, "lrelu", HAS_CLAMP)
-    to = sample * out_height * out_width * c_out + at * c_out + channel
     if z is not None:
         tl.store(z + to, result.to(z.dtype.element_ty), mask=mask)
     if next_styles is not None:
@@ -108,47 +124,67 @@ def modulated_conv2d_fwd_kernel(
     tl.store(out + to, result.to(out.dtype.element_ty), mask=mask)
 
 
+class Epilogue(NamedTuple):
+    """What follows the convolution; tensors in float32."""
+
+    scale: Tensor | None = None
+    noise: Tensor | None = None
+    strength: Tensor | None = None
+    b: Tensor | None = None
+    next_styles: Tensor | None = None
+    slope: float = 1.0
+    gain: float = 1.0
+    clamp: float | None = None
+
+
 def modulated_conv2d_fwd(
-    x: Tensor, weight: Tensor, styles: Tensor | None, scale: Tensor | None, noise: Tensor | None,
-    strength: Tensor | None, b: Tensor | None, next_styles: Tensor | None, form: str, slope: float, gain: float,
-    clamp: float | None, keep: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """(out, z), channels_last; z is empty unless it is to be kept and differs from out.
+    x: Tensor, weight: Tensor, styles: Tensor | None, epilogue: Epilogue, form: str, keep: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """(out, z), channels_last; z, the result before next_styles, where it is to be kept and differs from out.
 
-    x: [N, I, H, W] in float16, bfloat16 or float32; the weight in the same; the rest float32. form: "same" for a
-    weight [O, I, k, k], "composite" for [4 O, I, 3, 3], phase by phase, "transposed" for [O, I, 3, 3], as correlation.
+    x: [N, I, H, W] in float16, bfloat16 or float32; the weight in the same, [O, I, k, k] as correlation, and of the
+    composite form [4 O, I, 3, 3], phase by phase.
     """
-    last = torch.channels_last
-    x, (n, c_in, height, width) = x.contiguous(memory_format=last), x.shape
-    up, phases_of_weight = (1, 1) if form == SAME else (2, 4 if form == COMPOSITE else 1)
-    c_out = weight.shape[0] // phases_of_weight
-    more = int(form == TRANSPOSED)
-    rows, columns = height + more, width + more
-    size = (up * height + more, up * width + more)
-    out = torch.empty((n, c_out, *size), dtype=x.dtype, device=x.device, memory_format=last)
-    z = torch.empty_like(out) if keep and next_styles is not None else None
-    if out.numel():
-        kernels = by_phases(weight) if form == TRANSPOSED else weight.permute(0, 2, 3, 1).contiguous()
-        tile = tile_of(c_in, c_out, rows * columns, x.element_size(), form)
-        m_blocks, o_blocks = triton.cdiv(rows * columns, tile["BLOCK_M"]), triton.cdiv(c_out, tile["BLOCK_O"])
-        programs = n * m_blocks * o_blocks * (up * up // tile["PHASES"])
-        vectors = [None if t is None else t.contiguous() for t in (styles, scale, noise, strength, b, next_styles)]
-        noise_step = 0 if noise is None or noise.shape[0] == 1 else size[0] * size[1]
-        with on_device_of(x):
-            modulated_conv2d_fwd_kernel[(programs,)](
-                x, kernels, *vectors, out, z, c_in, height, width, c_out, rows, columns, *size, n * m_blocks, m_blocks,
-                o_blocks, noise_step, slope, gain, 0.0 if clamp is None else clamp, HAS_CLAMP=clamp is not None,
-                K=weight.shape[2], UP=up, TRANSPOSED=form == TRANSPOSED, PRECISION=precision(),
-                **(tile if torch.version.hip is None else on_amd(tile)),
-            )  # fmt: skip
-    return out, x.new_empty(0) if z is None else z
+    _, c_in, height, width = x.shape
+    up, more = (1 if form == SAME else 2), int(form == TRANSPOSED)
+    c_out = weight.shape[0] // (4 if form == COMPOSITE else 1)
+    out = _empty(x, c_out, up * height + more, up * width + more)
+    z = torch.empty_like(out) if keep and epilogue.next_styles is not None else None
+    weight, k = in_memory(weight), weight.shape[2]
+    steps = (k * k * c_in, c_in, 1)
+    pixels = (height + more) * (width + more)
+    tile = tile_of(Shape("fwd", form, x.shape[0], c_in, c_out, pixels, x.dtype), x.device)
+    _launch(x, weight, steps, styles, epilogue, out, z, None, None, form, k, False, tile)
+    return out, z
 
 
-def by_phases(weight: Tensor) -> Tensor:
-    """The taps of [O, I, 3, 3] that each phase of the transposed convolution meets, one phase [O, kh, kw, I] after the
-    other: even rows of the result meet rows 0 and 2, odd ones row 1; columns likewise."""
-    of_phase = [weight[:, :, a::2, c::2] for a in (0, 1) for c in (0, 1)]
-    return torch.cat([part.permute(0, 2, 3, 1).flatten() for part in of_phase])
+def modulated_conv2d_dgrad(
+    dy: Tensor, weight: Tensor, styles: Tensor | None, x: Tensor, form: str, want_styles: bool
+) -> tuple[Tensor, Tensor]:
+    """The gradients by x, channels_last, and by the styles [N, I] in float32 (empty unless wanted)."""
+    dy = dy.contiguous(memory_format=torch.channels_last)
+    n, c_in, height, width = x.shape
+    dx = _empty(x, c_in, height, width)
+    k, c_out = weight.shape[2], weight.shape[0]
+    steps = (1, c_in, k * k * c_in)
+    if x.dtype == torch.float32:  # matrix units take TF32 along the sum alone
+        weight, steps = weight.permute(1, 2, 3, 0).contiguous(), (k * k * c_out, c_out, 1)
+    else:
+        weight = in_memory(weight)
+    form = SAME if form == SAME else STRIDED
+    tile = tile_of(Shape("fwd", form, n, dy.shape[1], c_in, height * width, x.dtype), x.device)
+    factor = sums = None
+    if want_styles:
+        factor = x.contiguous(memory_format=torch.channels_last)
+        tiles = triton.cdiv(height * width, tile["BLOCK_M"])
+        sums = torch.empty(n, tiles, c_in, dtype=torch.float32, device=x.device)
+    _launch(dy, weight, steps, None, Epilogue(scale=styles), dx, None, factor, sums, form, k, True, tile)
+    return dx, x.new_empty(0, dtype=torch.float32) if sums is None else sums.sum(1)
+
+
+def in_memory(weight: Tensor) -> Tensor:
+    """[O, I, k, k] as [O, k, k, I]: no copy of a weight that is channels_last."""
+    return weight.permute(0, 2, 3, 1).contiguous()
 
 
 def precision() -> str:
@@ -156,23 +192,35 @@ def precision() -> str:
     return "tf32" if torch.backends.cudnn.allow_tf32 else "tf32x3"
 
 
-def tile_of(c_in: int, c_out: int, pixels: int, element: int, form: str) -> dict[str, Any]:
-    """The tile of a program: 128 pixels and 128 numbers of each, smaller where there are fewer."""
-    block_o = min(max(triton.next_power_of_2(c_out), 16), 128)
-    phases = min(4, 128 // block_o) if form == COMPOSITE else 1
-    block_m = min(max(triton.next_power_of_2(pixels), 16), 128)
-    block_k = min(max(triton.next_power_of_2(c_in), 16), 128 // element)
-    return {
-        "BLOCK_M": block_m,
-        "BLOCK_O": block_o,
-        "PHASES": phases,
-        "BLOCK_K": block_k,
-        "GROUP": 8,
-        "num_warps": 8 if block_m * block_o * phases > 8192 else 4,
-        "num_stages": 3,
-    }
+def _empty(x: Tensor, c: int, height: int, width: int) -> Tensor:
+    shape = (x.shape[0], c, height, width)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-def on_amd(tile: dict[str, Any]) -> dict[str, Any]:
-    """Its warps are twice as wide, and its blocks have 64 KiB of shared memory."""
-    return {**tile, "num_warps": tile["num_warps"] // 2, "num_stages": 2}
+def _launch(
+    x: Tensor, weight: Tensor, steps: tuple[int, int, int], styles: Tensor | None, epilogue: Epilogue, out: Tensor,
+    z: Tensor | None, factor: Tensor | None, sums: Tensor | None, form: str, k: int, flip: bool,
+    tile: dict[str, Any],
+) -> None:  # fmt: skip
+    """steps: in memory from one output channel of the weight to the next, from tap to tap, and along the sum."""
+    if not out.numel():
+        return
+    x = x.contiguous(memory_format=torch.channels_last)
+    n, c_in, height, width = x.shape
+    c_out, size = out.shape[1], out.shape[2:]
+    up = 2 if form in (COMPOSITE, TRANSPOSED) else 1
+    rows, columns = triton.cdiv(size[0], up), triton.cdiv(size[1], up)
+    m_blocks, o_blocks = triton.cdiv(rows * columns, tile["BLOCK_M"]), triton.cdiv(c_out, tile["BLOCK_O"])
+    programs = n * m_blocks * o_blocks * (up * up // tile["PHASES"])
+    *tensors, slope, gain, clamp = epilogue
+    vectors = [None if t is None else t.contiguous() for t in (styles, *tensors)]
+    noise = epilogue.noise
+    noise_step = 0 if noise is None or noise.shape[0] == 1 else size[0] * size[1]
+    with on_device_of(x):
+        modulated_conv2d_fwd_kernel[(programs,)](
+            x, weight, *vectors, out, z, factor, sums, c_in, height, width, c_out, rows, columns, *size, n * m_blocks,
+            m_blocks, o_blocks, *steps, noise_step, slope, gain, 0.0 if clamp is None else clamp,
+            HAS_CLAMP=clamp is not None, K=k, UP=up, STRIDE=2 if form == STRIDED else 1,
+            PAD=0 if form == STRIDED else k // 2, TRANSPOSED=form == TRANSPOSED, FLIP=flip, PRECISION=precision(),
+            **tile,
+        )  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Any
 from idgan_fast.kernels.bias_act import bias_act_bwd, bias_act_fwd, bias_lrelu_bwd, bias_lrelu_fwd
 from idgan_fast.kernels.kernel_energy import kernel_energy
 from idgan_fast.kernels.styled_epilogue import styled_epilogue_bwd, styled_epilogue_fwd
+from idgan_fast.kernels.styled_layer import styled_layer_bwd, styled_layer_fwd
 from idgan_fast.kernels.upfirdn2d import upfirdn2d
 
 OPERATORS: dict[str, Callable[..., Any]] = {
@@ -19,5 +20,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
         upfirdn2d,
         styled_epilogue_fwd,
         styled_epilogue_bwd,
+        styled_layer_fwd,
+        styled_layer_bwd,
     )
 }

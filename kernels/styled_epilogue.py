@@ -19,13 +19,13 @@ import triton.language as tl
 from torch import Tensor
 
 from idgan_fast.kernels.activations import finished, through_leaky
+from idgan_fast.kernels.epilogue_sums import epilogue_sums
 from idgan_fast.kernels.fir import TILE as FIR_TILE
 from idgan_fast.kernels.fir import new_image, places, strips_of
 from idgan_fast.kernels.tiles import accumulation, dense, is_channels_last, on_device_of, scalar, triton_type
 
 NO_PADDING = (0, 0, 0, 0)
 LONG = 6  # a filter of more taps, which is given for one axis, passes twice
-TILE, PIXELS, CHANNELS = 2048, 64, 32  # of the sums: 64 pixels of NCHW images, of channels_last ones 32 of 64 channels
 
 
 @triton.jit
@@ -43,7 +43,7 @@ def filter_row(values, f, KY: tl.constexpr, FH: tl.constexpr, FW: tl.constexpr, 
 
 @triton.jit
 def styled_epilogue_fwd_kernel(
-    y, f, scale, noise, strength, b, next_styles, out,
+    y, f, scale, noise, strength, b, next_styles, out, kept,
     planes, channels, height, width, out_height, out_width, strips, row_blocks, column_blocks,
     pad_x, pad_y, noise_step, fir_gain: tl.float64, slope: tl.float64, gain: tl.float64, clamp: tl.float64,
     HAS_CLAMP: tl.constexpr, FH: tl.constexpr, FW: tl.constexpr, FLIP: tl.constexpr, ACC: tl.constexpr,
@@ -86,8 +86,11 @@ def styled_epilogue_fwd_kernel(
         if noise is not None:
             pixel = sample.to(tl.int64) * noise_step + oy * out_width + x
             v += tl.load(noise + pixel, mask=mask, other=0.0) * factor_of_noise
-        z = finished(v, slope, gain, clamp, "lrelu", HAS_CLAMP) * after
-        tl.store(out + out_of + (oy.to(tl.int64) * out_width + x) * step, z.to(out.dtype.element_ty), mask=mask)
+        z = finished(v, slope, gain, clamp, "lrelu", HAS_CLAMP)
+        at = out_of + (oy.to(tl.int64) * out_width + x) * step
+        if kept is not None:
+            tl.store(kept + at, z.to(kept.dtype.element_ty), mask=mask)
+        tl.store(out + at, (z * after).to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -145,54 +148,6 @@ def styled_epilogue_bwd_kernel(
             tl.store(scale_sums + at, tl.sum(total, 1), mask=rows < planes * strips)
 
 
-@triton.jit
-def styled_epilogue_sums_kernel(
-    dout, z, y, scale, next_styles, dy, noise_sums, channel_sums,
-    channels, pixels, pixel_blocks, channel_step, pixel_step,
-    slope: tl.float64, gain: tl.float64, clamp: tl.float64,
-    HAS_CLAMP: tl.constexpr, WANT_SCALE: tl.constexpr, WANT_BIAS: tl.constexpr,
-    WANT_NEXT: tl.constexpr, ACC: tl.constexpr, CHANNELS: tl.constexpr, PIXELS: tl.constexpr,
-):  # fmt: skip
-    """A program takes some pixels of a sample and goes through all channels: the sums over channels stay in it, those
-    over pixels go to channel_sums [those wanted of scale, bias and next, samples, pixel blocks, channels]."""
-    sample = (tl.program_id(0) // pixel_blocks).to(tl.int64)
-    block = tl.program_id(0) % pixel_blocks
-    p = block * PIXELS + tl.arange(0, PIXELS)[None, :]
-    of_pixel = tl.zeros((PIXELS,), ACC)
-    for start in range(0, channels, CHANNELS):
-        c = start + tl.arange(0, CHANNELS)[:, None]
-        mask = (c < channels) & (p < pixels)
-        at = sample * channels * pixels + c.to(tl.int64) * channel_step + p.to(tl.int64) * pixel_step
-        mine = sample * channels + c
-        g = tl.load(dout + at, mask=mask, other=0.0).to(ACC)
-        saved = tl.load(z + at, mask=mask, other=0.0).to(ACC)
-        row = start + tl.arange(0, CHANNELS)
-        sums = channel_sums + (sample * pixel_blocks + block) * channels + row
-        table = tl.num_programs(0).to(tl.int64) * channels
-        h = g
-        if next_styles is not None:
-            h = g * tl.load(next_styles + mine, mask=c < channels, other=0.0)
-        h = tl.where(mask, through_leaky(h, saved, slope, gain, clamp, HAS_CLAMP), 0.0)
-        of_pixel += tl.sum(h, 0)
-        if dy is not None:
-            scaled = h
-            if scale is not None:
-                scaled = h * tl.load(scale + mine, mask=c < channels, other=0.0)
-            tl.store(dy + at, scaled.to(dy.dtype.element_ty), mask=mask)
-        if WANT_SCALE:
-            of_y = tl.where(mask, h * tl.load(y + at, mask=mask, other=0.0).to(ACC), 0.0)
-            tl.store(sums, tl.sum(of_y, 1), mask=row < channels)
-            sums += table
-        if WANT_BIAS:
-            tl.store(sums, tl.sum(h, 1), mask=row < channels)
-            sums += table
-        if WANT_NEXT:
-            tl.store(sums, tl.sum(tl.where(mask, g * saved, 0.0), 1), mask=row < channels)
-    if noise_sums is not None:
-        q = block * PIXELS + tl.arange(0, PIXELS)
-        tl.store(noise_sums + sample * pixels + q, of_pixel, mask=q < pixels)
-
-
 def styled_epilogue_fwd(
     y: Sequence[Tensor], f: Tensor | None, scale: Tensor | None, noise: Tensor | None, strength: Tensor | None,
     b: Tensor | None, next_styles: Tensor | None, padding: Sequence[int], fir_gain: float, slope: float, gain: float,
@@ -200,25 +155,25 @@ def styled_epilogue_fwd(
 ) -> Tensor:  # fmt: skip
     image = dense(whole(y))
     tensors = (scale, noise, strength, b, next_styles)
-    return _forward(image, image.dtype, f, tensors, padding, fir_gain, slope, gain, clamp, False)
+    return epilogue(image, image.dtype, f, tensors, padding, fir_gain, slope, gain, clamp)
 
 
 def fir(x: Tensor, f: Tensor | None, padding: Sequence[int], flip: bool, gain: float) -> Tensor:
     """upfirdn2d without a change of size: f [fh, fw], [k] or None."""
-    return _forward(dense(x), x.dtype, f, (None,) * 5, padding, gain, 1.0, 1.0, None, flip)
+    return epilogue(dense(x), x.dtype, f, (None,) * 5, padding, gain, 1.0, 1.0, None, flip)
 
 
-def _forward(
+def epilogue(
     image: Tensor, dtype: torch.dtype, f: Tensor | None, tensors: Sequence[Tensor | None], padding: Sequence[int],
-    fir_gain: float, slope: float, gain: float, clamp: float | None, flip: bool,
+    fir_gain: float, slope: float, gain: float, clamp: float | None, flip: bool = False, kept: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """tensors: scale, noise, strength, b, next_styles. dtype: of the result."""
+    """tensors: scale, noise, strength, b, next_styles. dtype: of the result. kept: is filled with z, where given."""
     wide = accumulation(image.dtype)
     if f is None:
         padding, fir_gain = NO_PADDING, 1.0
     elif f.ndim == 1 and f.numel() > LONG:
         along_x, padding = (*padding[:2], 0, 0), (0, 0, *padding[2:])
-        image = _forward(image, wide, f[None, :], (None,) * 5, along_x, 1.0, 1.0, 1.0, None, flip)
+        image = epilogue(image, wide, f[None, :], (None,) * 5, along_x, 1.0, 1.0, 1.0, None, flip)
         f = f[:, None]
     elif f.ndim == 1:
         f = torch.outer(f.to(wide), f.to(wide))
@@ -234,7 +189,7 @@ def _forward(
     tensors = [None if t is None else t.contiguous() for t in (f, *tensors)]
     with on_device_of(image):
         styled_epilogue_fwd_kernel[strips.grid](
-            image, *tensors, out, *strips.sizes, padding[0], padding[2], noise_step, fir_gain, slope, gain,
+            image, *tensors, out, kept, *strips.sizes, padding[0], padding[2], noise_step, fir_gain, slope, gain,
             0.0 if clamp is None else clamp, HAS_CLAMP=clamp is not None, FH=fh, FW=fw, FLIP=flip,
             ACC=triton_type(wide), **strips.constants,
         )  # fmt: skip
@@ -252,38 +207,48 @@ def styled_epilogue_bwd(
     z = out
     if next_styles is not None:  # out shows nothing where a next style is 0
         tensors = (scale, noise, strength, b, None)
-        z = _forward(image, wide, f, tensors, padding, fir_gain, slope, gain, clamp, False)
+        z = epilogue(image, wide, f, tensors, padding, fir_gain, slope, gain, clamp)
     dout, z = dense(dout, image), dense(z, image)
     scale, next_styles = (None if t is None else t.contiguous() for t in (scale, next_styles))
     activation = (slope, gain, clamp)
     over_channels = of_noise or of_strength
-    dscale, dnoise, dstrength, db, dnext = (image.new_empty(0, dtype=wide) for _ in want)
+    dscale = image.new_empty(0, dtype=wide)
     if f is None:
         dy = torch.empty_like(image)
-        sums = _sums(dout, z, image, scale, next_styles, dy, activation, of_scale, of_b, of_next, over_channels)
+        sums = epilogue_sums(dout, z, image, scale, next_styles, dy, activation, of_scale, of_b, of_next, over_channels)
         of_pixel, dscale, db, dnext = sums
     else:
         back = (f.shape[-1] - padding[0] - 1, 0, f.shape[0] - padding[2] - 1, 0)
         if f.ndim == 1 and f.numel() > LONG:
             h = torch.empty_like(dout, dtype=wide)
-            sums = _sums(dout, z, dout, None, next_styles, h, activation, False, of_b, of_next, over_channels)
+            sums = epilogue_sums(dout, z, dout, None, next_styles, h, activation, False, of_b, of_next, over_channels)
             size, k = image.shape[2:], f.numel()
             back = (back[0], size[1] + k - 1 - h.shape[3] - back[0], back[2], size[0] + k - 1 - h.shape[2] - back[2])
             to_u = fir(h, f, back, True, fir_gain)
             dscale = (to_u * image).sum((2, 3)) if of_scale else dscale
             dy = (to_u if scale is None else to_u * scale[:, :, None, None]).to(image.dtype)
         else:
-            dy, dscale = _through_filter(dout, z, image, f, scale, next_styles, back, fir_gain, activation, of_scale)
-            sums = _sums(dout, z, dout, None, next_styles, None, activation, False, of_b, of_next, over_channels)
+            dy, dscale = through_filter(dout, z, image, f, scale, next_styles, back, fir_gain, activation, of_scale)
+            wanted = (False, of_b, of_next, over_channels)
+            sums = epilogue_sums(dout, z, dout, None, next_styles, None, activation, *wanted)
         of_pixel, _, db, dnext = sums
-    if noise is not None and over_channels:
-        of_pixel = of_pixel if noise.shape[0] == dout.shape[0] else of_pixel.sum(0, keepdim=True)
-        dnoise = (of_pixel if strength is None else of_pixel * strength) if of_noise else dnoise
-        dstrength = (of_pixel * noise).sum() if of_strength else dstrength
+    dnoise, dstrength = by_noise(of_pixel, noise, strength, of_noise, of_strength)
     return phases(dy, len(y)), dscale, dnoise, dstrength, db, dnext
 
 
-def _through_filter(
+def by_noise(
+    of_pixel: Tensor, noise: Tensor | None, strength: Tensor | None, of_noise: bool, of_strength: bool
+) -> tuple[Tensor, Tensor]:
+    """The gradients by noise and its strength from the sums over channels; those not wanted are empty."""
+    dnoise, dstrength = of_pixel.new_empty(0), of_pixel.new_empty(0)
+    if noise is not None and (of_noise or of_strength):
+        of_pixel = of_pixel if noise.shape[0] == of_pixel.shape[0] else of_pixel.sum(0, keepdim=True)
+        dnoise = (of_pixel if strength is None else of_pixel * strength) if of_noise else dnoise
+        dstrength = (of_pixel * noise).sum() if of_strength else dstrength
+    return dnoise, dstrength
+
+
+def through_filter(
     dout: Tensor, z: Tensor, image: Tensor, f: Tensor, scale: Tensor | None, next_styles: Tensor | None,
     back: Sequence[int], fir_gain: float, activation: tuple[float, float, float | None], want_scale: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -306,37 +271,6 @@ def _through_filter(
     if sums is None:
         return dy, dy.new_empty(0, dtype=wide)
     return dy, sums.sum(1) if last else sums.sum((0, 2)).view(n, c)
-
-
-def _sums(
-    dout: Tensor, z: Tensor, y: Tensor, scale: Tensor | None, next_styles: Tensor | None, dy: Tensor | None,
-    activation: tuple[float, float, float | None], want_scale: bool, want_b: bool, want_next: bool, over_channels: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """h = dout next_styles dz/dv summed over channels [N, 1, H, W]; the gradients by scale, b and next_styles.
-
-    Those not wanted are empty. Fills dy, where it is given, with h scale.
-    """
-    (n, c, height, width), wide, (slope, gain, clamp) = dout.shape, accumulation(y.dtype), activation
-    wanted = (want_scale, want_b, want_next)
-    make = torch.empty if dout.numel() else torch.zeros
-    across = min(triton.next_power_of_2(height * width), CHANNELS if is_channels_last(dout) else PIXELS)
-    blocks = triton.cdiv(height * width, across)
-    table = make((sum(wanted), n, blocks, c), dtype=wide, device=dout.device)
-    of_pixel = make((n, 1, height, width) if over_channels else 0, dtype=wide, device=dout.device)
-    if dout.numel() and (dy is not None or over_channels or any(wanted)):
-        steps = (1, c) if is_channels_last(dout) else (height * width, 1)
-        with on_device_of(dout):
-            styled_epilogue_sums_kernel[(n * blocks,)](
-                dout, z, y, scale, next_styles, dy, of_pixel if over_channels else None, table, c, height * width,
-                blocks, *steps, slope, gain, 0.0 if clamp is None else clamp,
-                HAS_CLAMP=clamp is not None, WANT_SCALE=want_scale, WANT_BIAS=want_b, WANT_NEXT=want_next,
-                ACC=triton_type(wide), CHANNELS=min(triton.next_power_of_2(c), TILE // across), PIXELS=across,
-            )  # fmt: skip
-    tables = iter(table)
-    dscale = next(tables).sum(1) if want_scale else table.new_empty(0)
-    db = next(tables).sum((0, 1)) if want_b else table.new_empty(0)
-    dnext = next(tables).sum(1) if want_next else table.new_empty(0)
-    return of_pixel, dscale, db, dnext
 
 
 def whole(y: Sequence[Tensor]) -> Tensor:

@@ -7,7 +7,8 @@ import pytest
 
 from idgan_fast import roofline
 from idgan_fast.__main__ import main
-from idgan_fast.roofline import DEVICES, ELEMENT, Row, layers_of, rows_of, to_csv, with_measured
+from idgan_fast.ops.devices import DEVICES
+from idgan_fast.roofline import ELEMENT, Row, layers_of, rows_of, to_csv, with_measured
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "roofline"
 COMMITTED = ["stylegan2-256", "stylegan2-1024", "celeba-64", "celeba-256", "celebahq-1024"]

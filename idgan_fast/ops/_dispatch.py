@@ -64,10 +64,12 @@ class LowLevel:
 
     The twin is the registered operator's kernel wherever nothing faster is compiled, and its fake kernel, so that
     shapes, dtypes and strides of every kernel have one definition.
+    roundings: how many numbers are rounded to the images' dtype, one after the other, on the way to a result; of an
+    operator with more than one its matrix products also take TF32, where torch's convolutions do.
     """
 
-    def __init__(self, name: str, schema: str, reference: Callable[..., Any]) -> None:
-        self.name, self.schema, self.reference = name, schema, reference
+    def __init__(self, name: str, schema: str, reference: Callable[..., Any], roundings: int = 1) -> None:
+        self.name, self.schema, self.reference, self.roundings = name, schema, reference, roundings
         low_level[name] = self
         _library.define(name + schema)
         _library.impl(name, reference, "CompositeExplicitAutograd")
@@ -176,6 +178,20 @@ def choose(
     if fusible and device.type == "cpu" and requested == "auto" and torch.compiler.is_compiling():
         requested = "reference"
     return _choose(function, tuple([op.name for op in operators]), device.type, impl, requested)
+
+
+@torch.compiler.assume_constant_result
+def _usable(backend: str, names: tuple[str, ...], device: str, by_name: bool) -> bool:
+    return why_not(backend, names, device) is None and (by_name or refused(backend, names, device) is None)
+
+
+def usable(backend: str, operators: tuple[LowLevel, ...], device: torch.device, impl: str) -> bool:
+    """Whether a backend, chosen for a function, may also run these operators of its own.
+
+    Where the backend was asked for by name it need not have agreed with the reference.
+    """
+    by_name = backend in (IMPLS.get(impl), _requested.get())
+    return _usable(backend, tuple([op.name for op in operators]), device.type, by_name)
 
 
 @contextmanager

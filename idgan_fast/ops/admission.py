@@ -142,9 +142,13 @@ def _text(output: str | bytes | None) -> str:
 def check(low: LowLevel, kernel: Callable[..., Any], device: str) -> str | None:
     """What is wrong with a kernel: compared with its plain twin on every sample, dtype and layout; None if nothing."""
     for dtype, layout in product(DTYPES, LAYOUTS):
-        for arguments in samples.of(low.name, dtype, layout):
+        tolerances = {False: TOLERANCE[dtype]}
+        if low.roundings > 1 and dtype == torch.float32:
+            tolerances[True] = TOLERANCE[torch.float16]  # TF32 has as many digits
+        for arguments, (tf32, of_products) in product(samples.of(low.name, dtype, layout), tolerances.items()):
             try:
-                got = _tensors(kernel(*_moved(arguments, lambda t: t.to(device))))
+                with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
+                    got = _tensors(kernel(*_moved(arguments, lambda t: t.to(device))))
             except Exception as error:  # a kernel may fail in any way, to compile too
                 return f"{type(error).__name__} in {dtype}: {_last(str(error))}"
             exact = _tensors(low.reference(*_moved(arguments, _exact)))
@@ -154,7 +158,7 @@ def check(low: LowLevel, kernel: Callable[..., Any], device: str) -> str | None:
                 if truth.numel():
                     scale = truth.abs().max().clamp_min(1)
                     off = ((ours.cpu().double() - truth).abs().max() / scale).item()
-                    if not off <= TOLERANCE[ours.dtype]:
+                    if not off <= (TOLERANCE[ours.dtype] if low.roundings == 1 else low.roundings * of_products):
                         return f"result {i} is off by {off:.1e} of its largest value in {dtype}"
     return None
 

@@ -6,16 +6,19 @@ from idgan_fast.ops.bias_lrelu import LOW_LEVEL as BIAS_LRELU
 from idgan_fast.ops.filtered_lrelu import LOW_LEVEL as FILTERED_LRELU
 from idgan_fast.ops.kernel_energy import LOW_LEVEL as KERNEL_ENERGY
 from idgan_fast.ops.styled_epilogue import LOW_LEVEL as STYLED_EPILOGUE
+from idgan_fast.ops.styled_layer import LOW_LEVEL as STYLED_LAYER
 from idgan_fast.ops.upfirdn2d import LOW_LEVEL as UPFIRDN2D
 
 # The operators with kernels of their own; the others are made of these and of torch's convolutions. bias_lrelu is
-# bias_act of linear, relu and lrelu; kernel_energy is a part of demodulation.
+# bias_act of linear, relu and lrelu; kernel_energy is a part of demodulation; styled_layer is a whole layer, its
+# convolution included.
 KERNELS: dict[str, tuple[LowLevel, ...]] = {
     "bias_lrelu": BIAS_LRELU,
     "bias_act": BIAS_ACT,
     "kernel_energy": KERNEL_ENERGY,
     "upfirdn2d": UPFIRDN2D,
     "styled_epilogue": STYLED_EPILOGUE,
+    "styled_layer": STYLED_LAYER,
     "filtered_lrelu": FILTERED_LRELU,
 }
 

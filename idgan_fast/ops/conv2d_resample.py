@@ -76,7 +76,7 @@ def convolved(
 
     The result is whole, or in phases that the filter of `styled_epilogue` reads.
     """
-    pad = _check(function, x, w, f, up, down, padding, groups)
+    pad = check(function, x, w, f, up, down, padding, groups)
     _dispatch.choose(function, (), x.device, impl)  # refuses an unknown impl where nothing is resampled
     kh, kw = w.shape[2:]
     if up == 1 and down == 1:
@@ -141,7 +141,7 @@ def _transposed(w: Tensor, groups: int, flip_weight: bool) -> Tensor:
     return w.flip((2, 3)) if flip_weight else w
 
 
-def _check(
+def check(
     function: str, x: Tensor, w: Tensor, f: Tensor | None, up: int, down: int, padding: Pair, groups: int
 ) -> tuple[int, int, int, int]:
     """The whole padding (x0, x1, y0, y1) of the upsampled image."""

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from idgan_fast.ops._tensors import accumulation, autocasting, check_floating, check_images, no_autocast
-from idgan_fast.ops.conv2d_resample import convolved
 from idgan_fast.ops.kernel_energy import kernel_energy
-from idgan_fast.ops.styled_epilogue import Fir, Phases, modulate, styled_epilogue
-from idgan_fast.ops.upfirdn2d import Pair, check_filter, resample
+from idgan_fast.ops.styled_layer import Resampling, styled_layer
+from idgan_fast.ops.upfirdn2d import Pair, check_filter
 
 EPS = 1e-8
 
@@ -52,12 +51,10 @@ def modulated_conv2d(
         factor = None
         if demodulate:
             styles, factor = normalized(styles, x.dtype)
-        x = modulate(function, x, styles, impl)
         weight, scale = prepared(function, weight, styles, factor, x.dtype, demodulate, impl)
-        y, fir = filterless(function, x, weight, resample_filter, up, down, padding, flip_weight, impl)
-        if fir is None and scale is None and noise is None:
-            return y[0]
-        return styled_epilogue(function, y, fir, scale=scale, noise=noise, impl=impl)
+        resampling = Resampling(resample_filter, up, down, padding, flip_weight)
+        tensors = (scale, noise, None, None, None)
+        return styled_layer(function, x, weight, styles, resampling, tensors, 1.0, 1.0, None, impl)
 
 
 def demodulation(function: str, weight: Tensor, styles: Tensor, eps: Tensor | float, impl: str) -> Tensor:
@@ -104,26 +101,6 @@ def prepared(
         if styles_factor is not None:
             eps = eps * styles_factor.square()
     return weight.to(dtype), demodulation(function, weight, styles, eps, impl)
-
-
-def filterless(
-    function: str,
-    x: Tensor,
-    weight: Tensor,
-    f: Tensor | None,
-    up: int,
-    down: int,
-    padding: Pair,
-    flip_weight: bool,
-    impl: str,
-) -> tuple[Phases, Fir | None]:
-    """The resampling convolution, and the filter that is left for the epilogue, if any."""
-    y, around = convolved(function, x, weight, f, up, down, padding, 1, flip_weight, False, impl)
-    if around is None:
-        return y, None
-    if f is None:  # nothing to filter by: cropping and the gain are left
-        return (resample(function, y[0], f, 1, 1, around, False, up * up, impl),), None
-    return y, Fir(f.to(x.device), around, up * up)
 
 
 def autocast(x: Tensor) -> Tensor:

@@ -82,8 +82,32 @@ def _styled_epilogue_fwd(x: Tensor) -> Iterator[tuple]:
 
 def _styled_epilogue_bwd(x: Tensor) -> Iterator[tuple]:
     for y, *rest in _styled_epilogue_fwd(x):
-        out = styled_epilogue._forward_reference(y, *rest)
+        out = styled_epilogue.forward_reference(y, *rest)
         yield torch.randn_like(out), y, out, *rest, [1, 1, 1, 1, int(rest[5] is not None)]
+
+
+def _styled_layer_fwd(x: Tensor) -> Iterator[tuple]:
+    """All forms, with a weight of each size, styles that come with x and that do not, and a next style."""
+    (n, c), wide = x.shape[:2], accumulation(x.dtype)
+    for form, k in (("same", 3), ("same", 1), ("composite", 3), ("transposed", 3)):
+        f = None if form == "same" else torch.rand(4, 4)
+        size = x.shape[2:] if f is None else [2 * s for s in x.shape[2:]]
+        weight = (torch.randn(2 * c, c, k, k) / (k * k * c) ** 0.5).to(x.dtype)
+        styles, scale, next_styles = (torch.rand(n, size, dtype=wide) + 0.5 for size in (c, 2 * c, 2 * c))
+        noise, b = torch.randn(n, 1, *size, dtype=wide), torch.randn(2 * c, dtype=wide)
+        numbers = ([int(f is not None)] * 4, 1.0 if f is None else 0.5, *LEAKY, form, True)
+        strength = torch.tensor(0.5, dtype=wide)
+        yield x, weight, styles, scale, noise, strength, b, None, f, *numbers
+        yield x, weight, None, scale, noise, None, None, next_styles, f, *numbers
+
+
+def _styled_layer_bwd(x: Tensor) -> Iterator[tuple]:
+    forward = import_module("idgan_fast.ops.styled_layer").LOW_LEVEL[0].reference
+    for *tensors, padding, fir_gain, slope, gain, clamp, form, keep in _styled_layer_fwd(x):
+        numbers = (padding, fir_gain, slope, gain, clamp, form)
+        out, z = forward(*tensors, *numbers, keep)
+        want = [int(t is not None) for t in tensors[:-1]]
+        yield torch.randn_like(out), *tensors, z if z.numel() else out, *numbers, want
 
 
 _FILTERED = ([2, 2], [2, 2], [9, 8, 9, 8])
@@ -111,6 +135,8 @@ _OF = {
     "upfirdn2d": _upfirdn2d,
     "styled_epilogue_fwd": _styled_epilogue_fwd,
     "styled_epilogue_bwd": _styled_epilogue_bwd,
+    "styled_layer_fwd": _styled_layer_fwd,
+    "styled_layer_bwd": _styled_layer_bwd,
     "filtered_lrelu_fwd": _filtered_lrelu_fwd,
     "filtered_lrelu_linear": _filtered_lrelu_linear,
 }

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from idgan_fast.ops._tensors import check_floating, no_autocast
 from idgan_fast.ops.bias_act import biased, checked, negative_slope
-from idgan_fast.ops.modulated_conv2d import autocast, check_operands, filterless, normalized, prepared
-from idgan_fast.ops.styled_epilogue import modulate, styled_epilogue
+from idgan_fast.ops.modulated_conv2d import autocast, check_operands, normalized, prepared
+from idgan_fast.ops.styled_epilogue import modulate
+from idgan_fast.ops.styled_layer import Resampling, styled_layer
 from idgan_fast.ops.upfirdn2d import check_filter, setup_filter
 
 
@@ -42,9 +43,8 @@ def styled_conv2d(
     with no_autocast(x.device.type):
         if demodulate:
             styles, factor = normalized(styles, x.dtype)
-        x = modulate("styled_conv2d", x, styles, impl)
     return _layer(
-        "styled_conv2d", x, weight, styles, factor, noise, noise_strength, bias, None, up,
+        "styled_conv2d", x, weight, styles, styles, factor, noise, noise_strength, bias, None, up,
         resample_filter, demodulate, act, gain, clamp, impl,
     )  # fmt: skip
 
@@ -80,7 +80,7 @@ def chained_styled_conv2d(
     """
     check_operands("chained_styled_conv2d", x, weight, styles)
     return _layer(
-        "chained_styled_conv2d", autocast(x), weight, styles, None, noise, noise_strength, bias, next_styles, up,
+        "chained_styled_conv2d", autocast(x), weight, None, styles, None, noise, noise_strength, bias, next_styles, up,
         resample_filter, demodulate, act, gain, clamp, impl,
     )  # fmt: skip
 
@@ -89,6 +89,7 @@ def _layer(
     function: str,
     x: Tensor,
     weight: Tensor,
+    prologue: Tensor | None,
     styles: Tensor,
     factor: Tensor | None,
     noise: Tensor | None,
@@ -103,10 +104,14 @@ def _layer(
     clamp: float | None,
     impl: str,
 ) -> Tensor:
-    """What follows the modulation of x."""
+    """prologue: the styles, where x does not carry them yet."""
     kh, kw = weight.shape[2:]
     if kh % 2 == 0 or kw % 2 == 0:
         raise ValueError(f"{function}: weight must have an odd kernel, got {kh} x {kw}")
+    if bias is not None:
+        check_floating(function, "bias", bias)
+        if bias.shape != weight.shape[:1]:
+            raise ValueError(f"{function}: bias must have shape ({weight.shape[0]},), got {tuple(bias.shape)}")
     if noise_strength is not None:
         check_floating(function, "noise_strength", noise_strength)
         if noise is None or noise_strength.numel() != 1:
@@ -123,12 +128,12 @@ def _layer(
         if up != 1:
             f = resample_filter if isinstance(resample_filter, Tensor) else setup_filter(resample_filter, x.device)
             check_filter(function, "resample_filter", f)
-        y, fir = filterless(function, x, weight, f, up, 1, (kw // 2, kw // 2, kh // 2, kh // 2), True, impl)
-        _, alpha, gain, clamp = checked(function, y[0], bias, 1, act, None, gain, clamp, "bias")
+        resampling = Resampling(f, up, 1, (kw // 2, kw // 2, kh // 2, kh // 2))
+        _, alpha, gain, clamp = checked(function, x, None, 1, act, None, gain, clamp)
         slope = negative_slope(act, alpha)
         after = (1.0, 1.0, None) if slope is None else (slope, gain, clamp)
-        then = None if slope is None else next_styles
-        out = styled_epilogue(function, y, fir, scale, noise, noise_strength, bias, then, *after, impl)
+        tensors = (scale, noise, noise_strength, bias, None if slope is None else next_styles)
+        out = styled_layer(function, x, weight, prologue, resampling, tensors, *after, impl)
         if slope is not None:
             return out
         out = biased(function, out, None, 1, act, alpha, gain, clamp, impl)

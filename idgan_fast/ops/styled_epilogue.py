@@ -28,6 +28,7 @@ from idgan_fast.ops.upfirdn2d import apply as fir_filter
 from idgan_fast.ops.upfirdn2d import reference as fir_reference
 
 ONE = (1, 1)
+Vectors = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 Phases = tuple[Tensor, ...]  # one whole image, or even and odd rows of even and odd columns: ee, eo, oe, oo
 
 
@@ -59,18 +60,27 @@ def styled_epilogue(
     scale, next_styles: [N, C]. noise: [N, 1, H', W'] or [H', W']. strength: one element. b: [C]. slope: at least 0.
     Returns [N, C, H', W'] in y's dtype and memory format. Gradients of every order by all tensors but f.
     """
-    dtype, size = accumulation(y[0].dtype), whole_size(y)
     backend = _dispatch.choose(function, LOW_LEVEL, y[0].device, impl, fusible=fir is None)
     f, padding, fir_gain = (None, (0, 0, 0, 0), 1.0) if fir is None else fir
-    if noise is not None:
-        height, width = output_size(size, f, ONE, ONE, padding)
-        check_noise(function, noise, (size[0], 1, height, width))
-        noise = noise.to(dtype).reshape(noise.shape[0] if noise.ndim == 4 else 1, 1, height, width)
-    scale, strength, b, next_styles = (None if t is None else t.to(dtype) for t in (scale, strength, b, next_styles))
-    strength = None if strength is None else strength.reshape(())
-    tensors = (scale, noise, strength, b, next_styles)
+    size = whole_size(y)
+    shape = (size[0], 1, *output_size(size, f, ONE, ONE, padding))
+    tensors = cast(function, y[0].dtype, shape, (scale, noise, strength, b, next_styles))
     numbers = (padding, float(fir_gain), float(slope), float(gain), clamp)
     return _styled_epilogue(f, *tensors, *numbers, backend, *y)
+
+
+def cast(function: str, dtype: torch.dtype, shape: tuple[int, int, int, int], tensors: Vectors) -> Vectors:
+    """scale, noise, strength, b, next_styles in the type of the arithmetic, noise and strength in one shape of theirs.
+
+    dtype: of the image; shape: of noise that each sample has its own of.
+    """
+    wide = accumulation(dtype)
+    scale, noise, strength, b, next_styles = (None if t is None else t.to(wide) for t in tensors)
+    if noise is not None:
+        check_noise(function, noise, shape)
+        noise = noise.reshape(noise.shape[0] if noise.ndim == 4 else 1, *shape[1:])
+    strength = None if strength is None else strength.reshape(())
+    return scale, noise, strength, b, next_styles
 
 
 def modulate(function: str, x: Tensor, styles: Tensor, impl: str) -> Tensor:
@@ -131,7 +141,7 @@ def _activated(v: Tensor, slope: float, gain: float, clamp: float | None) -> Ten
     return z if clamp is None else z.clamp(-clamp, clamp)
 
 
-def _forward_reference(
+def forward_reference(
     y: Sequence[Tensor],
     f: Tensor | None,
     scale: Tensor | None,
@@ -150,7 +160,7 @@ def _forward_reference(
     return laid_out_like((z if next_styles is None else z * over_pixels(next_styles)).to(y[0].dtype), y[0])
 
 
-def _backward_reference(
+def backward_reference(
     dout: Tensor,
     y: Sequence[Tensor],
     out: Tensor,
@@ -198,12 +208,12 @@ def _summed(t: Tensor, noise: Tensor) -> Tensor:
 
 _TENSORS = "Tensor? f, Tensor? scale, Tensor? noise, Tensor? strength, Tensor? b, Tensor? next_styles"
 _NUMBERS = "SymInt[] padding, float fir_gain, float slope, float gain, float? clamp"
-_forward = LowLevel("styled_epilogue_fwd", f"(Tensor[] y, {_TENSORS}, {_NUMBERS}) -> Tensor", _forward_reference)
+_forward = LowLevel("styled_epilogue_fwd", f"(Tensor[] y, {_TENSORS}, {_NUMBERS}) -> Tensor", forward_reference)
 _backward = LowLevel(
     "styled_epilogue_bwd",
     f"(Tensor dout, Tensor[] y, Tensor out, {_TENSORS}, {_NUMBERS}, int[] want)"
     " -> (Tensor[], Tensor, Tensor, Tensor, Tensor, Tensor)",
-    _backward_reference,
+    backward_reference,
 )
 LOW_LEVEL = (_forward, _backward, *UPFIRDN2D)
 

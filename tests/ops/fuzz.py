@@ -163,18 +163,18 @@ def check_styled_epilogue(kernels: Any, dtype: torch.dtype, count: int) -> None:
         if tensors[5] is not None and v.numel() and min(side.abs().min() for side in sides) < 3e-6:
             continue
         done += 1
-        z = styled_epilogue._forward_reference(parts, *tensors, *numbers)
+        z = styled_epilogue.forward_reference(parts, *tensors, *numbers)
         assert_same(kernels.styled_epilogue_fwd(parts, *tensors, *numbers), z, 2 * ROUNDING[dtype], what)
         want = [int(t is not None and rng.random() < 0.8) for t in tensors[1:]]
         dout = torch.randn_like(z)
         got = kernels.styled_epilogue_bwd(dout, parts, z, *tensors, *numbers, want)
-        wanted = styled_epilogue._backward_reference(dout, parts, z, *tensors, *numbers, want)
+        wanted = styled_epilogue.backward_reference(dout, parts, z, *tensors, *numbers, want)
         for a, b in zip(got[0], wanted[0], strict=True):
             assert_same(a, b, 2 * ROUNDING[dtype], what)
         # From float64, since a sum that cancels is no nearer to it in plain torch.
         exact = [None if t is None else t.double() for t in tensors[1:]]
         whole = [part.double() for part in parts]
-        sums = styled_epilogue._backward_reference(dout.double(), whole, z.double(), f, *exact, *numbers, want)
+        sums = styled_epilogue.backward_reference(dout.double(), whole, z.double(), f, *exact, *numbers, want)
         for a, b in zip(got[1:], sums[1:], strict=True):
             assert_same(a, b.to(wide), SUMS.get(dtype, 2e-5), what)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from idgan_fast import ops
-from idgan_fast.ops import _dispatch, styled_epilogue
+from idgan_fast.ops import _dispatch, samples, styled_epilogue
 from idgan_fast.ops.available import KERNELS
 
 X = torch.randn(2, 3, 5, 4)
@@ -125,6 +125,15 @@ def test_opcheck_of_filtered_lrelu(layout: torch.memory_format, dtype: torch.dty
     _, codes = namespace.filtered_lrelu_fwd(x, None, fu, fd, *numbers, True)
     numbers = (up, down, padding, [1, 0, 2, 1], 1.4, 0.2, True)
     torch.library.opcheck(namespace.filtered_lrelu_linear.default, (x, codes, [11, 10], fu, fd, *numbers))
+
+
+def test_opcheck_of_styled_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "SHAPES", ((2, 3, 5, 4),))
+    namespace = torch.ops.idgan_fast
+    for arguments in samples.of("styled_layer_fwd", torch.float32, torch.channels_last):
+        torch.library.opcheck(namespace.styled_layer_fwd.default, arguments)
+    for arguments in samples.of("styled_layer_bwd", torch.float32, torch.channels_last):
+        torch.library.opcheck(namespace.styled_layer_bwd.default, arguments)
 
 
 def test_every_low_level_operator_is_opchecked() -> None:

@@ -77,12 +77,12 @@ def test_kernels_keep_infinities_to_their_pixels() -> None:
             (None, None, noise, torch.tensor(torch.inf), None, ones),
             (None, None, None, None, inf[0], ones),
         ):
-            z = styled_epilogue._forward_reference([y], *tensors, *numbers)
+            z = styled_epilogue.forward_reference([y], *tensors, *numbers)
             want = [int(t is not None) for t in tensors[1:]]
             for layout in (torch.contiguous_format, torch.channels_last):
                 images = [t.contiguous(memory_format=layout) for t in (y, z)]
                 arguments = (torch.ones_like(images[1]), images[:1], images[1], *tensors, *numbers, want)
-                got, wanted = NATIVE.styled_epilogue_bwd(*arguments), styled_epilogue._backward_reference(*arguments)
+                got, wanted = NATIVE.styled_epilogue_bwd(*arguments), styled_epilogue.backward_reference(*arguments)
                 for a, b in zip((*got[0], *got[1:]), (*wanted[0], *wanted[1:]), strict=True):
                     assert torch.allclose(a, b, equal_nan=True), (shape, tensors)
     x, f = torch.rand(1, 2, 6, 5), torch.rand(4)

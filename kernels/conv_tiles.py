@@ -1,0 +1,144 @@
+"""The tiles of the implicit GEMMs: a table by architecture that works at once, or what was measured on this GPU.
+
+A tile has BLOCK_M pixels (of the gradient by the weight: input channels of its first operand), BLOCK_O (BLOCK_N)
+numbers of each, and goes through the sum in steps of BLOCK_K. `idgan-fast tune` measures the shapes of a preset and
+keeps what it found in a file, by GPU, Triton and the kernels' text; there a shape may also name the form of its layer.
+"""
+
+import hashlib
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+
+WANTED_PROGRAMS = 128  # about one for each multiprocessor of an A100 or H100; below, tiles get narrower
+SPLITS_OF = 264  # programs that the sum over pixels is split into
+
+
+class Limits(NamedTuple):
+    """The largest tile of an architecture: m x n numbers of the result, steps of `k_bytes` along the sum."""
+
+    m: int
+    n: int
+    k_bytes: int
+    warps: int
+    stages: int
+
+
+# Compiled for all of them without a spill (docs/triton-report.md), measured on none.
+LARGEST = {
+    "sm_80": Limits(128, 128, 64, 8, 3),
+    "sm_90": Limits(128, 128, 128, 8, 3),
+    "sm_100": Limits(128, 128, 128, 8, 3),
+    "sm_120": Limits(128, 128, 64, 8, 3),  # and the others of 100 KiB of shared memory: sm_86, sm_89
+    "gfx942": Limits(128, 128, 64, 4, 2),  # warps of 64 threads, 64 KiB
+}
+
+
+class Shape(NamedTuple):
+    """What a tile is chosen for. kernel: fwd or wgrad; pixels: of the grid of one sample."""
+
+    kernel: str
+    form: str
+    n: int
+    c_in: int
+    c_out: int
+    pixels: int
+    dtype: torch.dtype
+
+    @property
+    def key(self) -> str:
+        return " ".join(str(part) for part in self[:-1]) + " " + str(self.dtype).removeprefix("torch.")
+
+
+@cache
+def architecture(device: torch.device) -> str:
+    """The row of the table for a device; sm_90 where there is none."""
+    if device.type != "cuda":
+        return "sm_90"
+    if torch.version.hip is not None:
+        return "gfx942"
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) == (8, 0):
+        return "sm_80"
+    return {9: "sm_90", 10: "sm_100"}.get(major, "sm_120")
+
+
+def tile_of(shape: Shape, device: torch.device) -> dict[str, Any]:
+    """What the launcher passes to the kernel of this shape."""
+    found = tuned(device).get(shape.key)
+    return found if isinstance(found, dict) else default_tile(shape, LARGEST[architecture(device)])
+
+
+def default_tile(shape: Shape, largest: Limits) -> dict[str, Any]:
+    return _fwd(shape, largest) if shape.kernel == "fwd" else _wgrad(shape, largest)
+
+
+def _fwd(shape: Shape, largest: Limits) -> dict[str, Any]:
+    composite, transposed = shape.form == "composite", shape.form == "transposed"
+    o = within(shape.c_out, largest.n)
+    m = within(shape.pixels, largest.m if o > 16 else largest.m // 2)
+    phases = min(4, largest.n // o) if composite else 1
+    groups = 4 if composite or transposed else 1
+    while o > 32 and programs(shape.n, shape.pixels, m, shape.c_out, o) * groups // phases < WANTED_PROGRAMS:
+        o //= 2
+    return {
+        "BLOCK_M": m,
+        "BLOCK_O": o,
+        "PHASES": phases,
+        "BLOCK_K": within(shape.c_in, largest.k_bytes // shape.dtype.itemsize),
+        "GROUP": 8,
+        **threads(m * o * phases, largest),
+    }
+
+
+def _wgrad(shape: Shape, largest: Limits) -> dict[str, Any]:
+    """c_in: channels of the first operand; c_out: taps times channels of the second."""
+    m = within(shape.c_in, largest.m)
+    n = within(shape.c_out, largest.n if m > 16 else largest.n // 2)
+    k = within(shape.pixels, largest.k_bytes // shape.dtype.itemsize)
+    return {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, **threads(m * n, largest)}
+
+
+def threads(numbers: int, largest: Limits) -> dict[str, int]:
+    """Eight (of AMD four) warps for 128 x 128 numbers, half of them for less."""
+    whole = numbers > 8192
+    return {"num_warps": largest.warps if whole else largest.warps // 2, "num_stages": largest.stages}
+
+
+def within(size: int, largest: int) -> int:
+    """The power of two from 16 on that holds `size`, at most `largest`."""
+    return min(max(triton.next_power_of_2(size), 16), largest)
+
+
+def programs(n: int, pixels: int, m: int, c_out: int, o: int) -> int:
+    return n * triton.cdiv(pixels, m) * triton.cdiv(c_out, o)
+
+
+def cache_file() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "idgan_fast" / "tiles.json"
+
+
+@cache
+def identity(device: torch.device) -> str:
+    """All that a measurement depends on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    text = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        text.update(path.read_bytes())
+    return json.dumps([name, triton.__version__, text.hexdigest()[:16]])
+
+
+@cache
+def tuned(device: torch.device) -> dict[str, Any]:
+    """{shape: tile, or layer: form} of this GPU; read once, when the first layer runs."""
+    try:
+        found = json.loads(cache_file().read_text())
+        return found.get(identity(device), {})
+    except (OSError, ValueError, AttributeError):
+        return {}

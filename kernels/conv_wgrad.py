@@ -1,0 +1,92 @@
+"""The gradient of a convolution by its weight: an implicit GEMM whose sum goes over the pixels of all samples.
+
+r[m, t, c] = sum over samples n, pixels p of a[n, p, m] b[n, stride p + t - pad, c]: of a layer without resampling a is
+dy and b x, of a transposed convolution a is x and b dy; x is multiplied by its style as it is read.
+a [N, M, H, W], b [N, C, H', W'] channels_last in float16 or bfloat16 (matrix units take TF32 along the sum alone, here
+over pixels, which lie apart: float32 stays torch's), r [M, k k, C]. A program computes BLOCK_M channels of a and BLOCK_N of
+the pairs (t, c) over a part of the pixels, in steps of BLOCK_K pixels of one sample; the parts go to a table in float32
+that torch adds up, in a fixed order. Bytes: a + b + parts r. Operations: 2 k k M C a pixel. Sums in float32.
+Source: the derivative of equation 1 of Karras et al., arXiv 1912.04958.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from idgan_fast.kernels.conv_tiles import SPLITS_OF, Shape, tile_of
+from idgan_fast.kernels.modulated_conv2d import SAME
+from idgan_fast.kernels.tiles import on_device_of
+
+SHORTEST = 8  # steps of a part, so that a table of parts stays small
+
+
+@triton.jit
+def conv_wgrad_kernel(
+    a, b, styles, parts,
+    c_a, c_b, rows, columns, b_height, b_width, steps, steps_of_sample, steps_of_part, m_blocks, n_blocks,
+    K: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, STYLE_OF_A: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    part = (program // (m_blocks * n_blocks)).to(tl.int64)
+    m = program // n_blocks % m_blocks * BLOCK_M + tl.arange(0, BLOCK_M)
+    j = program % n_blocks * BLOCK_N + tl.arange(0, BLOCK_N)
+    tap, c = j // c_b, j % c_b
+    in_m, in_n = m < c_a, j < K * K * c_b
+    acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)  # the longer axis first: matrix units take 64 rows and more
+    first = part.to(tl.int32) * steps_of_part
+    for step in range(first, tl.minimum(first + steps_of_part, steps)):
+        sample = (step // steps_of_sample).to(tl.int64)
+        pixel = step % steps_of_sample * BLOCK_K + tl.arange(0, BLOCK_K)
+        py, px = pixel // columns, pixel % columns
+        there = pixel < rows * columns
+        of_a = tl.load(
+            a + sample * rows * columns * c_a + pixel[:, None] * c_a + m[None, :],
+            mask=there[:, None] & in_m[None, :], other=0.0,
+        )  # fmt: skip
+        iy = py[:, None] * STRIDE + (tap // K)[None, :] - PAD
+        ix = px[:, None] * STRIDE + (tap % K)[None, :] - PAD
+        inside = (iy >= 0) & (iy < b_height) & (ix >= 0) & (ix < b_width)
+        of_b = tl.load(
+            b + sample * b_height * b_width * c_b + (iy * b_width + ix) * c_b + c[None, :],
+            mask=there[:, None] & inside & in_n[None, :], other=0.0,
+        )  # fmt: skip
+        if styles is not None:
+            if STYLE_OF_A:
+                style = tl.load(styles + sample * c_a + m, mask=in_m, other=0.0)
+                of_a = (of_a.to(tl.float32) * style[None, :]).to(a.dtype.element_ty)
+            else:
+                style = tl.load(styles + sample * c_b + c, mask=in_n, other=0.0)
+                of_b = (of_b.to(tl.float32) * style[None, :]).to(b.dtype.element_ty)
+        acc = tl.dot(tl.trans(of_b), of_a, acc)
+    at = (part * c_a + m)[:, None] * (K * K * c_b) + j[None, :]
+    tl.store(parts + at, tl.trans(acc), mask=in_m[:, None] & in_n[None, :])
+
+
+def conv_wgrad(dy: Tensor, x: Tensor, styles: Tensor | None, k: int, form: str) -> Tensor:
+    """The gradient by a weight [O, I, k, k] in x's dtype, laid out as channels_last.
+
+    dy: of the convolution's result; x: [N, I, H, W] without its style; styles: [N, I] in float32 or None.
+    """
+    same, taps = form == SAME, k * k
+    dy, x = (t.contiguous(memory_format=torch.channels_last) for t in (dy, x))
+    a, b = (dy, x) if same else (x, dy)
+    n, c_a, rows, columns = a.shape
+    c_b, pixels = b.shape[1], rows * columns
+    tile = tile_of(Shape("wgrad", form, n, c_a, taps * c_b, pixels, x.dtype), x.device)
+    m_blocks, n_blocks = triton.cdiv(c_a, tile["BLOCK_M"]), triton.cdiv(taps * c_b, tile["BLOCK_N"])
+    steps_of_sample = triton.cdiv(pixels, tile["BLOCK_K"])
+    steps = n * steps_of_sample
+    steps_of_part = max(triton.cdiv(steps, max(SPLITS_OF // (m_blocks * n_blocks), 1)), min(steps, SHORTEST))
+    parts = torch.empty(triton.cdiv(steps, steps_of_part), c_a, taps * c_b, dtype=torch.float32, device=x.device)
+    with on_device_of(x):
+        conv_wgrad_kernel[(len(parts) * m_blocks * n_blocks,)](
+            a, b, None if styles is None else styles.contiguous(), parts, c_a, c_b, rows, columns, *b.shape[2:],
+            steps, steps_of_sample, steps_of_part, m_blocks, n_blocks, K=k, STRIDE=1 if same else 2,
+            PAD=k // 2 if same else 0, STYLE_OF_A=not same, **tile,
+        )  # fmt: skip
+    total = (parts[0] if len(parts) == 1 else parts.sum(0)).to(x.dtype).view(c_a, k, k, c_b)
+    if same:
+        return total.permute(0, 3, 1, 2)
+    return total.flip(1, 2).permute(3, 0, 1, 2).contiguous(memory_format=torch.channels_last)

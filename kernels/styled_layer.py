@@ -1,0 +1,117 @@
+"""A whole StyleGAN2 layer: xs = x styles, y = conv(xs, weight), u = FIR(y), and the epilogue of styled_epilogue.py.
+
+x: [N, I, H, W] channels_last in float16, bfloat16 or float32; weight [O, I, k, k] in the same; f up to [6, 6] or [6];
+the rest in float32. Forward, by form: "same", one kernel; "composite", up=2 in one kernel with the filter composed into
+the weight; "transposed", up=2 in two kernels with y between them. Backward nothing but x, weight and z is needed: sums
+of the epilogue from z (epilogue_sums.py), dy through the filter (styled_epilogue.py), the gradients by x and styles
+(modulated_conv2d.py) and by the weight (conv_wgrad.py).
+Bytes: forward I + A, I + 3A (transposed); backward 5A + 3I, with a filter 7.25A + 3I (A: output, I: input activations).
+Source: Karras et al., arXiv 1912.04958, section 2.2.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from idgan_fast.kernels.conv_wgrad import conv_wgrad
+from idgan_fast.kernels.epilogue_sums import epilogue_sums
+from idgan_fast.kernels.fir import new_image
+from idgan_fast.kernels.modulated_conv2d import (
+    COMPOSITE,
+    SAME,
+    TRANSPOSED,
+    Epilogue,
+    modulated_conv2d_dgrad,
+    modulated_conv2d_fwd,
+)
+from idgan_fast.kernels.styled_epilogue import by_noise, epilogue, through_filter
+from idgan_fast.kernels.tiles import dense
+
+
+def styled_layer_fwd(
+    x: Tensor, weight: Tensor, styles: Tensor | None, scale: Tensor | None, noise: Tensor | None,
+    strength: Tensor | None, b: Tensor | None, next_styles: Tensor | None, f: Tensor | None, padding: Sequence[int],
+    fir_gain: float, slope: float, gain: float, clamp: float | None, form: str, keep: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(out, z); z is empty unless it is to be kept and differs from out."""
+    if form == TRANSPOSED:
+        assert f is not None
+        y, _ = modulated_conv2d_fwd(x, weight, styles, Epilogue(), form)
+        tensors = (scale, noise, strength, b, next_styles)
+        z = None
+        if keep and next_styles is not None:
+            height = y.shape[2] + padding[2] + padding[3] - f.shape[0] + 1
+            z = new_image(y, height, y.shape[3] + padding[0] + padding[1] - f.shape[-1] + 1)
+        out = epilogue(y, y.dtype, f, tensors, padding, fir_gain, slope, gain, clamp, False, z)
+    else:
+        after = Epilogue(scale, noise, strength, b, next_styles, slope, gain, clamp)
+        if form == COMPOSITE:
+            assert f is not None
+            weight = composed(weight, f, padding, fir_gain)
+        out, z = modulated_conv2d_fwd(x, weight, styles, after, form, keep)
+    return out, x.new_empty(0) if z is None else z
+
+
+def composed(weight: Tensor, f: Tensor, padding: Sequence[int], fir_gain: float) -> Tensor:
+    """The 3x3 weight of the transposed convolution and the filter after it as one [4 O, I, 3, 3], phase by phase.
+
+    Row d of phase a meets pixel r + d - 1 for output 2 r + a; it is the sum over the filter's rows k, turned round, of
+    row 2 - t of the weight with t = a + k - padding - 2 (d - 1). Columns likewise.
+    """
+    f = torch.outer(f, f) if f.ndim == 1 else f
+    g = (f * fir_gain).flip((0, 1))
+    a, d, t = (torch.arange(size, device=f.device) for size in (2, 3, 3))
+    k = t - a[:, None, None] + 2 * (d[:, None] - 1)  # [a, d, t]; the padding is added by axis
+    rows, columns = (k + padding[2])[:, None, :, None, :, None], (k + padding[0])[None, :, None, :, None, :]
+    there = (rows >= 0) & (rows < g.shape[0]) & (columns >= 0) & (columns < g.shape[1])
+    taps = torch.where(there, g[rows.clamp(0, g.shape[0] - 1), columns.clamp(0, g.shape[1] - 1)], 0)
+    taps = taps.flip((4, 5)).reshape(36, 9)  # of weight rows 2 - t
+    o, i = weight.shape[:2]
+    by_tap = weight.to(f.dtype).permute(0, 2, 3, 1).reshape(o, 9, i)
+    phases = (taps.view(4, 1, 9, 9) @ by_tap).to(weight.dtype)  # [phase, O, taps, I]
+    return phases.view(4 * o, 3, 3, i).permute(0, 3, 1, 2)
+
+
+def styled_layer_bwd(
+    dout: Tensor, x: Tensor, weight: Tensor, styles: Tensor | None, scale: Tensor | None, noise: Tensor | None,
+    strength: Tensor | None, b: Tensor | None, next_styles: Tensor | None, f: Tensor | None, z: Tensor,
+    padding: Sequence[int], fir_gain: float, slope: float, gain: float, clamp: float | None, form: str,
+    want: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """The gradients by x, weight, styles, scale, noise, strength, b, next_styles; empty where not wanted."""
+    of_x, of_weight, of_styles, of_scale, of_noise, of_strength, of_b, of_next = (bool(w) for w in want)
+    dout, activation, k = dense(dout, z), (slope, gain, clamp), weight.shape[2]
+    height, width = x.shape[2:] if f is None else (2 * x.shape[2] + 1, 2 * x.shape[3] + 1)
+    dy = new_image(z, height, width)
+    of_pixel, dscale, db, dnext = epilogue_sums(
+        dout, z, None, scale, next_styles, dy if f is None else None, activation, of_scale, of_b, of_next,
+        of_noise or of_strength, noise, strength, b,
+    )  # fmt: skip
+    dnoise, dstrength = by_noise(of_pixel, noise, strength, of_noise, of_strength)
+    dx, dweight, dstyles = x.new_empty(0), x.new_empty(0), x.new_empty(0, dtype=torch.float32)
+    if of_x or of_weight or of_styles:
+        if f is not None:
+            back = (f.shape[-1] - padding[0] - 1, 0, f.shape[0] - padding[2] - 1, 0)
+            dy, _ = through_filter(dout, z, dy, f, scale, next_styles, back, fir_gain, activation, False)
+        same = SAME if f is None else TRANSPOSED
+        if of_x or of_styles:
+            dx, dstyles = modulated_conv2d_dgrad(dy, weight, styles, x, same, of_styles)
+        if of_weight:
+            wgrad = torch_wgrad if x.dtype == torch.float32 else conv_wgrad
+            dweight = wgrad(dy, x, styles, k, same)
+    return dx, dweight, dstyles, dscale, dnoise, dstrength, db, dnext
+
+
+def torch_wgrad(dy: Tensor, x: Tensor, styles: Tensor | None, k: int, form: str) -> Tensor:
+    """As conv_wgrad, by torch's convolution of x times its style."""
+    if styles is not None:
+        x = epilogue(dense(x), x.dtype, None, (styles, None, None, None, None), (0, 0, 0, 0), 1.0, 1.0, 1.0, None)
+    same = form == SAME
+    a, b = (dy, x) if same else (x, dy)  # as if a were the result of a convolution of b
+    stride, padding = ([1, 1], [k // 2] * 2) if same else ([2, 2], [0, 0])
+    weight = x.new_empty(1).expand(a.shape[1], b.shape[1], k, k)
+    numbers = ([0], stride, padding, [1, 1], False, [0, 0], 1, [False, True, False])
+    _, dweight, _ = torch.ops.aten.convolution_backward(a, b, weight, *numbers)
+    dweight = dweight if same else dweight.transpose(0, 1).flip((2, 3))
+    return dweight.contiguous(memory_format=torch.channels_last)

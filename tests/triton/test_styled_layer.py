@@ -1,0 +1,199 @@
+"""A whole layer in Triton kernels against torch in float64: random shapes and options, x between NaN."""
+
+import importlib
+import random
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from idgan_fast import ops
+from idgan_fast.kernels import conv_tiles, conv_wgrad, fir
+from idgan_fast.kernels.styled_layer import styled_layer_bwd, styled_layer_fwd
+from idgan_fast.ops import _dispatch, conv2d_gradfix, conv_plan, numerics
+from idgan_fast.ops.cases import cases
+from tests.ops.fuzz import ROUNDING, assert_same, option
+
+layer = importlib.import_module("idgan_fast.ops.styled_layer")
+DTYPES = [torch.float16, torch.bfloat16, torch.float32]
+FORMS = ["same", "composite", "transposed"]
+
+
+@pytest.fixture(autouse=True)
+def longer_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer programs of the filters to interpret."""
+    monkeypatch.setattr(fir, "PROGRAMS", 0)
+
+
+def between_nan(x: Tensor) -> Tensor:
+    around = torch.full((x.numel() + 1024,), torch.nan, dtype=x.dtype)
+    _, c, h, w = x.shape
+    return around.as_strided(x.shape, (c * h * w, 1, w * c, c), 512).copy_(x)
+
+
+def arguments(rng: random.Random, dtype: torch.dtype, form: str) -> tuple[list[Any], tuple[Any, ...]]:
+    n, c_in, c_out = rng.choice([1, 1, 2, 3]), rng.choice([1, 3, 16, 40, 72]), rng.choice([1, 3, 16, 24, 40])
+    h, w, k = rng.randint(1, 13), rng.randint(1, 17), rng.choice([1, 3]) if form == "same" else 3
+    f, padding = None, [0, 0, 0, 0]
+    if form == "composite":
+        f, padding = torch.rand(4, 4) if rng.random() < 0.7 else torch.rand(4), [1, 1, 1, 1]
+    elif form == "transposed":
+        f = torch.rand(rng.randint(1, 6), rng.randint(1, 6))
+        padding = [f.shape[-1] // 2, f.shape[-1] // 2 + rng.randint(-1, 1), f.shape[0] // 2, f.shape[0] // 2]
+    x = between_nan(torch.randn(n, c_in, h, w).to(dtype))
+    weight = (torch.randn(c_out, c_in, k, k) / (c_in * k * k) ** 0.5).to(dtype)
+    if rng.random() < 0.5:
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    size = layer._out_size(x, f, padding)
+    noise = option(rng, torch.randn(rng.choice([1, n]), 1, *size))
+    tensors = [
+        x,
+        weight,
+        option(rng, torch.randn(n, c_in)),
+        option(rng, torch.rand(n, c_out) + 0.5),
+        noise,
+        None if noise is None else option(rng, torch.randn(())),
+        option(rng, torch.randn(c_out)),
+        option(rng, torch.randn(n, c_out).relu()),  # zeros too, which hide the sign of z
+        f,
+    ]
+    slope, gain, clamp = rng.choice([1.0, 0.0, 0.2]), rng.choice([1.4, -0.7]), rng.choice([None, 0.75])
+    return tensors, (padding, 1.5 if f is None else 4 / f.sum().item() ** (3 - f.ndim), slope, gain, clamp, form)
+
+
+def exact(tensors: list[Any]) -> list[Any]:
+    return [None if t is None else t.double() for t in tensors]
+
+
+def rounded_style(tensors: list[Any]) -> list[Any]:
+    """The arguments in float64 with x times its style rounded as the kernels round it, and no style."""
+    x, weight, styles, *rest = tensors
+    x = layer._modulated(x, styles)
+    return exact([x, weight, None, *rest])
+
+
+@pytest.fixture(params=["as small images have it", "split"])
+def splits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sum over pixels in one part or several; tiles narrow or wide."""
+    if request.param == "split":
+        monkeypatch.setattr(conv_wgrad, "SHORTEST", 1)
+        monkeypatch.setattr(conv_tiles, "WANTED_PROGRAMS", 1)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_forward(dtype: torch.dtype, form: str) -> None:
+    rng = random.Random(7)
+    for _ in range(14):
+        tensors, numbers = arguments(rng, dtype, form)
+        keep = rng.random() < 0.5
+        what = ([None if t is None else t.shape for t in tensors], numbers)
+        out, z = styled_layer_fwd(*tensors, *numbers, keep)
+        wanted, wanted_z = layer.LOW_LEVEL[0].reference(*rounded_style(tensors), *numbers, keep)
+        # With the filter composed into the weight, or y between two kernels, one more number is rounded.
+        tolerance = ROUNDING[dtype] * (1 if form == "same" else 2)
+        assert_same(out, wanted.to(dtype), tolerance, what)
+        assert_same(z, wanted_z.to(dtype), tolerance, what)
+
+
+@pytest.mark.parametrize("form", ["same", "transposed"])  # the composite form's is the transposed one's
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_backward(dtype: torch.dtype, form: str, splits: None) -> None:
+    rng = random.Random(8)
+    for _ in range(8):
+        tensors, numbers = arguments(rng, dtype, form)
+        what = ([None if t is None else t.shape for t in tensors], numbers)
+        out, z = layer.LOW_LEVEL[0].reference(*tensors, *numbers, True)
+        z = z if z.numel() else out
+        want = [int(t is not None and rng.random() < 0.8) for t in tensors[:-1]]
+        dout = torch.randn_like(z)
+        got = styled_layer_bwd(dout, *tensors, z, *numbers, want)
+        wanted = layer.LOW_LEVEL[1].reference(dout.double(), *exact(tensors), z.double(), *numbers, want)
+        for i, (ours, truth, given) in enumerate(zip(got, wanted, tensors, strict=False)):
+            if not want[i]:
+                continue
+            # dy is rounded before the gradients of the convolution, x times its style too.
+            tolerance = 3 * ROUNDING[dtype] if i < 3 else 2e-5
+            assert_same(ours, truth.to(given.dtype), tolerance, (i, what))
+
+
+def test_a_channel_of_the_last_tile_and_a_weight_of_another_layout() -> None:
+    x = between_nan(torch.randn(2, 40, 9, 9))
+    weight = torch.randn(24, 40, 3, 3)
+    others = (None,) * 7
+    numbers = ([0] * 4, 1.0, 1.0, 1.0, None, "same", False)
+    wanted, _ = styled_layer_fwd(x, weight, *others, *numbers)
+    for other in (weight.contiguous(memory_format=torch.channels_last), weight.transpose(2, 3).clone().transpose(2, 3)):
+        assert torch.equal(styled_layer_fwd(x, other, *others, *numbers)[0], wanted)
+
+
+def forms_taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The forms of the layers that ran as one operator, as they run."""
+    taken: list[str] = []
+    forward = layer._forward
+
+    def counted(backend: str, *args: Any) -> Any:
+        taken.append(args[-2])
+        return forward(backend, *args)
+
+    monkeypatch.setattr(layer, "_forward", counted)
+    return taken
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_layers_take_it_and_have_the_composition_s_gradients_of_second_order(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conv_plan, "planned", lambda *_: form)
+    monkeypatch.setattr(numerics, "SEEDS", 2)
+    up = 1 if form == "same" else 2
+    taken = forms_taken(monkeypatch)
+    for case in cases(size=4, channels=8):
+        if case.name in (f"styled_conv2d up={up}", f"chained_styled_conv2d up={up}"):
+            for row in numerics.measure(case, torch.float32, "NHWC", "triton"):
+                assert row.passed, row
+    assert taken == [form] * 4
+
+
+def test_what_the_kernels_do_not_take_is_composed(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = forms_taken(monkeypatch)
+    x, w, s = torch.randn(1, 4, 8, 8), torch.randn(4, 4, 3, 3), torch.randn(1, 4)
+    f, last = ops.setup_filter((1, 3, 3, 1)), torch.channels_last
+    with ops.backend("triton"):
+        calls = [
+            lambda x: ops.modulated_conv2d(x, w, s, padding=1),  # NCHW
+            lambda x: ops.modulated_conv2d(x.double().contiguous(memory_format=last), w.double(), s, padding=1),
+            lambda x: ops.modulated_conv2d(x.contiguous(memory_format=last), w, s, padding=2),
+            lambda x: ops.modulated_conv2d(x[..., :7, :7].contiguous(memory_format=last), w, s, padding=1),  # small
+            lambda x: ops.modulated_conv2d(
+                x.contiguous(memory_format=last), w, s, down=2, padding=1, resample_filter=f
+            ),
+        ]
+        for call in calls:
+            got = call(x)
+            with ops.backend("reference"):
+                torch.testing.assert_close(got, call(x), rtol=1e-5, atol=1e-5)
+    assert not taken
+
+
+def test_no_weight_gradients() -> None:
+    x = torch.randn(1, 3, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
+    w, s = torch.randn(4, 3, 3, 3, requires_grad=True), torch.randn(1, 3, requires_grad=True)
+    y = ops.styled_conv2d(x, w, s, demodulate=False, impl="triton")
+    with conv2d_gradfix.no_weight_gradients():
+        y.sum().backward()
+    assert w.grad is None
+    assert x.grad is not None
+    assert s.grad is not None
+
+
+def test_a_kernel_set_aside_leaves_the_composition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """auto on a GPU takes the other Triton kernels where the convolution's disagree; asked for by name it takes all."""
+    names = tuple(low.name for low in layer.LOW_LEVEL)
+    monkeypatch.setattr(_dispatch, "refused", lambda _, wanted, __: "off" if set(wanted) & set(names) else None)
+    device = torch.device("cuda")
+    assert not _dispatch.usable("triton", layer.LOW_LEVEL, device, "auto")
+    assert _dispatch.usable("triton", layer.LOW_LEVEL, device, "triton")
+    with ops.backend("triton"):
+        assert _dispatch.usable("triton", layer.LOW_LEVEL, device, "auto")
