@@ -2,11 +2,11 @@
 
 r[m, t, c] = sum over samples n, pixels p of a[n, p, m] b[n, stride p + t - pad, c]: of a layer without resampling a is
 dy and b x, of a transposed convolution a is x and b dy; x is multiplied by its style as it is read.
-a [N, M, H, W], b [N, C, H', W'] channels_last in float16 or bfloat16 (matrix units take TF32 along the sum alone, here
-over pixels, which lie apart: float32 stays torch's), r [M, k k, C]. A program computes BLOCK_M channels of a and BLOCK_N of
-the pairs (t, c) over a part of the pixels, in steps of BLOCK_K pixels of one sample; the parts go to a table in float32
-that torch adds up, in a fixed order. Bytes: a + b + parts r. Operations: 2 k k M C a pixel. Sums in float32.
-Source: the derivative of equation 1 of Karras et al., arXiv 1912.04958.
+a [N, M, H, W], b [N, C, H', W'] channels_last in float16 or bfloat16 (matrix units take TF32 along the sum alone, which
+here goes over pixels that lie apart: float32 stays torch's), r [M, k k, C]. A program computes BLOCK_M channels of a
+and BLOCK_N of the pairs (t, c) over a part of the pixels, in steps of BLOCK_K pixels of one sample; the parts go to a
+table in float32 that torch adds up, in a fixed order. Bytes: a + b + parts r. Operations: 2 k k M C a pixel. Sums in
+float32. Source: the derivative of equation 1 of Karras et al., arXiv 1912.04958.
 """
 
 import torch
