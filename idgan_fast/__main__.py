@@ -11,6 +11,7 @@ COMMANDS = {
     "train": ("idgan_fast.train", "train both stages of ID-GAN"),
     "doctor": ("idgan_fast.doctor", "show what is installed and usable, and check every operator here"),
     "roofline": ("idgan_fast.roofline", "predict flops, bytes and time of every layer on A100, H100 and H200"),
+    "tune": ("idgan_fast.tune", "measure the fastest tiles of a preset's layers on this GPU, for later runs"),
 }
 
 

@@ -7,13 +7,14 @@ keeps what it found in a file, by GPU, Triton and the kernels' text; there a sha
 
 import hashlib
 import json
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import triton
+
+from idgan_fast.kernels.cache import cache_file, read
 
 WANTED_PROGRAMS = 128  # about one for each multiprocessor of an A100 or H100; below, tiles get narrower
 SPLITS_OF = 264  # programs that the sum over pixels is split into
@@ -119,11 +120,6 @@ def programs(n: int, pixels: int, m: int, c_out: int, o: int) -> int:
     return n * triton.cdiv(pixels, m) * triton.cdiv(c_out, o)
 
 
-def cache_file() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "idgan_fast" / "tiles.json"
-
-
 @cache
 def identity(device: torch.device) -> str:
     """All that a measurement depends on."""
@@ -134,11 +130,12 @@ def identity(device: torch.device) -> str:
     return json.dumps([name, triton.__version__, text.hexdigest()[:16]])
 
 
+def tiles_file() -> Path:
+    return cache_file("tiles.json")
+
+
 @cache
 def tuned(device: torch.device) -> dict[str, Any]:
     """{shape: tile, or layer: form} of this GPU; read once, when the first layer runs."""
-    try:
-        found = json.loads(cache_file().read_text())
-        return found.get(identity(device), {})
-    except (OSError, ValueError, AttributeError):
-        return {}
+    found = read(tiles_file()).get(identity(device))
+    return found if isinstance(found, dict) else {}

@@ -74,7 +74,7 @@ def conv_wgrad(dy: Tensor, x: Tensor, styles: Tensor | None, k: int, form: str) 
     a, b = (dy, x) if same else (x, dy)
     n, c_a, rows, columns = a.shape
     c_b, pixels = b.shape[1], rows * columns
-    tile = tile_of(Shape("wgrad", form, n, c_a, taps * c_b, pixels, x.dtype), x.device)
+    tile = tile_of(wgrad_shape(dy, x, k, form), x.device)
     m_blocks, n_blocks = triton.cdiv(c_a, tile["BLOCK_M"]), triton.cdiv(taps * c_b, tile["BLOCK_N"])
     steps_of_sample = triton.cdiv(pixels, tile["BLOCK_K"])
     steps = n * steps_of_sample
@@ -90,3 +90,8 @@ def conv_wgrad(dy: Tensor, x: Tensor, styles: Tensor | None, k: int, form: str) 
     if same:
         return total.permute(0, 3, 1, 2)
     return total.flip(1, 2).permute(3, 0, 1, 2).contiguous(memory_format=torch.channels_last)
+
+
+def wgrad_shape(dy: Tensor, x: Tensor, k: int, form: str) -> Shape:
+    a, b = (dy, x) if form == SAME else (x, dy)
+    return Shape("wgrad", form, a.shape[0], a.shape[1], k * k * b.shape[1], a.shape[2] * a.shape[3], x.dtype)

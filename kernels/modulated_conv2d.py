@@ -145,15 +145,13 @@ def modulated_conv2d_fwd(
     x: [N, I, H, W] in float16, bfloat16 or float32; the weight in the same, [O, I, k, k] as correlation, and of the
     composite form [4 O, I, 3, 3], phase by phase.
     """
-    _, c_in, height, width = x.shape
-    up, more = (1 if form == SAME else 2), int(form == TRANSPOSED)
-    c_out = weight.shape[0] // (4 if form == COMPOSITE else 1)
+    (_, c_in, height, width), shape = x.shape, fwd_shape(x, weight, form)
+    up, more, c_out = 1 if form == SAME else 2, int(form == TRANSPOSED), shape.c_out
     out = _empty(x, c_out, up * height + more, up * width + more)
     z = torch.empty_like(out) if keep and epilogue.next_styles is not None else None
     weight, k = in_memory(weight), weight.shape[2]
     steps = (k * k * c_in, c_in, 1)
-    pixels = (height + more) * (width + more)
-    tile = tile_of(Shape("fwd", form, x.shape[0], c_in, c_out, pixels, x.dtype), x.device)
+    tile = tile_of(shape, x.device)
     _launch(x, weight, steps, styles, epilogue, out, z, None, None, form, k, False, tile)
     return out, z
 
@@ -171,8 +169,8 @@ def modulated_conv2d_dgrad(
         weight, steps = weight.permute(1, 2, 3, 0).contiguous(), (k * k * c_out, c_out, 1)
     else:
         weight = in_memory(weight)
+    tile = tile_of(dgrad_shape(dy, x, form), x.device)
     form = SAME if form == SAME else STRIDED
-    tile = tile_of(Shape("fwd", form, n, dy.shape[1], c_in, height * width, x.dtype), x.device)
     factor = sums = None
     if want_styles:
         factor = x.contiguous(memory_format=torch.channels_last)
@@ -180,6 +178,17 @@ def modulated_conv2d_dgrad(
         sums = torch.empty(n, tiles, c_in, dtype=torch.float32, device=x.device)
     _launch(dy, weight, steps, None, Epilogue(scale=styles), dx, None, factor, sums, form, k, True, tile)
     return dx, x.new_empty(0, dtype=torch.float32) if sums is None else sums.sum(1)
+
+
+def fwd_shape(x: Tensor, weight: Tensor, form: str) -> Shape:
+    n, c_in, height, width = x.shape
+    more, c_out = int(form == TRANSPOSED), weight.shape[0] // (4 if form == COMPOSITE else 1)
+    return Shape("fwd", form, n, c_in, c_out, (height + more) * (width + more), x.dtype)
+
+
+def dgrad_shape(dy: Tensor, x: Tensor, form: str) -> Shape:
+    n, c_in, height, width = x.shape
+    return Shape("fwd", SAME if form == SAME else STRIDED, n, dy.shape[1], c_in, height * width, x.dtype)
 
 
 def in_memory(weight: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ ALLOWED = {
     "doctor": {"ops"},
     "costs": CONFIG | {"costs", "ops", "stages"},
     "roofline": CONFIG | {"costs", "ops", "presets"},
+    "tune": BASE | {"costs", "kernels", "ops", "roofline"},
     "report": None,
     "train": None,
     "__main__": {"errors"},

@@ -17,12 +17,12 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from idgan_fast.kernels.cache import cache_file, read, write
 from idgan_fast.ops import samples
 from idgan_fast.ops._dispatch import LowLevel, low_level, why_not
 
@@ -44,11 +44,11 @@ def refused(backend: str, names: tuple[str, ...], device: str) -> str | None:
 @cache
 def verdicts(backend: str, device: str) -> Verdicts:
     """Of all kernels of a backend, from the file or by a check of a few seconds. Warns once of those that failed."""
-    path, key = cache_file(), identity(backend, device)
-    known = _read(path)
+    path, key = verdicts_file(), identity(backend, device)
+    known = read(path)
     if key not in known:
-        known = {**_read(path), key: checked_apart(backend, device)}
-        _write(path, known)
+        known = {**read(path), key: checked_apart(backend, device)}
+        _keep(path, known)
     wrong = {name: reason for name, reason in known[key].items() if reason is not None}
     if wrong:
         listed = "; ".join(f"{name}: {reason}" for name, reason in wrong.items())
@@ -61,9 +61,8 @@ def verdicts(backend: str, device: str) -> Verdicts:
     return known[key]
 
 
-def cache_file() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "idgan_fast" / "admission.json"
+def verdicts_file() -> Path:
+    return cache_file("admission.json")
 
 
 def identity(backend: str, device: str) -> str:
@@ -84,21 +83,10 @@ def identity(backend: str, device: str) -> str:
     return json.dumps([backend, name, driver, torch.__version__, triton, text.hexdigest()[:16]])
 
 
-def _read(path: Path) -> dict[str, Verdicts]:
+def _keep(path: Path, known: dict[str, Verdicts]) -> None:
+    """Without a place to write, each process checks for itself."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _write(path: Path, known: dict[str, Verdicts]) -> None:
-    """In one step, since several processes may start at once; without a place to write, each checks for itself."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump(known, file, indent=1)
-        os.replace(file.name, path)
+        write(path, known)
     except OSError as error:
         warnings.warn(f"{path}: cannot keep which kernels agree here: {error}", RuntimeWarning, stacklevel=3)
 

@@ -73,7 +73,7 @@ def test_auto_takes_only_what_was_admitted(monkeypatch: pytest.MonkeyPatch) -> N
         assert choice(("upfirdn2d",)) == "reference"
         assert choice(("styled_epilogue_fwd", "upfirdn2d")) == "reference"
     assert _dispatch._choose("f", ("upfirdn2d",), "cuda", "triton", "auto") == "triton", "asked for by name"
-    kept = json.loads(admission.cache_file().read_text())
+    kept = json.loads(admission.verdicts_file().read_text())
     assert set(kept) == {"triton"}
     admission.verdicts.cache_clear()  # as in another process
     with pytest.warns(RuntimeWarning, match="upfirdn2d"):
