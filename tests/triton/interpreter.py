@@ -1,10 +1,11 @@
-"""Triton's interpreter with right bfloat16, fused multiply-adds that round once, and faster.
+"""Triton's interpreter with right bfloat16, fused multiply-adds that round once, checked addresses, and faster.
 
-It holds these numbers as 16-bit integers, multiplies them as integers in a matrix product, and rounds to them towards
-zero. Half of its time goes into patching the language anew at every call of a function within a kernel.
+It holds bfloat16 as 16-bit integers, multiplies them as integers in a matrix product, and rounds to them towards zero.
+Half of its time goes into patching the language anew at every call of a function within a kernel. An access that no
+mask hides must lie within one of the tensors that the kernel was launched with.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -29,12 +30,40 @@ def rounded(values: np.ndarray) -> np.ndarray:
     return numbers.bfloat16().view(torch.int16).numpy().view(np.uint16)
 
 
+class Bounds:
+    """The memory of the tensors of the present launch: first bytes, and the first byte behind each."""
+
+    def __init__(self) -> None:
+        self.starts, self.ends = np.zeros(0, np.int64), np.zeros(0, np.int64)
+
+    def launched_with(self, arguments: Iterable[Any]) -> None:
+        tensors = [t for t in arguments if isinstance(t, torch.Tensor) and t.numel()]
+        spans = sorted((t.data_ptr(), t.data_ptr() + _span(t)) for t in tensors)
+        self.starts = np.array([start for start, _ in spans], np.int64)
+        self.ends = np.maximum.accumulate(np.array([end for _, end in spans], np.int64)) if spans else self.starts
+
+    def check(self, pointers: Any, mask: Any, what: str) -> None:
+        addresses = np.broadcast_to(pointers.data, mask.data.shape)[mask.data.astype(bool)].astype(np.int64)
+        if not addresses.size:
+            return
+        at = np.searchsorted(self.starts, addresses, "right") - 1
+        size = pointers.get_element_ty().primitive_bitwidth // 8
+        if (at < 0).any() or (addresses + size > self.ends[at]).any():
+            raise IndexError(f"{what} outside of every tensor of the launch")
+
+
+def _span(t: torch.Tensor) -> int:
+    return t.element_size() * (1 + sum(step * (size - 1) for step, size in zip(t.stride(), t.shape, strict=True)))
+
+
 @contextmanager
 def repaired(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     whole: Any = SimpleNamespace(__globals__={"tl": tl, "core": tl.core})
     scope = interpreter._patch_lang(whole)
     monkeypatch.setattr(interpreter, "_patch_lang", lambda _: interpreter._LangPatchScope())
     builder: Any = InterpreterBuilder
+    bounds, executor = Bounds(), interpreter.GridExecutor
+    arguments, load, store = executor._init_args_hst, builder.create_masked_load, builder.create_masked_store
     cast, convert, dot = builder.cast_impl, builder.create_fp_to_fp, builder.create_dot
 
     def of_bfloat16(src: Any, target: Any) -> Any:
@@ -62,6 +91,22 @@ def repaired(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         exact = a.data.astype(np.float64) * b.data.astype(np.float64) + c.data
         return TensorHandle(exact.astype(a.data.dtype), a.dtype.scalar)
 
+    def init_args(self: Any, args: Any, kwargs: Any) -> Any:
+        found = arguments(self, args, kwargs)
+        bounds.launched_with([*found[0], *found[1].values()])
+        return found
+
+    def create_masked_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
+        bounds.check(pointers, mask, "a load")
+        return load(self, pointers, mask, *rest)
+
+    def create_masked_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        bounds.check(pointers, mask, "a store")
+        return store(self, pointers, value, mask, *rest)
+
+    monkeypatch.setattr(executor, "_init_args_hst", init_args)
+    monkeypatch.setattr(builder, "create_masked_load", create_masked_load)
+    monkeypatch.setattr(builder, "create_masked_store", create_masked_store)
     monkeypatch.setattr(builder, "create_fma", create_fma)
     monkeypatch.setattr(builder, "cast_impl", cast_impl)
     monkeypatch.setattr(builder, "create_fp_to_fp", create_fp_to_fp)

@@ -1,5 +1,6 @@
-"""The repaired interpreter itself: bfloat16 conversions and products against torch."""
+"""The repaired interpreter itself: bfloat16 conversions and products against torch, addresses against tensors."""
 
+import pytest
 import torch
 import triton
 import triton.language as tl
@@ -39,3 +40,20 @@ def test_products_of_bfloat16_are_those_of_their_values() -> None:
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         x, w = (torch.randn(16, 16).to(dtype) for _ in range(2))
         assert (product(x, w).double() - x.double() @ w.double()).abs().max() < 1e-5
+
+
+@triton.jit
+def copy_kernel(x, y, to_load, to_store, SIZE: tl.constexpr):
+    i = tl.arange(0, SIZE)
+    tl.store(y + i, tl.load(x + i, mask=i < to_load, other=0.0), mask=i < to_store)
+
+
+def test_an_access_beside_a_tensor_is_an_error_even_within_its_storage() -> None:
+    storage = torch.randn(3, 64)
+    x, y = storage[1, :60], storage[2, :60]
+    copy_kernel[(1,)](x, y, 60, 60, 64)
+    assert torch.equal(x, y)
+    with pytest.raises(Exception, match="a load outside of every tensor"):
+        copy_kernel[(1,)](x, y, 61, 60, 64)
+    with pytest.raises(Exception, match="a store outside of every tensor"):
+        copy_kernel[(1,)](x, y, 60, 61, 64)
