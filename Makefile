@@ -9,6 +9,9 @@ ARGS ?=
 # The torch that make wheel tries the wheel with: the oldest that pyproject.toml allows
 WHEEL_TORCH ?= torch==2.13.0
 
+# Interpreted kernels run in one thread: a process for each core
+INTERPRETED = TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(PY) -m pytest tests/triton -n auto
+
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed-$(shell printf '%s' '$(TORCH_SPEC) $(TORCH_ARGS)' | cksum | cut -d' ' -f1)
@@ -31,11 +34,11 @@ train: install
 
 test: install
 	$(PY) -m pytest -m "not slow"
-	TRITON_INTERPRET=1 $(PY) -m pytest tests/triton -m "not slow"
+	$(INTERPRETED) -m "not slow"
 
 test-all: install
 	$(PY) -m pytest
-	TRITON_INTERPRET=1 $(PY) -m pytest tests/triton
+	$(INTERPRETED)
 
 bench: install
 	mkdir -p build
