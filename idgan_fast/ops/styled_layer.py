@@ -63,6 +63,7 @@ def styled_layer(
     height, width = _out_size(x, f, padding)
     tensors = epilogue.cast(function, x.dtype, (x.shape[0], 1, height, width), tensors)
     weight = weight if resampling.flip_weight else weight.flip((2, 3))
+    weight = weight.contiguous(memory_format=torch.channels_last)  # once for the forward and the backward pass
     styles = None if styles is None else styles.to(accumulation(x.dtype))
     numbers = (padding, float(fir_gain), float(slope), float(gain), clamp, form)
     return _styled_layer(f, x, weight, styles, *tensors, *numbers, torch.is_grad_enabled(), "triton")[0]
