@@ -29,7 +29,9 @@ from idgan_fast.kernels import (
     bias_act,
     conv_tiles,
     conv_wgrad,
+    filtered_lrelu,
     kernel_energy,
+    lrelu_codes,
     modulated_conv2d,
     styled_epilogue,
     upfirdn2d,
@@ -131,6 +133,42 @@ def gradients(dtype: torch.dtype, form: str, c_in: int, c_out: int, size: int, k
         )
 
 
+# Of filtered_lrelu: up, down, taps of both filters; an adjoint has them exchanged.
+FILTERED = {"up=2 down=2": (2, 2, 12, 12), "up=4 down=2": (4, 2, 24, 12), "up=2 down=4": (2, 4, 12, 24)}
+COMPOSED = (2, 2, 12, (12, 12))  # a filter of two axes
+
+
+def filtered(dtype: torch.dtype, up: int, down: int, up_taps: int, down_taps: Any, linear: bool) -> None:
+    x, fu, fd, activation = image(dtype, "NCHW"), small(up_taps), torch.empty(down_taps, device="meta"), (1.4, 0.2)
+    factors = ([up] * 2, [down] * 2, [up_taps] * 4)
+    if linear:
+        middle = lrelu_codes.size_of(x.shape[2:], fu, factors[0], (1, 1), factors[2])
+        codes = small(*x.shape[:2], middle[0], (middle[1] + 3) // 4, dtype=torch.uint8)
+        filtered_lrelu.filtered_lrelu_linear(x, codes, middle, fu, fd, *factors, [3] * 4, *activation, False)
+    else:
+        filtered_lrelu.filtered_lrelu_fwd(x, small(256), fu, fd, *factors, *activation, 256.0, False, True)
+
+
+def products(case: Callable[..., Any], name: str, dtype: torch.dtype) -> None:
+    """The convolutions of LAYERS, forward and backward."""
+    for layer, sizes in LAYERS.items():
+        narrow = sizes[2] <= 3
+        for prologue in (True, False) if sizes[1:3] == (256, 256) else (True,):
+            case(
+                f"modulated_conv2d_fwd {layer}{' style' if prologue else ''} {name}",
+                "x" if narrow else "x weight out",
+                lambda a=(*sizes, prologue): convolution(dtype, *a),
+            )
+        if layer != "composite":
+            case(
+                f"modulated_conv2d_dgrad {layer} {name}",
+                "factor out" if narrow else "x weight factor out",
+                lambda a=(*sizes, False): gradients(dtype, *a),
+            )
+        if layer != "composite" and dtype != torch.float32:
+            case(f"conv_wgrad {layer} {name}", "b" if narrow else "a b", lambda a=(*sizes, True): gradients(dtype, *a))
+
+
 @cache
 def launches(target: str = "sm_90") -> list[Launch]:
     """All shipped configurations for an architecture; in the same order for all of them."""
@@ -167,6 +205,12 @@ def _launches() -> list[Launch]:
                 "dy saved dx",
                 lambda x=x, s=swish: bias_act.bias_act_bwd(x, x, b, *s, True),
             )
+            second = "ddx dy x to_dy to_x"
+            case(
+                f"bias_act_bwd2 swish {name}",
+                second,
+                lambda x=x, s=swish: bias_act.bias_act_bwd2(x, b, x, x, b, *s, True),
+            )
             for act in (
                 ("tanh", "sigmoid", "elu", "selu", "softplus") if (dtype_name, layout) == ("fp32", "NHWC") else ()
             ):
@@ -179,6 +223,11 @@ def _launches() -> list[Launch]:
                     f"bias_act_bwd {act} {name}",
                     "dy saved dx",
                     lambda x=x, a=act: bias_act.bias_act_bwd(x, x, b, 1, a, 0.0, 1.0, 256.0, True),
+                )
+                case(
+                    f"bias_act_bwd2 {act} {name}",
+                    second,
+                    lambda x=x, a=act: bias_act.bias_act_bwd2(x, b, x, x, b, 1, a, 0.0, 1.0, 256.0, True),
                 )
             for resampling, up, down, padding in (
                 ("up=2", (2, 2), (1, 1), (2, 1, 2, 1)),
@@ -206,30 +255,22 @@ def _launches() -> list[Launch]:
                         x, [y], x, t, *e, p, 4.0, *lrelu, [1, 0, 1, 1, 0]
                     ),
                 )
-            for layer, sizes in LAYERS.items() if last else ():
-                for prologue in (True, False) if sizes[1:3] == (256, 256) else (True,):
-                    case(
-                        f"modulated_conv2d_fwd {layer}{' style' if prologue else ''} {name}",
-                        "x weight out" if sizes[2] > 3 else "x",
-                        lambda d=dtype, a=(*sizes, prologue): convolution(d, *a),
-                    )
-                if layer != "composite":
-                    case(
-                        f"modulated_conv2d_dgrad {layer} {name}",
-                        "x weight factor out" if sizes[2] > 3 else "factor out",
-                        lambda d=dtype, a=(*sizes, False): gradients(d, *a),
-                    )
-                if layer != "composite" and dtype != torch.float32:
-                    case(
-                        f"conv_wgrad {layer} {name}",
-                        "a b" if sizes[2] > 3 else "b",
-                        lambda d=dtype, a=(*sizes, True): gradients(d, *a),
-                    )
+            for tf32 in (True, False) if dtype == torch.float32 else (True,):
+                with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
+                    if last:
+                        products(case, name if tf32 else f"{name} three TF32", dtype)
             case(
                 f"kernel_energy {name}",
                 "weight" if last else "",
                 lambda w=weight: kernel_energy.kernel_energy(w),
             )
+            for factors, given in {**FILTERED, "composed": COMPOSED}.items() if not last else ():
+                for linear in (False, True):
+                    case(
+                        f"filtered_lrelu_{'linear' if linear else 'fwd'} {factors} {name}",
+                        "",
+                        lambda d=dtype, a=(*given, linear): filtered(d, *a),
+                    )
     return found
 
 

@@ -28,6 +28,8 @@ DOUBLED = {"BLOCK_M": (16, 256), "BLOCK_O": (16, 256), "BLOCK_N": (16, 256), "BL
 COUNTED = {"num_stages": (1, 5)}
 SAME_RESULT = 2e-2  # of the largest value: the order of the sums differs, and with it the last digits of a half type
 
+CROWDED = 128  # numbers of the result in a thread's registers; more spill, and take long to compile
+
 Tile = dict[str, Any]
 Clock = Callable[[Callable[[], Any]], float]
 
@@ -54,6 +56,11 @@ def neighbours(tile: Tile) -> Iterator[Tile]:
         yield from ({**tile, name: v} for v in (tile[name] - 1, tile[name] + 1) if least <= v <= most)
 
 
+def numbers_of_thread(tile: Tile) -> float:
+    """Of the result that a thread holds in registers."""
+    return tile["BLOCK_M"] * tile.get("BLOCK_O", tile.get("BLOCK_N")) * tile.get("PHASES", 1) / (32 * tile["num_warps"])
+
+
 def improved(job: Job, device: torch.device, seconds: Clock) -> tuple[Tile, float, float]:
     """The fastest tile found, its time, and that of the table's tile. Leaves it in force for this process."""
     from idgan_fast.kernels import conv_tiles
@@ -66,7 +73,7 @@ def improved(job: Job, device: torch.device, seconds: Clock) -> tuple[Tile, floa
     while going:
         going = False
         for tile in neighbours(best):
-            if tile in tried:
+            if tile in tried or numbers_of_thread(tile) > CROWDED:
                 continue
             tried.append(tile)
             found[key] = tile
@@ -110,7 +117,8 @@ def operands(layer: Layer, dtype: torch.dtype, device: torch.device) -> Operands
         return torch.randn(shape, generator=rng, device=device)
 
     x = draw(layer.n, layer.c_in, layer.size_in, layer.size_in).to(dtype, memory_format=torch.channels_last)
-    weight = (draw(layer.c_out, layer.c_in, k, k) / (k * k * layer.c_in) ** 0.5).to(dtype)
+    weight = draw(layer.c_out, layer.c_in, k, k) / (k * k * layer.c_in) ** 0.5
+    weight = weight.to(dtype, memory_format=torch.channels_last)  # as layers hand it on
     noise = draw(layer.n, 1, layer.size_out, layer.size_out)
     f = ops.setup_filter((1, 3, 3, 1), device)
     return Operands(x, weight, draw(layer.n, layer.c_in), noise, draw(layer.c_out), f, up)
@@ -133,7 +141,7 @@ def jobs_of(given: Operands) -> list[Job]:
         def forward(w: Tensor = of_form, e: Any = ending, form: str = form) -> Tensor:
             return modulated_conv2d.modulated_conv2d_fwd(x, w, styles, e, form)[0]
 
-        jobs.append(Job(modulated_conv2d.fwd_shape(x, of_form, form), forward))
+        jobs.append(Job(modulated_conv2d.fwd_shape(x, of_form, True, form), forward))
     form, k = SAME if up == 1 else TRANSPOSED, weight.shape[2]
     size = [s if up == 1 else 2 * s + 1 for s in x.shape[2:]]
     dy = torch.randn(x.shape[0], weight.shape[0], *size, device=x.device)
@@ -142,7 +150,7 @@ def jobs_of(given: Operands) -> list[Job]:
     def by_input() -> Tensor:
         return modulated_conv2d.modulated_conv2d_dgrad(dy, weight, styles, x, form, True)[0]
 
-    jobs.append(Job(modulated_conv2d.dgrad_shape(dy, x, form), by_input))
+    jobs.append(Job(modulated_conv2d.dgrad_shape(dy, x, k, form), by_input))
     if x.dtype != torch.float32:  # which is torch's
         shape = conv_wgrad.wgrad_shape(dy, x, k, form)
         jobs.append(Job(shape, lambda: conv_wgrad.conv_wgrad(dy, x, styles, k, form)))
@@ -155,8 +163,8 @@ def fastest_form(given: Operands, seconds: Clock) -> dict[str, float]:
 
     found = conv_tiles.tuned(given.x.device)
     x, weight, styles, noise, bias, f, up = given
-    n, c_in, height, width = x.shape
-    key = layer_key(n, c_in, weight.shape[0], height, width, weight.shape[2], up, x.dtype)
+    c_in, height, width = x.shape[1:]
+    key = layer_key(c_in, weight.shape[0], height, width, weight.shape[2], up, x.dtype)
     x, weight, styles, bias = leaves = [t.detach().requires_grad_() for t in (x, weight, styles, bias)]
     strength = torch.tensor(0.5, device=x.device)
 

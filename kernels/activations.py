@@ -1,4 +1,4 @@
-"""Activations of a tile v in float32 or float64, and their first derivatives.
+"""Activations of a tile v in float32 or float64, and their first and second derivatives.
 
 exp and log are the hardware's; expm1 and log1p are made of them by Kahan's quotients, which lose no digits near 0.
 """
@@ -95,6 +95,28 @@ def first_derivative(v, alpha, ACT: tl.constexpr):
     else:
         tl.static_assert(ACT == "swish")
         d = sigmoid(v) * (1 + v * sigmoid(-v))
+    return d
+
+
+@triton.jit
+def second_derivative(v, ACT: tl.constexpr):
+    below = tl.where(v > 0, 0.0, v)
+    if ACT == "linear" or ACT == "relu" or ACT == "lrelu":
+        d = tl.zeros(v.shape, v.dtype)
+    elif ACT == "tanh":
+        t = tanh(v)
+        d = -2 * t * (1 - t * t)
+    elif ACT == "sigmoid":
+        d = sigmoid(v) * sigmoid(-v) * (1 - 2 * sigmoid(v))
+    elif ACT == "elu":
+        d = tl.where(v > 0, 0.0, tl.exp(below))
+    elif ACT == "selu":
+        d = tl.where(v > 0, 0.0, tl.exp(below) * scalar(SELU_BELOW, v))
+    elif ACT == "softplus":
+        d = sigmoid(v) * sigmoid(-v)
+    else:
+        tl.static_assert(ACT == "swish")
+        d = sigmoid(v) * sigmoid(-v) * (2 + v * (1 - 2 * sigmoid(v)))
     return d
 
 

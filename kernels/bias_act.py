@@ -1,10 +1,13 @@
-"""y = clamp(gain * act(x + b)): forward, and backward with the gradient of the bias in the same pass.
+"""y = clamp(gain * act(x + b)): forward, backward with the gradient of the bias in the same pass, and its derivative.
 
 x, y: any shape, float16, bfloat16, float32 or float64, dense in its memory format; b: [x.shape[dim]] in the type of the
 arithmetic, which is float32 for the half types. A program does a tile, in the backward pass with a bias gradient eight
 of them across the bias (see tiles.py); its sums go to a table of partial sums, which torch adds up: two stages, in a
-fixed order. `bias_lrelu` (linear, relu, lrelu) goes backward from y alone, the smooth activations from x.
-Bytes: forward x + y; backward dy + y (or x) + dx. Operations: about 6 (piecewise linear) to 40 an element.
+fixed order. `bias_lrelu` (linear, relu, lrelu) goes backward from y alone, the smooth activations from x. The second
+derivative gives the gradients of <dx, ddx> + <db, ddb>: c act'(x + b) gain by dy, with c = ddx + ddb, and
+c dy act''(x + b) gain by x, with its sums for b; both 0 where the clamp binds.
+Bytes: forward x + y; backward dy + y (or x) + dx; second derivative ddx + dy + x + to_dy + to_x. Operations: about 6
+(piecewise linear) to 40 an element, to 70 of the second derivative.
 Source: Karras et al., arXiv 1912.04958.
 """
 
@@ -13,7 +16,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from idgan_fast.kernels.activations import activated, finished, first_derivative, through_clamp, through_leaky
+from idgan_fast.kernels.activations import (
+    activated,
+    finished,
+    first_derivative,
+    second_derivative,
+    through_clamp,
+    through_leaky,
+)
 from idgan_fast.kernels.tiles import (
     STEPS,
     accumulation,
@@ -24,6 +34,16 @@ from idgan_fast.kernels.tiles import (
     tiles_of,
     triton_type,
 )
+
+
+@triton.jit
+def _of_channels(b, r, c, rows, columns, BY_COLUMN: tl.constexpr):
+    """A tile's part of b, to be broadcast over it."""
+    if BY_COLUMN:
+        part = tl.load(b + c, mask=c < columns, other=0.0)[None, :]
+    else:
+        part = tl.load(b + r, mask=r < rows, other=0.0)[:, None]
+    return part
 
 
 @triton.jit
@@ -39,16 +59,13 @@ def bias_act_fwd_kernel(
     at = ((batch * rows + r) * columns)[:, None] + c[None, :]
     v = tl.load(x + at, mask=mask, other=0.0).to(ACC)
     if HAS_BIAS:
-        if BY_COLUMN:
-            v += tl.load(b + c, mask=c < columns, other=0.0)[None, :]
-        else:
-            v += tl.load(b + r, mask=r < rows, other=0.0)[:, None]
+        v += _of_channels(b, r, c, rows, columns, BY_COLUMN)
     v = finished(v, alpha, gain, clamp, ACT, HAS_CLAMP)
     tl.store(y + at, v.to(y.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def _through(dy, s, b, alpha, gain, clamp, ACT: tl.constexpr, FROM_Y: tl.constexpr, HAS_CLAMP: tl.constexpr):
+def _through(dy, s, alpha, gain, clamp, ACT: tl.constexpr, FROM_Y: tl.constexpr, HAS_CLAMP: tl.constexpr):
     """dy times the derivative, from s = y, or from s = x + b."""
     if FROM_Y:
         g = through_leaky(dy, s, alpha, gain, clamp, HAS_CLAMP)
@@ -73,20 +90,71 @@ def bias_act_bwd_kernel(
     r = row + tl.arange(0, BLOCK_ROWS)
     c = column + tl.arange(0, BLOCK_COLUMNS)
     total = tl.zeros((BLOCK_COLUMNS if BY_COLUMN else BLOCK_ROWS,), ACC)
-    bias = tl.zeros((BLOCK_COLUMNS if BY_COLUMN else BLOCK_ROWS,), ACC)
     if HAS_BIAS:
-        bias = tl.load(b + (c if BY_COLUMN else r), mask=(c < columns) if BY_COLUMN else (r < rows), other=0.0)
+        bias = _of_channels(b, r, c, rows, columns, BY_COLUMN)
     for _ in range(STEPS):
         mask = (r < rows)[:, None] & (c < columns)[None, :]
         at = ((batch * rows + r) * columns)[:, None] + c[None, :]
         g = tl.load(dy + at, mask=mask, other=0.0).to(ACC)
         s = tl.load(saved + at, mask=mask, other=0.0).to(ACC)
         if HAS_BIAS:
-            s += bias[None, :] if BY_COLUMN else bias[:, None]
-        g = _through(g, s, bias, alpha, gain, clamp, ACT, FROM_Y, HAS_CLAMP)
+            s += bias
+        g = _through(g, s, alpha, gain, clamp, ACT, FROM_Y, HAS_CLAMP)
         tl.store(dx + at, g.to(dx.dtype.element_ty), mask=mask)
         if WANT_DB:
             total += tl.sum(tl.where(mask, g, 0.0), 0 if BY_COLUMN else 1)
+        if BY_COLUMN:
+            r += BLOCK_ROWS
+        else:
+            c += BLOCK_COLUMNS
+    if WANT_DB:
+        if BY_COLUMN:
+            tl.store(sums + (row // (BLOCK_ROWS * STEPS)).to(tl.int64) * columns + c, total, mask=c < columns)
+        else:
+            tl.store(sums + (batch * column_blocks + column_block) * rows + r, total, mask=r < rows)
+
+
+@triton.jit
+def bias_act_bwd2_kernel(
+    ddx, ddb, dy, x, b, to_dy, to_x, sums, rows, columns, column_blocks,
+    alpha: tl.float64, gain: tl.float64, clamp: tl.float64,
+    ACT: tl.constexpr, HAS_DDB: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_CLAMP: tl.constexpr, WANT_DB: tl.constexpr,
+    ACC: tl.constexpr, BY_COLUMN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+    WIDE: tl.constexpr, STEPS: tl.constexpr,
+):  # fmt: skip
+    ROW_STEPS: tl.constexpr = STEPS if BY_COLUMN else 1
+    COLUMN_STEPS: tl.constexpr = 1 if BY_COLUMN else STEPS
+    batch, row, column, column_block = tile_origin(
+        rows, columns, column_blocks, ROW_STEPS, COLUMN_STEPS, BLOCK_ROWS, BLOCK_COLUMNS, WIDE
+    )
+    r = row + tl.arange(0, BLOCK_ROWS)
+    c = column + tl.arange(0, BLOCK_COLUMNS)
+    total = tl.zeros((BLOCK_COLUMNS if BY_COLUMN else BLOCK_ROWS,), ACC)
+    if HAS_BIAS:
+        bias = _of_channels(b, r, c, rows, columns, BY_COLUMN)
+    if HAS_DDB:
+        bias_cotangent = _of_channels(ddb, r, c, rows, columns, BY_COLUMN)
+    for _ in range(STEPS):
+        mask = (r < rows)[:, None] & (c < columns)[None, :]
+        at = ((batch * rows + r) * columns)[:, None] + c[None, :]
+        g = tl.load(ddx + at, mask=mask, other=0.0).to(ACC)
+        h = tl.load(dy + at, mask=mask, other=0.0).to(ACC)
+        v = tl.load(x + at, mask=mask, other=0.0).to(ACC)
+        if HAS_DDB:
+            g += bias_cotangent
+        if HAS_BIAS:
+            v += bias
+        g *= scalar(gain, g)
+        first = g * first_derivative(v, alpha, ACT)
+        second = g * h * second_derivative(v, ACT)
+        if HAS_CLAMP:
+            y = activated(v, alpha, ACT) * scalar(gain, v)
+            first = through_clamp(first, y, clamp, HAS_CLAMP)
+            second = through_clamp(second, y, clamp, HAS_CLAMP)
+        tl.store(to_dy + at, first.to(to_dy.dtype.element_ty), mask=mask)
+        tl.store(to_x + at, second.to(to_x.dtype.element_ty), mask=mask)
+        if WANT_DB:
+            total += tl.sum(tl.where(mask, second, 0.0), 0 if BY_COLUMN else 1)
         if BY_COLUMN:
             r += BLOCK_ROWS
         else:
@@ -149,3 +217,26 @@ def _backward(
             **constants,
         )  # fmt: skip
     return dx, sums.sum(0)
+
+
+def bias_act_bwd2(
+    ddx: Tensor, ddb: Tensor | None, dy: Tensor, x: Tensor, b: Tensor | None, dim: int, act: str, alpha: float,
+    gain: float, clamp: float | None, want_db: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    x, wide = dense(x), accumulation(x.dtype)
+    b, ddb = (None if t is None else t.contiguous() for t in (b, ddb))
+    ddx, dy, to_dy, to_x = dense(ddx, x), dense(dy, x), torch.empty_like(x), torch.empty_like(x)
+    if x.numel() == 0:
+        return to_dy, to_x, x.new_zeros(x.shape[dim] if want_db else 0, dtype=wide)
+    steps = STEPS if want_db else 1
+    with_channels = want_db or b is not None or ddb is not None
+    tile = 16 * 256 // x.element_size()  # of five streams, 16 bytes of each for every thread
+    grid, sizes, constants, table = tiles_of(x, dim if with_channels else None, steps, tile)
+    sums = torch.empty(table if want_db else (0, 0), dtype=wide, device=x.device)
+    with on_device_of(x):
+        bias_act_bwd2_kernel[grid](
+            ddx, ddb, dy, x, b, to_dy, to_x, sums, *sizes, alpha, gain, 0.0 if clamp is None else clamp, ACT=act,
+            HAS_DDB=ddb is not None, HAS_BIAS=b is not None, HAS_CLAMP=clamp is not None, WANT_DB=want_db,
+            ACC=triton_type(wide), STEPS=steps, **constants,
+        )  # fmt: skip
+    return to_dy, to_x, sums.sum(0)

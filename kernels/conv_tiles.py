@@ -7,9 +7,10 @@ keeps what it found in a file, by GPU, Triton and the kernels' text; there a sha
 
 import hashlib
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import triton
@@ -18,6 +19,9 @@ from idgan_fast.kernels.cache import cache_file, read
 
 WANTED_PROGRAMS = 128  # about one for each multiprocessor of an A100 or H100; below, tiles get narrower
 SPLITS_OF = 264  # programs that the sum over pixels is split into
+
+
+Result = TypeVar("Result")
 
 
 class Limits(NamedTuple):
@@ -41,19 +45,21 @@ LARGEST = {
 
 
 class Shape(NamedTuple):
-    """What a tile is chosen for. kernel: fwd or wgrad; pixels: of the grid of one sample."""
+    """What a tile is chosen for. kernel: fwd, fwd styled, dgrad or wgrad; pixels: of the grid of one sample."""
 
     kernel: str
     form: str
+    k: int
     n: int
     c_in: int
     c_out: int
     pixels: int
     dtype: torch.dtype
+    precision: str = "ieee"
 
     @property
     def key(self) -> str:
-        return " ".join(str(part) for part in self[:-1]) + " " + str(self.dtype).removeprefix("torch.")
+        return " ".join(str(part).removeprefix("torch.") for part in self)
 
 
 @cache
@@ -75,8 +81,24 @@ def tile_of(shape: Shape, device: torch.device) -> dict[str, Any]:
     return found if isinstance(found, dict) else default_tile(shape, LARGEST[architecture(device)])
 
 
+def with_tile(shape: Shape, device: torch.device, launch: Callable[[dict[str, Any]], Result]) -> Result:
+    """What `launch` gives with the shape's tile; where that asks for more than the GPU has, with the table's.
+
+    A measured tile may: the optional parts of an epilogue, which no shape tells, take registers and memory too.
+    """
+    tile = tile_of(shape, device)
+    try:
+        return launch(tile)
+    except triton.OutOfResources:
+        table = default_tile(shape, LARGEST[architecture(device)])
+        if tile == table:
+            raise
+        tuned(device)[shape.key] = table
+        return launch(table)
+
+
 def default_tile(shape: Shape, largest: Limits) -> dict[str, Any]:
-    return _fwd(shape, largest) if shape.kernel == "fwd" else _wgrad(shape, largest)
+    return _wgrad(shape, largest) if shape.kernel == "wgrad" else _fwd(shape, largest)
 
 
 def _fwd(shape: Shape, largest: Limits) -> dict[str, Any]:
@@ -127,7 +149,7 @@ def identity(device: torch.device) -> str:
     text = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         text.update(path.read_bytes())
-    return json.dumps([name, triton.__version__, text.hexdigest()[:16]])
+    return json.dumps([name, torch.__version__, triton.__version__, text.hexdigest()[:16]])
 
 
 def tiles_file() -> Path:

@@ -9,12 +9,14 @@ table in float32 that torch adds up, in a fixed order. Bytes: a + b + parts r. O
 float32. Source: the derivative of equation 1 of Karras et al., arXiv 1912.04958.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from idgan_fast.kernels.conv_tiles import SPLITS_OF, Shape, tile_of
+from idgan_fast.kernels.conv_tiles import SPLITS_OF, Shape, with_tile
 from idgan_fast.kernels.modulated_conv2d import SAME
 from idgan_fast.kernels.tiles import on_device_of
 
@@ -69,29 +71,36 @@ def conv_wgrad(dy: Tensor, x: Tensor, styles: Tensor | None, k: int, form: str) 
 
     dy: of the convolution's result; x: [N, I, H, W] without its style; styles: [N, I] in float32 or None.
     """
-    same, taps = form == SAME, k * k
+    same = form == SAME
     dy, x = (t.contiguous(memory_format=torch.channels_last) for t in (dy, x))
     a, b = (dy, x) if same else (x, dy)
-    n, c_a, rows, columns = a.shape
-    c_b, pixels = b.shape[1], rows * columns
-    tile = tile_of(wgrad_shape(dy, x, k, form), x.device)
-    m_blocks, n_blocks = triton.cdiv(c_a, tile["BLOCK_M"]), triton.cdiv(taps * c_b, tile["BLOCK_N"])
-    steps_of_sample = triton.cdiv(pixels, tile["BLOCK_K"])
-    steps = n * steps_of_sample
-    steps_of_part = max(triton.cdiv(steps, max(SPLITS_OF // (m_blocks * n_blocks), 1)), min(steps, SHORTEST))
-    parts = torch.empty(triton.cdiv(steps, steps_of_part), c_a, taps * c_b, dtype=torch.float32, device=x.device)
-    with on_device_of(x):
-        conv_wgrad_kernel[(len(parts) * m_blocks * n_blocks,)](
-            a, b, None if styles is None else styles.contiguous(), parts, c_a, c_b, rows, columns, *b.shape[2:],
-            steps, steps_of_sample, steps_of_part, m_blocks, n_blocks, K=k, STRIDE=1 if same else 2,
-            PAD=k // 2 if same else 0, STYLE_OF_A=not same, **tile,
-        )  # fmt: skip
+    c_a, c_b = a.shape[1], b.shape[1]
+    styles = None if styles is None else styles.contiguous()
+    parts = with_tile(wgrad_shape(dy, x, k, form), x.device, lambda tile: _parts(a, b, styles, k, same, tile))
     total = (parts[0] if len(parts) == 1 else parts.sum(0)).to(x.dtype).view(c_a, k, k, c_b)
     if same:
         return total.permute(0, 3, 1, 2)
     return total.flip(1, 2).permute(3, 0, 1, 2).contiguous(memory_format=torch.channels_last)
 
 
+def _parts(a: Tensor, b: Tensor, styles: Tensor | None, k: int, same: bool, tile: dict[str, Any]) -> Tensor:
+    """[parts of the sum, M, k k C]."""
+    (n, c_a, rows, columns), taps = a.shape, k * k
+    c_b, pixels = b.shape[1], rows * columns
+    m_blocks, n_blocks = triton.cdiv(c_a, tile["BLOCK_M"]), triton.cdiv(taps * c_b, tile["BLOCK_N"])
+    steps_of_sample = triton.cdiv(pixels, tile["BLOCK_K"])
+    steps = n * steps_of_sample
+    steps_of_part = max(triton.cdiv(steps, max(SPLITS_OF // (m_blocks * n_blocks), 1)), min(steps, SHORTEST))
+    parts = torch.empty(triton.cdiv(steps, steps_of_part), c_a, taps * c_b, dtype=torch.float32, device=a.device)
+    with on_device_of(a):
+        conv_wgrad_kernel[(len(parts) * m_blocks * n_blocks,)](
+            a, b, styles, parts, c_a, c_b, rows, columns, *b.shape[2:],
+            steps, steps_of_sample, steps_of_part, m_blocks, n_blocks, K=k, STRIDE=1 if same else 2,
+            PAD=k // 2 if same else 0, STYLE_OF_A=not same, **tile,
+        )  # fmt: skip
+    return parts
+
+
 def wgrad_shape(dy: Tensor, x: Tensor, k: int, form: str) -> Shape:
     a, b = (dy, x) if form == SAME else (x, dy)
-    return Shape("wgrad", form, a.shape[0], a.shape[1], k * k * b.shape[1], a.shape[2] * a.shape[3], x.dtype)
+    return Shape("wgrad", form, k, a.shape[0], a.shape[1], k * k * b.shape[1], a.shape[2] * a.shape[3], x.dtype)

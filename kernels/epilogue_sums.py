@@ -4,9 +4,11 @@ stands between.
 
 dout, z: [N, C, H, W] in one layout; scale, next_styles [N, C], b [C], noise [N or 1, 1, H, W], strength [] in the type
 of the arithmetic. The sum for scale is that of h y; without y it is that of h (v - noise strength - b), which is h y
-scale, with v = z / (gain slope): leaky ReLU shows its input where h is not 0, so that nothing but z need be kept.
-A program takes some pixels of a sample and goes through all channels. Bytes: dout + z (+ y) (+ dy). Sums go to tables
-of partial sums, which torch adds up in a fixed order. Source: Karras et al., arXiv 1912.04958, section 2.2.
+scale, with v = z / (gain slope): leaky ReLU shows its input where h is not 0, so that nothing but z need be kept. There
+scale must not be 0, and where noise or bias are a hundred times y a half type's z shows y in as many digits fewer.
+A program takes some pixels of a sample and goes through all channels. Bytes: dout + z (+ y) (+ dy), and a table of sums
+for each gradient, 4 bytes for 32 pixels (64 of NCHW), which torch adds up in a fixed order. Source: Karras et al.,
+arXiv 1912.04958, section 2.2.
 """
 
 import torch
@@ -107,7 +109,8 @@ def epilogue_sums(
     of_pixel = make((n, 1, height, width) if over_channels else 0, dtype=wide, device=dout.device)
     if dout.numel() and (dy is not None or over_channels or any(wanted)):
         noise_step = 0 if noise is None or noise.shape[0] == 1 else height * width
-        noise, strength, b = (None if t is None else t.contiguous() for t in (noise, strength, b))
+        vectors = (scale, noise, strength, b, next_styles)
+        scale, noise, strength, b, next_styles = (None if t is None else t.contiguous() for t in vectors)
         steps = (1, c) if is_channels_last(dout) else (height * width, 1)
         with on_device_of(dout):
             epilogue_sums_kernel[(n * blocks,)](

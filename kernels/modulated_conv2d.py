@@ -18,8 +18,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from idgan_fast.kernels import conv_tiles
 from idgan_fast.kernels.activations import finished
-from idgan_fast.kernels.conv_tiles import Shape, tile_of
+from idgan_fast.kernels.conv_tiles import Shape, with_tile
 from idgan_fast.kernels.tiles import on_device_of
 
 # Forms: of a stride of one; up=2 as a 3x3 convolution with a weight [4 O, I, 3, 3] that holds the filter, a phase of
@@ -145,14 +146,17 @@ def modulated_conv2d_fwd(
     x: [N, I, H, W] in float16, bfloat16 or float32; the weight in the same, [O, I, k, k] as correlation, and of the
     composite form [4 O, I, 3, 3], phase by phase.
     """
-    (_, c_in, height, width), shape = x.shape, fwd_shape(x, weight, form)
+    (_, c_in, height, width), shape = x.shape, fwd_shape(x, weight, styles is not None, form)
     up, more, c_out = 1 if form == SAME else 2, int(form == TRANSPOSED), shape.c_out
     out = _empty(x, c_out, up * height + more, up * width + more)
     z = torch.empty_like(out) if keep and epilogue.next_styles is not None else None
     weight, k = in_memory(weight), weight.shape[2]
     steps = (k * k * c_in, c_in, 1)
-    tile = tile_of(shape, x.device)
-    _launch(x, weight, steps, styles, epilogue, out, z, None, None, form, k, False, tile)
+
+    def launch(tile: dict[str, Any]) -> None:
+        _launch(x, weight, steps, styles, epilogue, out, z, None, None, form, k, False, tile)
+
+    with_tile(shape, x.device, launch)
     return out, z
 
 
@@ -169,26 +173,34 @@ def modulated_conv2d_dgrad(
         weight, steps = weight.permute(1, 2, 3, 0).contiguous(), (k * k * c_out, c_out, 1)
     else:
         weight = in_memory(weight)
-    tile = tile_of(dgrad_shape(dy, x, form), x.device)
-    form = SAME if form == SAME else STRIDED
-    factor = sums = None
-    if want_styles:
-        factor = x.contiguous(memory_format=torch.channels_last)
-        tiles = triton.cdiv(height * width, tile["BLOCK_M"])
-        sums = torch.empty(n, tiles, c_in, dtype=torch.float32, device=x.device)
-    _launch(dy, weight, steps, None, Epilogue(scale=styles), dx, None, factor, sums, form, k, True, tile)
+    factor = x.contiguous(memory_format=torch.channels_last) if want_styles else None
+    shape = dgrad_shape(dy, x, k, form)
+
+    def launch(tile: dict[str, Any]) -> Tensor | None:
+        sums = None
+        if want_styles:
+            tiles = triton.cdiv(height * width, tile["BLOCK_M"])
+            sums = torch.empty(n, tiles, c_in, dtype=torch.float32, device=x.device)
+        _launch(dy, weight, steps, None, Epilogue(scale=styles), dx, None, factor, sums, shape.form, k, True, tile)
+        return sums
+
+    sums = with_tile(shape, x.device, launch)
     return dx, x.new_empty(0, dtype=torch.float32) if sums is None else sums.sum(1)
 
 
-def fwd_shape(x: Tensor, weight: Tensor, form: str) -> Shape:
+def fwd_shape(x: Tensor, weight: Tensor, styled: bool, form: str) -> Shape:
+    """styled: the style is applied to x as it is read."""
     n, c_in, height, width = x.shape
     more, c_out = int(form == TRANSPOSED), weight.shape[0] // (4 if form == COMPOSITE else 1)
-    return Shape("fwd", form, n, c_in, c_out, (height + more) * (width + more), x.dtype)
+    pixels = (height + more) * (width + more)
+    kernel = "fwd styled" if styled else "fwd"
+    return Shape(kernel, form, weight.shape[2], n, c_in, c_out, pixels, x.dtype, precision(x))
 
 
-def dgrad_shape(dy: Tensor, x: Tensor, form: str) -> Shape:
+def dgrad_shape(dy: Tensor, x: Tensor, k: int, form: str) -> Shape:
     n, c_in, height, width = x.shape
-    return Shape("fwd", SAME if form == SAME else STRIDED, n, dy.shape[1], c_in, height * width, x.dtype)
+    form = SAME if form == SAME else STRIDED
+    return Shape("dgrad", form, k, n, dy.shape[1], c_in, height * width, x.dtype, precision(x))
 
 
 def in_memory(weight: Tensor) -> Tensor:
@@ -196,9 +208,16 @@ def in_memory(weight: Tensor) -> Tensor:
     return weight.permute(0, 2, 3, 1).contiguous()
 
 
-def precision() -> str:
-    """As torch's convolutions have it, by torch.backends.cudnn.allow_tf32."""
-    return "tf32" if torch.backends.cudnn.allow_tf32 else "tf32x3"
+def precision(x: Tensor) -> str:
+    """Of products: half types have one; float32 takes TF32 where torch's convolutions do, else three TF32 products.
+    AMD's matrix units multiply float32 as it is."""
+    if x.dtype != torch.float32 or conv_tiles.architecture(x.device).startswith("gfx"):
+        return "ieee"
+    cudnn: Any = torch.backends.cudnn
+    everywhere: Any = torch.backends
+    wishes = (cudnn.conv.fp32_precision, cudnn.fp32_precision, everywhere.fp32_precision)
+    chosen = next((wish for wish in wishes if wish != "none"), "ieee")
+    return "tf32" if chosen == "tf32" else "tf32x3"
 
 
 def _empty(x: Tensor, c: int, height: int, width: int) -> Tensor:
@@ -230,6 +249,6 @@ def _launch(
             x, weight, *vectors, out, z, factor, sums, c_in, height, width, c_out, rows, columns, *size, n * m_blocks,
             m_blocks, o_blocks, *steps, noise_step, slope, gain, 0.0 if clamp is None else clamp,
             HAS_CLAMP=clamp is not None, K=k, UP=up, STRIDE=2 if form == STRIDED else 1,
-            PAD=0 if form == STRIDED else k // 2, TRANSPOSED=form == TRANSPOSED, FLIP=flip, PRECISION=precision(),
+            PAD=0 if form == STRIDED else k // 2, TRANSPOSED=form == TRANSPOSED, FLIP=flip, PRECISION=precision(x),
             **tile,
         )  # fmt: skip

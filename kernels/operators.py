@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from idgan_fast.kernels.bias_act import bias_act_bwd, bias_act_fwd, bias_lrelu_bwd, bias_lrelu_fwd
+from idgan_fast.kernels.bias_act import bias_act_bwd, bias_act_bwd2, bias_act_fwd, bias_lrelu_bwd, bias_lrelu_fwd
+from idgan_fast.kernels.filtered_lrelu import filtered_lrelu_fwd, filtered_lrelu_linear
 from idgan_fast.kernels.kernel_energy import kernel_energy
 from idgan_fast.kernels.styled_epilogue import styled_epilogue_bwd, styled_epilogue_fwd
 from idgan_fast.kernels.styled_layer import styled_layer_bwd, styled_layer_fwd
@@ -16,11 +17,14 @@ OPERATORS: dict[str, Callable[..., Any]] = {
         bias_lrelu_bwd,
         bias_act_fwd,
         bias_act_bwd,
+        bias_act_bwd2,
         kernel_energy,
         upfirdn2d,
         styled_epilogue_fwd,
         styled_epilogue_bwd,
         styled_layer_fwd,
         styled_layer_bwd,
+        filtered_lrelu_fwd,
+        filtered_lrelu_linear,
     )
 }

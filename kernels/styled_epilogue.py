@@ -209,7 +209,6 @@ def styled_epilogue_bwd(
         tensors = (scale, noise, strength, b, None)
         z = epilogue(image, wide, f, tensors, padding, fir_gain, slope, gain, clamp)
     dout, z = dense(dout, image), dense(z, image)
-    scale, next_styles = (None if t is None else t.contiguous() for t in (scale, next_styles))
     activation = (slope, gain, clamp)
     over_channels = of_noise or of_strength
     dscale = image.new_empty(0, dtype=wide)
@@ -228,7 +227,9 @@ def styled_epilogue_bwd(
             dscale = (to_u * image).sum((2, 3)) if of_scale else dscale
             dy = (to_u if scale is None else to_u * scale[:, :, None, None]).to(image.dtype)
         else:
-            dy, dscale = through_filter(dout, z, image, f, scale, next_styles, back, fir_gain, activation, of_scale)
+            dy = torch.empty_like(image)
+            y_or_none = image if of_scale else None
+            dscale = through_filter(dout, z, dy, y_or_none, f, scale, next_styles, back, fir_gain, activation)
             wanted = (False, of_b, of_next, over_channels)
             sums = epilogue_sums(dout, z, dout, None, next_styles, None, activation, *wanted)
         of_pixel, _, db, dnext = sums
@@ -249,28 +250,28 @@ def by_noise(
 
 
 def through_filter(
-    dout: Tensor, z: Tensor, image: Tensor, f: Tensor, scale: Tensor | None, next_styles: Tensor | None,
-    back: Sequence[int], fir_gain: float, activation: tuple[float, float, float | None], want_scale: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """dy and dscale; back: the padding of the adjoint filter."""
-    (n, c, height, width), wide, (slope, gain, clamp) = image.shape, accumulation(image.dtype), activation
-    dy = torch.empty_like(image)
-    if image.numel() == 0:
-        return dy, image.new_zeros((n, c) if want_scale else 0, dtype=wide)
+    dout: Tensor, z: Tensor, dy: Tensor, y: Tensor | None, f: Tensor, scale: Tensor | None, next_styles: Tensor | None,
+    back: Sequence[int], fir_gain: float, activation: tuple[float, float, float | None],
+) -> Tensor:  # fmt: skip
+    """Fills dy; the gradient by scale, empty without y. back: the padding of the adjoint filter."""
+    (n, c, height, width), wide, (slope, gain, clamp) = dy.shape, accumulation(dy.dtype), activation
+    if dy.numel() == 0:
+        return dy.new_zeros(0 if y is None else (n, c), dtype=wide)
+    scale, next_styles = (None if t is None else t.contiguous() for t in (scale, next_styles))
     f = f.contiguous() if f.ndim == 2 else torch.outer(f.to(wide), f.to(wide))
     strips = strips_of(dout, height, width, tile=FIR_TILE // 2)  # twice the tensors of the forward pass
     last = is_channels_last(dout)
     shape = (n, strips.row_blocks, c) if last else (strips.column_blocks, n * c, strips.strips)
-    sums = torch.empty(shape, dtype=wide, device=dy.device) if want_scale else None
-    with on_device_of(image):
+    sums = None if y is None else torch.empty(shape, dtype=wide, device=dy.device)
+    with on_device_of(dy):
         styled_epilogue_bwd_kernel[strips.grid](
-            dout, z, f, scale, next_styles, image, dy, sums, *strips.sizes, back[0], back[2], fir_gain, slope, gain,
+            dout, z, f, scale, next_styles, y, dy, sums, *strips.sizes, back[0], back[2], fir_gain, slope, gain,
             0.0 if clamp is None else clamp, HAS_CLAMP=clamp is not None, FH=f.shape[0], FW=f.shape[1],
             ACC=triton_type(wide), **strips.constants,
         )  # fmt: skip
     if sums is None:
-        return dy, dy.new_empty(0, dtype=wide)
-    return dy, sums.sum(1) if last else sums.sum((0, 2)).view(n, c)
+        return dy.new_empty(0, dtype=wide)
+    return sums.sum(1) if last else sums.sum((0, 2)).view(n, c)
 
 
 def whole(y: Sequence[Tensor]) -> Tensor:

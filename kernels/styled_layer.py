@@ -5,7 +5,8 @@ the rest in float32. Forward, by form: "same", one kernel; "composite", up=2 in 
 the weight; "transposed", up=2 in two kernels with y between them. Backward nothing but x, weight and z is needed: sums
 of the epilogue from z (epilogue_sums.py), dy through the filter (styled_epilogue.py), the gradients by x and styles
 (modulated_conv2d.py) and by the weight (conv_wgrad.py).
-Bytes: forward I + A, I + 3A (transposed); backward 5A + 3I, with a filter 7.25A + 3I (A: output, I: input activations).
+Bytes (A: output, I: input activations): forward I + A, I + 3A (transposed); backward 5A + 3I, with a filter 7A + 3I; in
+float32, where torch takes the gradient by the weight, 2I more. Kernels' tables and weights are left out.
 Source: Karras et al., arXiv 1912.04958, section 2.2.
 """
 
@@ -93,7 +94,7 @@ def styled_layer_bwd(
     if of_x or of_weight or of_styles:
         if f is not None:
             back = (f.shape[-1] - padding[0] - 1, 0, f.shape[0] - padding[2] - 1, 0)
-            dy, _ = through_filter(dout, z, dy, f, scale, next_styles, back, fir_gain, activation, False)
+            through_filter(dout, z, dy, None, f, scale, next_styles, back, fir_gain, activation)
         same = SAME if f is None else TRANSPOSED
         if of_x or of_styles:
             dx, dstyles = modulated_conv2d_dgrad(dy, weight, styles, x, same, of_styles)

@@ -58,16 +58,20 @@ class Tiles(NamedTuple):
     sums: tuple[int, int]
 
 
-def tiles_of(x: Tensor, dim: int | None, steps: int = 1) -> Tiles:
-    """Of a dense x with a vector along `dim`, or with none. steps: tiles of a program across the vector."""
+def tiles_of(x: Tensor, dim: int | None, steps: int = 1, tile: int | None = None) -> Tiles:
+    """Of a dense x with a vector along `dim`, or with none. steps: tiles of a program across the vector.
+
+    tile: elements of one, by default as many as a kernel of three streams has registers for.
+    """
     order: Sequence[int] = (0, 2, 3, 1) if is_channels_last(x) else range(x.ndim)
     sizes = [x.shape[i] for i in order]
     at = 0 if dim is None else list(order).index(dim)
     before, along, after = (1, 1, prod(sizes)) if dim is None else (prod(sizes[:at]), sizes[at], prod(sizes[at + 1 :]))
     by_column = after == 1 and dim is not None
     batch, rows, columns = (1, before, along) if by_column else (before, along, after)
-    tile = TILE if steps == 1 else TILE // 2  # a loop holds more in registers
-    block_columns = min(triton.next_power_of_2(max(columns, 1)), 1024 if steps > 1 or by_column else tile)
+    if tile is None:
+        tile = TILE if steps == 1 else TILE // 2  # a loop holds more in registers
+    block_columns = min(triton.next_power_of_2(max(columns, 1)), min(1024, tile) if steps > 1 or by_column else tile)
     block_rows = min(triton.next_power_of_2(max(rows, 1)), tile // block_columns)
     row_steps, column_steps = (steps, 1) if by_column else (1, steps)
     row_blocks = triton.cdiv(rows, block_rows * row_steps)

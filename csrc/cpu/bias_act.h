@@ -1,148 +1,96 @@
-// y = clamp(gain * act(x + b), -clamp, clamp) and its gradients, on [outer, channels, inner], of any activation.
+// y = clamp(gain * act(x + b), -clamp, clamp) and its derivatives, on [outer, channels, inner], of any activation.
 //
-// dx = dy * act'(x + b) * gain, 0 where |gain * act(x + b)| >= clamp; db = the sum of dx over outer and inner.
+// First: dx = dy * act'(x + b) * gain, 0 where |gain * act(x + b)| >= clamp; db = the sum of dx over outer and inner.
+// Second, of <dx, ddx> + <db, ddb> and with c = ddx + ddb: to_dy = c * act'(x + b) * gain and
+// to_x = c * dy * act''(x + b) * gain, 0 where dx is; to_b = the sum of to_x over outer and inner.
 // Mapping: units of about 8192 elements, see kernels.h, in blocks of whole vectors; what is left of a row is copied
 // into one vector. Sums of a block and of a unit in float, of the units in double, in an order that does not depend on
-// the number of threads. Bytes: forward one read, one write; backward two reads, one write. About 40 flops an element
-// and one division, for about as long as its bytes. Computed in float (double for double); values and derivatives
-// within 3.5 units in the last place.
+// the number of threads. Bytes: forward one read, one write; first derivative two reads, one write; second three reads,
+// two writes. About 40 flops an element (the second derivative 60) and one division (two), for about as long as its
+// bytes. Computed in float (double for double); values and first derivatives within 3.5 units in the last place, second
+// ones within 5.
 #pragma once
 
+#include "activations.h"
 #include "spans.h"
-#include "vmath.h"
 
 namespace {
 
-// --- activations: of a vector v, the value and the derivative ---
-
-// linear, relu, lrelu. Of -inf relu is 0 and lrelu of slope 0 is NaN, as in torch.
-template <class A>
-struct Piecewise {
-  using V = Vec<A>;
-  A below;
-  bool relu;
-
-  V value(V v) const { return v > 0 ? v : relu ? (v != v ? v : V{}) : v * below; }
-  V slope(V v) const { return v > 0 ? splat<A>(1) : splat<A>(below); }
-};
-
-// elu, selu
-template <class A>
-struct Elu {
-  using V = Vec<A>;
-  A above, below;
-
-  V value(V v) const { return v >= 0 ? v * above : expm1_below<A>(v) * below; }
-  V slope(V v) const { return v > 0 ? splat<A>(above) : exp_below<A>(v > 0 ? V{} : v) * below; }
-};
-
-// sigmoid(v) is 1 / (1 + e) or e / (1 + e) with e = e^-|v|, by the sign of v, and sigmoid(-v) the other.
-template <class A>
-struct Logistic {
-  using V = Vec<A>;
-  V e, sum, square;  // square: (1 + e)^2, rounded once where e is small
-
-  explicit Logistic(V v) : e(exp_below<A>(-magnitude<A>(v))), sum(1 + e), square(1 + e * (2 + e)) {}
-};
-
-template <class A>
-struct Sigmoid {
-  using V = Vec<A>;
-
-  V value(V v) const {
-    const Logistic<A> s(v);
-    return (v >= 0 ? splat<A>(1) : s.e) / s.sum;
-  }
-  V slope(V v) const {
-    const Logistic<A> s(v);
-    return s.e / s.square;
-  }
-};
-
-// |tanh v| = |m| / (2 + m) with m = e^-2|v| - 1; tanh' = 1 - tanh^2 = 4 sigmoid(2 v) sigmoid(-2 v)
-template <class A>
-struct Tanh {
-  using V = Vec<A>;
-
-  V value(V v) const {
-    const V m = expm1_below<A>(magnitude<A>(v) * -2);
-    return with_sign_of<A>(v, m / (2 + m));
-  }
-  V slope(V v) const { return 4 * Sigmoid<A>().slope(2 * v); }
-};
-
-// log(1 + e^v) = max(v, 0) + log(1 + e^-|v|); v itself above 20, as in torch.
-template <class A>
-struct Softplus {
-  using V = Vec<A>;
-
-  V value(V v) const {
-    const V rest = log1p_unit<A>(exp_below<A>(-magnitude<A>(v)));
-    return v > 20 ? v : v > 0 ? v + rest : rest;
-  }
-  V slope(V v) const { return Sigmoid<A>().value(v); }
-};
-
-// v sigmoid(v), and its derivative sigmoid(v) (1 + v sigmoid(-v))
-template <class A>
-struct Swish {
-  using V = Vec<A>;
-
-  V value(V v) const {
-    const Logistic<A> s(v);
-    return (v >= 0 ? v : v * s.e) / s.sum;
-  }
-  V slope(V v) const {
-    const Logistic<A> s(v);
-    const V one = splat<A>(1), here = v >= 0 ? one : s.e, opposite = v >= 0 ? s.e : one;
-    return here * (s.sum + v * opposite) / s.square;
-  }
-};
-
-template <class A, class F>
-inline void with_activation(const idgan::BiasAct& a, const F& f) {
-  const double scale = 1.0507009873554805, alpha = 1.6732632423543772;
-  switch (a.act) {
-    case idgan::kLinear: return f(Piecewise<A>{1, false});
-    case idgan::kRelu: return f(Piecewise<A>{0, true});
-    case idgan::kLrelu: return f(Piecewise<A>{A(a.alpha), false});
-    case idgan::kTanh: return f(Tanh<A>{});
-    case idgan::kSigmoid: return f(Sigmoid<A>{});
-    case idgan::kElu: return f(Elu<A>{1, 1});
-    case idgan::kSelu: return f(Elu<A>{A(scale), A(scale * alpha)});
-    case idgan::kSoftplus: return f(Softplus<A>{});
-    case idgan::kSwish: return f(Swish<A>{});
-  }
-}
-
 // --- n elements, a number of whole vectors ---
 
-// The biases are `bias` [n] if step is 1, and `bias` [LANES] for each vector if it is 0.
+// in: x; dy and x; dy, x and ddx. out: y; dx; to_x and to_dy. The biases are `bias` [n] if step is 1, and `bias` [LANES]
+// for each vector if it is 0; ddb is like them. sums: of out[0], as many as there are biases; null if not wanted.
+template <class T>
+struct BiasedBlock {
+  const T* in[3];
+  T* out[2];
+  const Wide<T>*bias, *ddb;
+  Wide<T>* sums;
+  int64_t step, n;
+};
+
+// 0 where y reaches the clamp, if there is one.
+template <class A>
+inline Vec<A> through_clamp(Vec<A> d, Vec<A> y, A clamp) {
+  return y >= clamp ? Vec<A>{} : y <= -clamp ? Vec<A>{} : d;
+}
+
 template <class T, class Act, class A>
-[[gnu::noinline]] void forward_block(const Act& act, A gain, A clamp, const T* x, const A* bias, int64_t step, T* y,
-                                     int64_t n) {
+[[gnu::noinline]] void forward_block(const Act& act, A gain, A clamp, const BiasedBlock<T>& block) {
+  const T* x = block.in[0];
+  T* y = block.out[0];
+  const A* bias = block.bias;
+  const int64_t step = block.step, n = block.n;
   for (int64_t i = 0; i < n; i += LANES<A>)
     store_narrow(y + i, clamped(act.value(load_wide(x + i) + load<A>(bias + i * step)) * gain, clamp));
 }
 
-// Adds dx to `sums`, of as many elements as `bias`, if it is not null.
 template <class T, class Act, class A>
-[[gnu::noinline]] void backward_block(const Act& act, A gain, A clamp, const T* dy, const T* x, const A* bias, A* sums,
-                                      int64_t step, T* dx, int64_t n) {
+[[gnu::noinline]] void backward_block(const Act& act, A gain, A clamp, const BiasedBlock<T>& block) {
   using V = Vec<A>;
+  const T *dy = block.in[0], *x = block.in[1];
+  T* dx = block.out[0];
+  const A* bias = block.bias;
+  A* sums = block.sums;
+  const int64_t step = block.step, n = block.n;
   V total{};
   for (int64_t i = 0; i < n; i += LANES<A>) {
     const V v = load_wide(x + i) + load<A>(bias + i * step);
     V d = load_wide(dy + i) * act.slope(v) * gain;
-    if (clamp == clamp) {
-      const V y = gain * act.value(v);
-      d = y >= clamp ? V{} : y <= -clamp ? V{} : d;
-    }
+    if (clamp == clamp) d = through_clamp<A>(d, gain * act.value(v), clamp);
     store_narrow(dx + i, d);
     if (step == 0) {
       total += d;
     } else if (sums != nullptr) {
       store<A>(sums + i, load<A>(sums + i) + d);
+    }
+  }
+  if (step == 0 && sums != nullptr) store<A>(sums, load<A>(sums) + total);
+}
+
+template <class T, class Act, class A>
+[[gnu::noinline]] void second_block(const Act& act, A gain, A clamp, const BiasedBlock<T>& block) {
+  using V = Vec<A>;
+  const T *dy = block.in[0], *x = block.in[1], *ddx = block.in[2];
+  T *to_x = block.out[0], *to_dy = block.out[1];
+  const A *bias = block.bias, *ddb = block.ddb;
+  A* sums = block.sums;
+  const int64_t step = block.step, n = block.n;
+  V total{};
+  for (int64_t i = 0; i < n; i += LANES<A>) {
+    const V v = load_wide(x + i) + load<A>(bias + i * step);
+    const V c = (load_wide(ddx + i) + load<A>(ddb + i * step)) * gain;
+    V first = c * act.slope(v), second = c * load_wide(dy + i) * act.curve(v);
+    if (clamp == clamp) {
+      const V y = gain * act.value(v);
+      first = through_clamp<A>(first, y, clamp), second = through_clamp<A>(second, y, clamp);
+    }
+    store_narrow(to_dy + i, first);
+    store_narrow(to_x + i, second);
+    if (step == 0) {
+      total += second;
+    } else if (sums != nullptr) {
+      store<A>(sums + i, load<A>(sums + i) + second);
     }
   }
   if (step == 0 && sums != nullptr) store<A>(sums, load<A>(sums) + total);
@@ -170,71 +118,72 @@ inline void copy(const E* from, E* to, int64_t n) {
   for (int64_t i = 0; i < n; i++) to[i] = from[i];
 }
 
-template <class T, class Act>
-void bias_act_fwd_of(const idgan::BiasAct& a, const Act& act, int64_t begin, int64_t end) {
+// Calls work(block) for the units, with `ins` inputs and `outs` outputs.
+template <class T, class F>
+inline void run_blocks(const idgan::BiasAct& a, int ins, int outs, int64_t begin, int64_t end, const F& work) {
   using A = Wide<T>;
   constexpr int L = LANES<A>;
-  const A gain = A(a.gain), clamp = A(a.clamp);
-  const int64_t step = a.inner > 1 ? 0 : 1;
-  each_block<A>(a, begin, end, [&](int64_t, int64_t from, int64_t index, int64_t n) {
-    const T* x = static_cast<const T*>(a.in) + from;
-    T* y = static_cast<T*>(a.out) + from;
-    const A* bias = static_cast<const A*>(a.bias) + index;
-    A one[L] = {};
-    if (step == 0) store<A>(one, splat<A>(*bias)), bias = one;
-    const int64_t whole = n / L * L, rest = n - whole;
-    forward_block<T, Act, A>(act, gain, clamp, x, bias, step, y, whole);
-    if (rest == 0) return;
-    T some_x[L] = {}, some_y[L];
-    copy(x + whole, some_x, rest);
-    if (step == 1) copy(bias + whole, one, rest);
-    forward_block<T, Act, A>(act, gain, clamp, some_x, one, 0, some_y, L);
-    copy(some_y, y + whole, rest);
-  });
-}
-
-template <class T, class Act>
-void bias_act_bwd_of(const idgan::BiasAct& a, const Act& act, int64_t begin, int64_t end) {
-  using A = Wide<T>;
-  constexpr int L = LANES<A>;
-  const A gain = A(a.gain), clamp = A(a.clamp);
+  const void* const in[] = {a.in, a.saved, a.ddx};
+  void* const out[] = {a.out, a.to_dy};
+  const A *biases = static_cast<const A*>(a.bias), *ddbs = a.ddb == nullptr ? biases : static_cast<const A*>(a.ddb);
   const int64_t step = a.inner > 1 ? 0 : 1, pattern = a.pattern();
   A* sums = static_cast<A*>(a.sums);
   if (sums != nullptr)
     for (int64_t i = begin * pattern; i < end * pattern; i++) sums[i] = 0;
   each_block<A>(a, begin, end, [&](int64_t unit, int64_t from, int64_t index, int64_t n) {
-    const T* dy = static_cast<const T*>(a.in) + from;
-    const T* x = static_cast<const T*>(a.saved) + from;
-    T* dx = static_cast<T*>(a.out) + from;
-    const A* bias = static_cast<const A*>(a.bias) + index;
-    A* sum = sums == nullptr ? nullptr : sums + unit * pattern + index * step;
-    A one[L] = {}, lanes[L] = {};
-    if (step == 0) store<A>(one, splat<A>(*bias)), bias = one;
     const int64_t whole = n / L * L, rest = n - whole;
-    backward_block<T, Act, A>(act, gain, clamp, dy, x, bias, sum && step == 0 ? lanes : sum, step, dx, whole);
+    A bias[L] = {}, ddb[L] = {}, lanes[L] = {};
+    BiasedBlock<T> block{};
+    for (int i = 0; i < ins; i++) block.in[i] = static_cast<const T*>(in[i]) + from;
+    for (int i = 0; i < outs; i++) block.out[i] = static_cast<T*>(out[i]) + from;
+    block.bias = biases + index, block.ddb = ddbs + index, block.step = step, block.n = whole;
+    A* sum = sums == nullptr ? nullptr : sums + unit * pattern + index * step;
+    if (step == 0) {
+      store<A>(bias, splat<A>(*block.bias)), store<A>(ddb, splat<A>(*block.ddb));
+      block.bias = bias, block.ddb = ddb;
+    }
+    block.sums = sum != nullptr && step == 0 ? lanes : sum;
+    work(block);
     if (sum != nullptr && step == 0) *sum += sum_of<A>(load<A>(lanes));
     if (rest == 0) return;
-    T some_dy[L] = {}, some_x[L] = {}, some_dx[L];
-    copy(dy + whole, some_dy, rest), copy(x + whole, some_x, rest);
-    if (step == 1) copy(bias + whole, one, rest);
+    T some_in[3][L] = {}, some_out[2][L];
+    BiasedBlock<T> last{{some_in[0], some_in[1], some_in[2]}, {some_out[0], some_out[1]}, bias, ddb, lanes, step, L};
+    for (int i = 0; i < ins; i++) copy(block.in[i] + whole, some_in[i], rest);
+    if (step == 1) copy(block.bias + whole, bias, rest), copy(block.ddb + whole, ddb, rest);
     store<A>(lanes, Vec<A>{});
-    backward_block<T, Act, A>(act, gain, clamp, some_dy, some_x, one, lanes, step, some_dx, L);
-    copy(some_dx, dx + whole, rest);
+    work(last);
+    for (int i = 0; i < outs; i++) copy(some_out[i], block.out[i] + whole, rest);
     for (int64_t i = 0; sum != nullptr && i < rest; i++) sum[step * (whole + i)] += lanes[i];
   });
 }
 
-void bias_act_fwd(const idgan::BiasAct& a, int64_t begin, int64_t end) {
+// Calls f(element, activation, gain, clamp) of the types that `a` asks for.
+template <class F>
+inline void with_types(const idgan::BiasAct& a, const F& f) {
   with_type(a.dtype, [&](auto element) {
+    using A = Wide<decltype(element)>;
+    with_activation<A>(a, [&](const auto& act) { f(element, act, A(a.gain), A(a.clamp)); });
+  });
+}
+
+void bias_act_fwd(const idgan::BiasAct& a, int64_t begin, int64_t end) {
+  with_types(a, [&](auto element, const auto& act, auto gain, auto clamp) {
     using T = decltype(element);
-    with_activation<Wide<T>>(a, [&](const auto& act) { bias_act_fwd_of<T>(a, act, begin, end); });
+    run_blocks<T>(a, 1, 1, begin, end, [&](const BiasedBlock<T>& block) { forward_block(act, gain, clamp, block); });
   });
 }
 
 void bias_act_bwd(const idgan::BiasAct& a, int64_t begin, int64_t end) {
-  with_type(a.dtype, [&](auto element) {
+  with_types(a, [&](auto element, const auto& act, auto gain, auto clamp) {
     using T = decltype(element);
-    with_activation<Wide<T>>(a, [&](const auto& act) { bias_act_bwd_of<T>(a, act, begin, end); });
+    run_blocks<T>(a, 2, 1, begin, end, [&](const BiasedBlock<T>& block) { backward_block(act, gain, clamp, block); });
+  });
+}
+
+void bias_act_bwd2(const idgan::BiasAct& a, int64_t begin, int64_t end) {
+  with_types(a, [&](auto element, const auto& act, auto gain, auto clamp) {
+    using T = decltype(element);
+    run_blocks<T>(a, 3, 2, begin, end, [&](const BiasedBlock<T>& block) { second_block(act, gain, clamp, block); });
   });
 }
 

@@ -18,6 +18,7 @@ extern const idgan::Kernels idgan::JOIN(IDGAN_SET, _kernels) = {
     bias_lrelu_bwd,
     bias_act_fwd,
     bias_act_bwd,
+    bias_act_bwd2,
     kernel_energy,
     upfirdn2d,
     filtered_lrelu,

@@ -35,10 +35,14 @@ struct BiasLrelu : Biased {
   double slope;
 };
 
-// y = clamp(gain * act(x + b)), whose gradient needs x and b.
+// y = clamp(gain * act(x + b)), whose gradient needs x and b. In the second derivative `in` is dy, and `out` and `sums`
+// are of the gradient by x.
 struct BiasAct : Biased {
   Activation act;
-  double alpha;  // slope of lrelu below 0
+  double alpha;     // slope of lrelu below 0
+  const void* ddx;  // of the second derivative, with to_dy
+  const void* ddb;  // as `bias`
+  void* to_dy;
 };
 
 // Zero insertion, padding or cropping, a FIR filter, decimation. An image is `rows` rows of `columns` pixels of `depth`
@@ -121,6 +125,7 @@ struct Kernels {
   void (*bias_lrelu_bwd)(const BiasLrelu&, int64_t begin, int64_t end);
   void (*bias_act_fwd)(const BiasAct&, int64_t begin, int64_t end);
   void (*bias_act_bwd)(const BiasAct&, int64_t begin, int64_t end);
+  void (*bias_act_bwd2)(const BiasAct&, int64_t begin, int64_t end);
   void (*kernel_energy)(const KernelEnergy&, int64_t begin, int64_t end);
   void (*upfirdn2d)(const Upfirdn2d&, int64_t begin, int64_t end);
   void (*filtered_lrelu)(const FilteredLrelu&, int64_t begin, int64_t end);

@@ -29,6 +29,11 @@ def no_autocast(device: str) -> AbstractContextManager:
     return torch.autocast(device, enabled=False) if autocasting(device) else nullcontext()
 
 
+def constant(size: int) -> int:
+    """A size as a number that a compiled graph depends on, where it was a symbol there."""
+    return next(iter({size: None}))
+
+
 def laid_out_like(y: Tensor, x: Tensor) -> Tensor:
     return y.contiguous(memory_format=memory_format(x))
 

@@ -1,83 +1,18 @@
 """y = clamp(gain * act(x + b), -clamp, clamp): bias, activation, gain and clamp, in this order."""
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from idgan_fast.errors import nearest
 from idgan_fast.ops import _dispatch
 from idgan_fast.ops._dispatch import LowLevel, without_autocast
 from idgan_fast.ops._tensors import accumulation, check_floating, laid_out_like, per_channel
+from idgan_fast.ops.activations import activation_funcs
 from idgan_fast.ops.bias_lrelu import LOW_LEVEL as LINEAR
 from idgan_fast.ops.bias_lrelu import apply as bias_lrelu
 from idgan_fast.ops.bias_lrelu import finished, over_all_but, pre_activation, through_clamp
-
-SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
-
-
-@dataclass(frozen=True)
-class Activation:
-    """An activation of v, its derivatives of first and second order, and the peers' default constants."""
-
-    func: Callable[[Tensor, float], Tensor]
-    first: Callable[[Tensor, float], Tensor]
-    second: Callable[[Tensor], Tensor] | None = None  # None: 0 almost everywhere
-    def_alpha: float = 0.0
-    def_gain: float = 1.0
-
-
-def _step(v: Tensor, below: float) -> Tensor:
-    return torch.where(v > 0, torch.ones_like(v), torch.full_like(v, below))
-
-
-def _selu_negative(v: Tensor) -> Tensor:
-    return SELU_SCALE * SELU_ALPHA * torch.where(v > 0, 0, v).exp()
-
-
-def _swish_second(v: Tensor) -> Tensor:
-    s = v.sigmoid()
-    return s * (1 - s) * (2 + v * (1 - 2 * s))
-
-
-activation_funcs: dict[str, Activation] = {
-    "linear": Activation(lambda v, a: v, lambda v, a: torch.ones_like(v)),
-    "relu": Activation(lambda v, a: v.relu(), lambda v, a: _step(v, 0.0), def_gain=math.sqrt(2)),
-    "lrelu": Activation(
-        lambda v, a: F.leaky_relu(v, a), lambda v, a: _step(v, a), def_alpha=0.2, def_gain=math.sqrt(2)
-    ),
-    "tanh": Activation(
-        lambda v, a: v.tanh(), lambda v, a: 1 - v.tanh() ** 2, lambda v: -2 * v.tanh() * (1 - v.tanh() ** 2)
-    ),
-    "sigmoid": Activation(
-        lambda v, a: v.sigmoid(),
-        lambda v, a: v.sigmoid() * (-v).sigmoid(),
-        lambda v: v.sigmoid() * (-v).sigmoid() * (1 - 2 * v.sigmoid()),
-    ),
-    "elu": Activation(
-        lambda v, a: F.elu(v),
-        lambda v, a: torch.where(v > 0, 0, v).exp(),
-        lambda v: torch.where(v > 0, 0, torch.where(v > 0, 0, v).exp()),
-    ),
-    "selu": Activation(
-        lambda v, a: F.selu(v),
-        lambda v, a: torch.where(v > 0, torch.full_like(v, SELU_SCALE), _selu_negative(v)),
-        lambda v: torch.where(v > 0, 0, _selu_negative(v)),
-    ),
-    "softplus": Activation(
-        lambda v, a: F.softplus(v), lambda v, a: v.sigmoid(), lambda v: v.sigmoid() * (-v).sigmoid()
-    ),
-    "swish": Activation(
-        lambda v, a: F.silu(v),
-        lambda v, a: v.sigmoid() * (1 + v * (-v).sigmoid()),
-        _swish_second,
-        def_gain=math.sqrt(2),
-    ),
-}
 
 
 def bias_act(
@@ -203,6 +138,32 @@ def _backward_reference(
     return laid_out_like(dx.to(x.dtype), x), db
 
 
+def _second_reference(
+    ddx: Tensor,
+    ddb: Tensor | None,
+    dy: Tensor,
+    x: Tensor,
+    b: Tensor | None,
+    dim: int,
+    act: str,
+    alpha: float,
+    gain: float,
+    clamp: float | None,
+    want_db: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of <dx, ddx> + <db, ddb> by dy, x and b. ddb: None for 0; want_db: whether that by b is wanted."""
+    v, spec = pre_activation(x, b, dim), activation_funcs[act]
+    c = ddx.to(v.dtype)
+    c = c * gain if ddb is None else (c + per_channel(ddb, x.ndim, dim)) * gain
+    to_dy = c * spec.first(v, alpha)
+    to_v = c * dy.to(v.dtype) * (torch.zeros_like(v) if spec.second is None else spec.second(v))
+    if clamp is not None:
+        y = gain * spec.func(v, alpha)
+        to_dy, to_v = through_clamp(to_dy, y, clamp), through_clamp(to_v, y, clamp)
+    to_b = over_all_but(to_v, dim) if want_db else to_v.new_empty(0)
+    return laid_out_like(to_dy.to(x.dtype), x), laid_out_like(to_v.to(x.dtype), x), to_b
+
+
 _PARAMETERS = "int dim, str act, float alpha, float gain, float? clamp"
 _forward = LowLevel("bias_act_fwd", f"(Tensor x, Tensor? b, {_PARAMETERS}) -> Tensor", _forward_reference)
 _backward = LowLevel(
@@ -210,7 +171,13 @@ _backward = LowLevel(
     f"(Tensor dy, Tensor x, Tensor? b, {_PARAMETERS}, bool want_db) -> (Tensor, Tensor)",
     _backward_reference,
 )
-LOW_LEVEL = (_forward, _backward)
+_second = LowLevel(
+    "bias_act_bwd2",
+    f"(Tensor ddx, Tensor? ddb, Tensor dy, Tensor x, Tensor? b, {_PARAMETERS}, bool want_db)"
+    " -> (Tensor, Tensor, Tensor)",
+    _second_reference,
+)
+LOW_LEVEL = (_forward, _backward, _second)
 
 
 class _BiasAct(torch.autograd.Function):
@@ -250,19 +217,53 @@ class _BiasActGrad(torch.autograd.Function):
     @without_autocast
     def backward(ctx: Any, ddx: Tensor, ddb: Tensor) -> tuple:
         dy, x, b = ctx.saved_tensors
-        dim, act, alpha, gain, clamp, _ = ctx.args
-        cotangent = ddx + per_channel(ddb, ddx.ndim, dim) if ctx.want_db else ddx
-        to_dy, _ = _bias_act_grad(cotangent.to(ddx.dtype), x, b, False, *ctx.args)
-        second, to_x, to_b = activation_funcs[act].second, None, None
-        if second is not None:
-            v = pre_activation(x, b, dim)
-            to_v = cotangent.to(v.dtype) * dy.to(v.dtype) * gain * second(v)
-            if clamp is not None:
-                to_v = through_clamp(to_v, gain * activation_funcs[act].func(v, alpha), clamp)
-            to_x = to_v.to(x.dtype)
-            to_b = None if b is None else over_all_but(to_v, dim)
-        return to_dy, to_x, to_b, None, *[None] * len(ctx.args)
+        dim, act, *_ = ctx.args
+        others = [None] * (1 + len(ctx.args))
+        if activation_funcs[act].second is None:
+            cotangent = ddx + per_channel(ddb, ddx.ndim, dim) if ctx.want_db else ddx
+            to_dy, _ = _bias_act_grad(cotangent.to(ddx.dtype), x, b, False, *ctx.args)
+            return to_dy, None, None, *others
+        want_b = ctx.needs_input_grad[2]
+        given = (ddx, ddb if ctx.want_db else None, dy, x, b)
+        to_dy, to_x, to_b = _bias_act_grad2(*given, want_b, *ctx.args)
+        return to_dy, to_x, to_b if want_b else None, *others
+
+
+class _BiasActGrad2(torch.autograd.Function):
+    """(ddx, ddb, dy, x, b) -> (to_dy, to_x, to_b), of a smooth activation. Derivatives of it are plain torch's."""
+
+    @staticmethod
+    @without_autocast
+    def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        *tensors, want_b = args[:6]
+        *parameters, backend = args[6:]
+        return _second(backend, *tensors, *parameters, want_b)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.want_b, *ctx.parameters, _ = inputs[5:]
+        ctx.save_for_backward(*inputs[:5])
+
+    @staticmethod
+    @without_autocast
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple:
+        tensors = ctx.saved_tensors
+        given = [i for i, t in enumerate(tensors) if t is not None]
+        numbers, results = (*ctx.parameters, ctx.want_b), 3 if ctx.want_b else 2
+
+        def plain(*some: Tensor) -> tuple[Tensor, ...]:
+            whole: list[Any] = [None] * 5
+            for i, t in zip(given, some, strict=True):
+                whole[i] = t
+            return _second_reference(*whole, *numbers)[:results]
+
+        found = torch.func.vjp(plain, *[tensors[i] for i in given])[1](cotangents[:results])
+        by: list[Tensor | None] = [None] * (7 + len(ctx.parameters))
+        for i, t in zip(given, found, strict=True):
+            by[i] = t
+        return tuple(by)
 
 
 _bias_act = _dispatch.function(_BiasAct)
 _bias_act_grad = _dispatch.function(_BiasActGrad)
+_bias_act_grad2 = _dispatch.function(_BiasActGrad2)

@@ -42,7 +42,7 @@ def conv2d(
     groups: int = 1,
 ) -> Tensor:
     """torch.nn.functional.conv2d, heeding `no_weight_gradients`."""
-    return F.conv2d(input, _gated(weight), bias, stride, padding, dilation, groups)
+    return F.conv2d(input, gated(weight), bias, stride, padding, dilation, groups)
 
 
 def conv_transpose2d(
@@ -56,10 +56,11 @@ def conv_transpose2d(
     dilation: Any = 1,
 ) -> Tensor:
     """torch.nn.functional.conv_transpose2d, heeding `no_weight_gradients`."""
-    return F.conv_transpose2d(input, _gated(weight), bias, stride, padding, output_padding, groups, dilation)
+    return F.conv_transpose2d(input, gated(weight), bias, stride, padding, output_padding, groups, dilation)
 
 
-def _gated(weight: Tensor) -> Tensor:
+def gated(weight: Tensor) -> Tensor:
+    """The weight, whose gradients of every order are dropped while the flag is set."""
     if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and weight.requires_grad):
         return weight
     return _Gate.apply(weight)

@@ -11,22 +11,26 @@ from idgan_fast.ops.up2_plan import composite_is_faster
 
 SAME, COMPOSITE, TRANSPOSED, TORCH = "same", "composite", "transposed", "torch"
 SMALLEST = 64  # predicted, not measured
+BATCH = 8  # that the rule reckons with
 
 
-def layer_key(n: int, c_in: int, c_out: int, height: int, width: int, k: int, up: int, dtype: torch.dtype) -> str:
+def layer_key(c_in: int, c_out: int, height: int, width: int, k: int, up: int, dtype: torch.dtype) -> str:
     """The name of a layer's shape in the file of measurements."""
-    return f"layer {n} {c_in} {c_out} {height} {width} {k} {up} {str(dtype).removeprefix('torch.')}"
+    return f"layer {c_in} {c_out} {height} {width} {k} {up} {str(dtype).removeprefix('torch.')}"
 
 
 @torch.compiler.assume_constant_result
 def planned(
-    n: int, c_in: int, c_out: int, height: int, width: int, k: int, up: int, composable: bool, dtype: torch.dtype,
+    c_in: int, c_out: int, height: int, width: int, k: int, up: int, composable: bool, dtype: torch.dtype,
     device: torch.device,
 ) -> str:  # fmt: skip
-    """same, composite, transposed or torch. height, width: of the input; composable: the composite form exists."""
+    """same, composite, transposed or torch. height, width: of the input; composable: the composite form exists.
+
+    The batch size is left out, so that a compiled graph serves all of them: it hardly shifts the balance of the forms.
+    """
     from idgan_fast.kernels.conv_tiles import tuned  # imports triton
 
-    found = tuned(device).get(layer_key(n, c_in, c_out, height, width, k, up, dtype))
+    found = tuned(device).get(layer_key(c_in, c_out, height, width, k, up, dtype))
     if isinstance(found, str) and (composable or found != COMPOSITE):
         return found
     if height * width < SMALLEST:
@@ -34,6 +38,6 @@ def planned(
     if up == 1:
         return SAME
     rates = rates_of(device, dtype)
-    if composable and composite_is_faster(n, c_in, c_out, height, width, dtype.itemsize, *rates):
+    if composable and composite_is_faster(BATCH, c_in, c_out, height, width, dtype.itemsize, *rates):
         return COMPOSITE
     return TRANSPOSED

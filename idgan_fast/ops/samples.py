@@ -9,11 +9,12 @@ from torch import Tensor
 
 from idgan_fast.ops import bias_lrelu, styled_epilogue
 from idgan_fast.ops._tensors import accumulation, memory_format
-from idgan_fast.ops.bias_act import activation_funcs
+from idgan_fast.ops.activations import activation_funcs
 from idgan_fast.ops.upfirdn2d import output_size
 
 SHAPES = ((2, 64, 33, 40), (1, 5, 7, 9))  # several tiles of a kernel, and less than one
 LARGE = (4, 64, 96, 96)  # where a program of a FIR goes down several rows
+WIDE = (4, 160, 64, 64)  # where a layer's convolution takes its largest tiles, several along every axis
 PADDING, GAIN = [2, 1, 2, 1], 1.5
 LEAKY = (0.2, 1.4, 1.0)  # slope, gain, and a clamp that binds
 
@@ -21,7 +22,9 @@ LEAKY = (0.2, 1.4, 1.0)  # slope, gain, and a clamp that binds
 def of(name: str, dtype: torch.dtype, layout: torch.memory_format) -> Iterator[tuple[Any, ...]]:
     """Arguments of the low-level operator `name`, on the CPU; images in `dtype` and `layout`."""
     fir = name in ("upfirdn2d", "styled_epilogue_fwd", "styled_epilogue_bwd")
-    for shape in (*SHAPES, LARGE) if fir and dtype == torch.float16 else SHAPES:
+    layer = name in ("styled_layer_fwd", "styled_layer_bwd") and layout == torch.channels_last
+    larger = (LARGE,) if fir else (WIDE,) if layer else ()
+    for shape in (*SHAPES, *larger) if dtype == torch.float16 else SHAPES:
         x = torch.randn(shape).to(dtype).contiguous(memory_format=layout)
         yield from _OF[name](x)
 
@@ -47,6 +50,13 @@ def _bias_act_fwd(x: Tensor) -> Iterator[tuple]:
 def _bias_act_bwd(x: Tensor) -> Iterator[tuple]:
     for act in activation_funcs:
         yield torch.randn_like(x), x, _bias(x), 1, act, *LEAKY[:2], None, True
+
+
+def _bias_act_bwd2(x: Tensor) -> Iterator[tuple]:
+    for act, spec in activation_funcs.items():
+        if spec.second is not None:
+            tensors = (torch.randn_like(x), _bias(x), torch.randn_like(x), x, _bias(x))
+            yield *tensors, 1, act, *LEAKY[:2], None, True
 
 
 def _kernel_energy(x: Tensor) -> Iterator[tuple]:
@@ -131,6 +141,7 @@ _OF = {
     "bias_lrelu_bwd": _bias_lrelu_bwd,
     "bias_act_fwd": _bias_act_fwd,
     "bias_act_bwd": _bias_act_bwd,
+    "bias_act_bwd2": _bias_act_bwd2,
     "kernel_energy": _kernel_energy,
     "upfirdn2d": _upfirdn2d,
     "styled_epilogue_fwd": _styled_epilogue_fwd,

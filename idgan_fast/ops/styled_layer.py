@@ -18,7 +18,7 @@ from torch.nn.grad import conv2d_weight
 from idgan_fast.ops import _dispatch, conv2d_gradfix, conv_plan
 from idgan_fast.ops import styled_epilogue as epilogue
 from idgan_fast.ops._dispatch import LowLevel, without_autocast
-from idgan_fast.ops._tensors import accumulation, memory_format, over_pixels, per_channel
+from idgan_fast.ops._tensors import accumulation, constant, memory_format, over_pixels, per_channel
 from idgan_fast.ops.bias_lrelu import through_leaky_relu
 from idgan_fast.ops.conv2d_resample import check, convolved
 from idgan_fast.ops.conv_plan import TORCH
@@ -64,6 +64,7 @@ def styled_layer(
     tensors = epilogue.cast(function, x.dtype, (x.shape[0], 1, height, width), tensors)
     weight = weight if resampling.flip_weight else weight.flip((2, 3))
     weight = weight.contiguous(memory_format=torch.channels_last)  # once for the forward and the backward pass
+    weight = conv2d_gradfix.gated(weight)
     styles = None if styles is None else styles.to(accumulation(x.dtype))
     numbers = (padding, float(fir_gain), float(slope), float(gain), clamp, form)
     return _styled_layer(f, x, weight, styles, *tensors, *numbers, torch.is_grad_enabled(), "triton")[0]
@@ -78,7 +79,7 @@ def _plan(function: str, x: Tensor, weight: Tensor, resampling: Resampling, impl
     pad = check(function, x, weight, f, up, down, padding, 1)
     if not _dispatch.usable("triton", LOW_LEVEL, device, impl):
         return None
-    if memory_format(x) != torch.channels_last or dtype == torch.float64 or weight.dtype != dtype or not x.numel():
+    if memory_format(x) != torch.channels_last or dtype == torch.float64 or weight.dtype != dtype:
         return None
     around: tuple[int, ...] = pad
     if kh != kw or down != 1:
@@ -93,9 +94,11 @@ def _plan(function: str, x: Tensor, weight: Tensor, resampling: Resampling, impl
     else:
         return None
     composable = up == 2 and filter_size(f) == (4, 4) and around == (1, 1, 1, 1)
-    n, c_in, height, width = x.shape
-    sizes = (int(n), int(c_in), int(weight.shape[0]), int(height), int(width), int(kh))
-    form = conv_plan.planned(*sizes, up, composable, dtype, device)
+    c_in, height, width, c_out, k = (constant(size) for size in (*x.shape[1:], weight.shape[0], kh))
+    largest = max(c_in, c_out) * (up * height + 1) * (up * width + 1)  # of one sample: counted in 32 bits
+    if x.shape[0] == 0 or c_out == 0 or largest >= 2**31:
+        return None
+    form = conv_plan.planned(c_in, c_out, height, width, k, up, composable, dtype, device)
     if form == TORCH:
         return None
     return form, None if f is None or up == 1 else Fir(f.to(device), around, 4.0)  # type: ignore[arg-type]
@@ -281,7 +284,8 @@ class _StyledLayer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dout: Tensor, _: Tensor) -> tuple:
         want = [int(needed) for needed in ctx.needs_input_grad[1:9]]
-        want[1] = int(want[1] and not conv2d_gradfix.weight_gradients_disabled)
+        if conv2d_gradfix.weight_gradients_disabled and not torch.compiler.is_compiling():
+            want[1] = 0  # which would be dropped
         found = _styled_layer_grad(dout, *ctx.saved_tensors, want, *ctx.numbers, ctx.backend)
         return None, *[g if w else None for g, w in zip(found, want, strict=True)], *[None] * 8
 
@@ -300,28 +304,36 @@ class _StyledLayerGrad(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         ctx.want, ctx.numbers, ctx.backend = inputs[11], inputs[12:18], inputs[18]
         ctx.save_for_backward(*inputs[:10])
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     @without_autocast
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple:
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple:
+        """Of the gradients that have a cotangent, by the tensors whose derivative is asked for."""
         dout, f, *tensors = ctx.saved_tensors
+        asked = ctx.needs_input_grad[2:10]
         given = [i for i, t in enumerate(tensors) if t is not None]
-        wanted = [i for i in given if ctx.want[i]]
-
-        def layer(*some: Tensor) -> Tensor:
-            whole: list[Tensor | None] = [None] * 8
-            for i, t in zip(given, some, strict=True):
-                whole[i] = t
-            return _again(f, whole, ctx.numbers, ctx.backend)
+        wanted = [i for i in given if ctx.want[i] and cotangents[i] is not None]
+        if not wanted:
+            return (None,) * 19
+        moved = [i for i in given if asked[i]]
 
         def gradients(dout: Tensor, *some: Tensor) -> tuple[Tensor, ...]:
-            found = torch.func.vjp(layer, *some)[1](dout)
-            return tuple([found[given.index(i)] for i in wanted])
+            whole = list(tensors)
+            for i, t in zip(moved, some, strict=True):
+                whole[i] = t
 
-        pull = torch.func.vjp(gradients, dout, *[tensors[i] for i in given])[1]
+            def of_wanted(*some: Tensor) -> Tensor:
+                for i, t in zip(wanted, some, strict=True):
+                    whole[i] = t
+                return _again(f, whole, ctx.numbers, ctx.backend)
+
+            return torch.func.vjp(of_wanted, *[whole[i] for i in wanted])[1](dout)
+
+        pull = torch.func.vjp(gradients, dout, *[tensors[i] for i in moved])[1]
         by_dout, *found = pull(tuple([cotangents[i] for i in wanted]))
         by: list[Tensor | None] = [None] * 8
-        for i, t in zip(given, found, strict=True):
+        for i, t in zip(moved, found, strict=True):
             by[i] = t
         return by_dout, None, *by, *[None] * 9
 

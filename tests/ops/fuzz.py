@@ -100,6 +100,12 @@ def check_bias_act(kernels: Any, act: str, dtype: torch.dtype, count: int) -> No
         wanted = BIAS_ACT[1].reference(dy, x, b, *numbers, want_db)
         assert_same(got[0], wanted[0], ROUNDING[dtype], what)
         assert_same(got[1], wanted[1], SUMS.get(dtype, 2e-5), what)
+        ddx, ddb = torch.randn(x.shape).to(dtype), option(rng, torch.randn(x.shape[dim], dtype=wide))
+        got = kernels.bias_act_bwd2(ddx, ddb, dy, x, b, *numbers, want_db)
+        wanted = BIAS_ACT[2].reference(ddx, ddb, dy, x, b, *numbers, want_db)
+        for i in range(2):
+            assert_same(got[i], wanted[i], ROUNDING[dtype], what)
+        assert_same(got[2], wanted[2], SUMS.get(dtype, 2e-5), what)
 
 
 def check_kernel_energy(kernels: Any, dtype: torch.dtype, count: int) -> None:

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from idgan_fast.ops import _dispatch
+from idgan_fast.ops.activations import SELU_ALPHA, SELU_SCALE, activation_funcs
 from idgan_fast.ops.bias_act import LOW_LEVEL as BIAS_ACT
-from idgan_fast.ops.bias_act import SELU_ALPHA, SELU_SCALE, activation_funcs
 
 NATIVE = torch.ops.idgan_fast
 pytestmark = pytest.mark.skipif(_dispatch._no_cpu_library is not None, reason=str(_dispatch._no_cpu_library))
 
-# In units in the last place: 0.5 is the rounding of an exact value.
+# In units in the last place: 0.5 is the rounding of an exact value. Of values and first derivatives; of second ones.
 ULPS = {torch.float32: 3.5, torch.float64: 3.5, torch.bfloat16: 0.51, torch.float16: 0.51}
+SECOND = {**ULPS, torch.float32: 5, torch.float64: 5}
 ALPHA = 0.25
 Array = np.ndarray
 
@@ -36,20 +37,33 @@ def below(v: Array) -> Array:
     return np.minimum(v, 0)
 
 
-# act -> value and derivative
-EXACT: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
-    "linear": (lambda v: v, lambda v: np.ones_like(v)),
-    "relu": (lambda v: np.maximum(v, 0), lambda v: np.where(v > 0, 1, 0)),
-    "lrelu": (lambda v: np.where(v > 0, v, v * ALPHA), lambda v: np.where(v > 0, 1, ALPHA)),
-    "tanh": (np.tanh, lambda v: 4 * sigmoid_slope(2 * v)),
-    "sigmoid": (sigmoid, sigmoid_slope),
-    "elu": (lambda v: np.where(v > 0, v, np.expm1(below(v))), lambda v: np.exp(below(v))),
+def zero(v: Array) -> Array:
+    return np.zeros_like(v)
+
+
+# act -> value and derivatives of first and second order; sigmoid(-v) - sigmoid(v) = -tanh(v / 2)
+EXACT: dict[str, tuple[Callable[[Array], Array], ...]] = {
+    "linear": (lambda v: v, lambda v: np.ones_like(v), zero),
+    "relu": (lambda v: np.maximum(v, 0), lambda v: np.where(v > 0, 1, 0), zero),
+    "lrelu": (lambda v: np.where(v > 0, v, v * ALPHA), lambda v: np.where(v > 0, 1, ALPHA), zero),
+    "tanh": (np.tanh, lambda v: 4 * sigmoid_slope(2 * v), lambda v: -8 * sigmoid_slope(2 * v) * np.tanh(v)),
+    "sigmoid": (sigmoid, sigmoid_slope, lambda v: -sigmoid_slope(v) * np.tanh(v / 2)),
+    "elu": (
+        lambda v: np.where(v > 0, v, np.expm1(below(v))),
+        lambda v: np.exp(below(v)),
+        lambda v: np.where(v > 0, 0, np.exp(below(v))),
+    ),
     "selu": (
         lambda v: SELU_SCALE * np.where(v > 0, v, SELU_ALPHA * np.expm1(below(v))),
         lambda v: SELU_SCALE * np.where(v > 0, 1, SELU_ALPHA * np.exp(below(v))),
+        lambda v: SELU_SCALE * np.where(v > 0, 0, SELU_ALPHA * np.exp(below(v))),
     ),
-    "softplus": (lambda v: np.where(v > 20, v, np.log1p(np.exp(np.minimum(v, 20)))), sigmoid),
-    "swish": (lambda v: v * sigmoid(v), lambda v: sigmoid(v) * (1 + v * sigmoid(-v))),
+    "softplus": (lambda v: np.where(v > 20, v, np.log1p(np.exp(np.minimum(v, 20)))), sigmoid, sigmoid_slope),
+    "swish": (
+        lambda v: v * sigmoid(v),
+        lambda v: sigmoid(v) * (1 + v * sigmoid(-v)),
+        lambda v: sigmoid_slope(v) * (2 - v * np.tanh(v / 2)),
+    ),
 }
 
 
@@ -74,19 +88,23 @@ def test_kernels_are_accurate(dtype: torch.dtype) -> None:
     x, wide = dense(dtype), torch.promote_types(dtype, torch.float32)
     v, one = x.double().numpy().astype(np.longdouble), torch.ones_like(x)
     for act in activation_funcs:
-        value, slope = (f(v).astype(np.longdouble) for f in EXACT[act])
+        value, slope, curve = (f(v).astype(np.longdouble) for f in EXACT[act])
         numbers = (0, act, ALPHA, 1.0, None)
+        second = NATIVE.bias_act_bwd2(one, None, one, x, None, *numbers, False)
         errors = []
-        for got, exact in (
-            (NATIVE.bias_act_fwd(x, None, *numbers), value),
-            (NATIVE.bias_act_bwd(one, x, None, *numbers, False)[0], slope),
+        for got, exact, bound in (
+            (NATIVE.bias_act_fwd(x, None, *numbers), value, ULPS),
+            (NATIVE.bias_act_bwd(one, x, None, *numbers, False)[0], slope, ULPS),
+            (second[0], slope, ULPS),
+            (second[1], curve, SECOND),
         ):
             size = abs(exact)
-            if act == "swish":  # v times a denormal e^v; in the derivative a sum of two terms that cancel
+            if act == "swish":  # v times a denormal e^v; in the derivatives a sum of two terms that cancel
                 size = sigmoid(v) * (1 + abs(v) * sigmoid(-v)) if exact is slope else size
+                size = sigmoid_slope(v) * (2 + abs(v)) if exact is curve else size
                 size = np.maximum(size, abs(v) * torch.finfo(wide).smallest_normal)
             errors.append(ulps(got, exact, size))
-        assert max(errors) <= ULPS[dtype], (act, errors)
+            assert errors[-1] <= bound[dtype], (act, errors)
 
 
 INF = float("inf")
@@ -108,9 +126,12 @@ def test_kernels_at_extremes(dtype: torch.dtype) -> None:
             for shape in ((1, -1), (3, -1), (-1, 1)):
                 args = some.reshape(shape), torch.zeros(len(some.reshape(shape)), dtype=wide)
                 one = torch.ones_like(args[0])
+                twice = (one, torch.zeros_like(args[1]), one, *args, *numbers, True)
                 got = NATIVE.bias_act_fwd(*args, *numbers), *NATIVE.bias_act_bwd(one, *args, *numbers, True)
+                got = *got, *NATIVE.bias_act_bwd2(*twice)
                 wanted = BIAS_ACT[0].reference(*args, *numbers), *BIAS_ACT[1].reference(one, *args, *numbers, True)
-                for a, b, name in zip(got, wanted, ("y", "dx", "db"), strict=True):
+                wanted = *wanted, *BIAS_ACT[2].reference(*twice)
+                for a, b, name in zip(got, wanted, ("y", "dx", "db", "to_dy", "to_x", "to_b"), strict=True):
                     assert torch.allclose(a, b, tolerance, 1e-6, equal_nan=True), (name, numbers, shape, a, b)
 
 

@@ -89,6 +89,21 @@ def test_second_derivative_through_the_output_survives_compilation(path: str) ->
     torch.testing.assert_close(got, expected)
 
 
+def test_third_derivatives_of_a_smooth_activation(path: str) -> None:
+    def penalty(x: Tensor, b: Tensor) -> Tensor:
+        found = ops.bias_act(x, b, act="swish", clamp=0.9).pow(2).sum()
+        for _ in range(2):
+            gradients = torch.autograd.grad(found, [x, b], create_graph=True)
+            found = sum(g.square().sum() for g in gradients)
+        return found
+
+    x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    b = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    expected = torch.autograd.grad(penalty(x, b), [x, b])
+    got = torch.autograd.grad(torch.compile(penalty, fullgraph=True, backend="aot_eager")(x, b), [x, b])
+    torch.testing.assert_close(got, expected)
+
+
 @pytest.mark.parametrize("name", ["chained_styled_conv2d up=2", "filtered_lrelu"])
 def test_an_operator_and_a_penalty_on_its_gradient(name: str, path: str) -> None:
     case = next(case for case in cases.cases(size=4, channels=3) if case.name == name)

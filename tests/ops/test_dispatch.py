@@ -7,9 +7,11 @@ import sys
 import threading
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from idgan_fast import ops
 from idgan_fast.ops import _dispatch, samples, styled_epilogue
@@ -92,6 +94,8 @@ def test_opcheck(layout: torch.memory_format, dtype: torch.dtype) -> None:
         torch.library.opcheck(namespace.bias_act_fwd.default, (x, b, *parameters))
         torch.library.opcheck(namespace.bias_act_bwd.default, (x, x, b, *parameters, True))
         torch.library.opcheck(namespace.bias_act_bwd.default, (x, x, None, *parameters, False))
+        torch.library.opcheck(namespace.bias_act_bwd2.default, (x, b, x, x, b, *parameters, True))
+        torch.library.opcheck(namespace.bias_act_bwd2.default, (x, None, x, x, None, *parameters, False))
     for weight in (x, x.transpose(0, 1)):
         torch.library.opcheck(namespace.kernel_energy.default, (weight,))
     for taps in (None, f, torch.outer(f, f)):
@@ -142,6 +146,33 @@ def test_every_low_level_operator_is_opchecked() -> None:
         name.split("::")[1] for name in torch._C._dispatch_get_all_op_names() if name.startswith("idgan_fast::")
     }
     assert registered == checked == {low.name for lows in KERNELS.values() for low in lows}
+
+
+class Called(TorchDispatchMode):
+    """The names of our operators that run in the block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.namespace == "idgan_fast":
+            self.names.append(function._opname)
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize(("act", "wanted"), [("swish", ["bias_act_bwd2"]), ("lrelu", ["bias_act_bwd"])])
+def test_a_second_derivative_is_one_operator(act: str, wanted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an activation without a curve (its negative slope keeps it from bias_lrelu) there is only that by dy."""
+    monkeypatch.setattr(_dispatch, "why_not", lambda *_: None)
+    x, b, v = (torch.randn(shape, requires_grad=True) for shape in ((2, 3, 4, 4), (3,), (2, 3, 4, 4)))
+    with ops.backend("native"):
+        y = ops.bias_act(x, b, act=act, alpha=-0.2)
+        first = torch.autograd.grad(y, [x, b], v, create_graph=True)
+        with Called() as called:
+            second = torch.autograd.grad(first, [v, x, b], first, allow_unused=True)
+    assert called.names == wanted
+    assert [g is not None for g in second] == [True, act == "swish", act == "swish"]
 
 
 def test_registered_operators_carry_all_gradients(monkeypatch: pytest.MonkeyPatch) -> None:

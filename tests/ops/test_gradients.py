@@ -10,7 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from idgan_fast import ops
 from idgan_fast.ops import _dispatch
-from idgan_fast.ops.bias_act import activation_funcs
+from idgan_fast.ops.activations import activation_funcs
 from tests.ops import networks
 
 F64 = torch.float64
@@ -44,6 +44,30 @@ def check(function: Callable[..., Tensor], *tensors: Tensor) -> None:
 @pytest.mark.parametrize("act", activation_funcs)
 def test_bias_act(act: str, clamp: float | None, gain: float | None) -> None:
     check(lambda x, b: ops.bias_act(x, b, act=act, clamp=clamp, gain=gain), leaf(2, 3, 3, 2), leaf(3))
+
+
+@pytest.mark.parametrize("clamp", [None, 0.6])
+@pytest.mark.parametrize("act", [act for act, spec in activation_funcs.items() if spec.second is not None])
+def test_bias_act_to_the_fourth_order(act: str, clamp: float | None) -> None:
+    def penalty(x: Tensor, b: Tensor) -> Tensor:
+        y = ops.bias_act(x, b, act=act, clamp=clamp, gain=-0.7)
+        return sum(g.square().sum() for g in torch.autograd.grad(y.pow(2).sum(), [x, b], create_graph=True))
+
+    check(penalty, leaf(2, 3), leaf(3))
+
+    def by_func(x: Tensor, b: Tensor) -> Tensor:
+        def inner(x: Tensor, b: Tensor) -> Tensor:
+            return ops.bias_act(x, b, act=act, clamp=clamp, gain=-0.7).pow(2).sum()
+
+        return sum(g.square().sum() for g in torch.func.grad(inner, argnums=(0, 1))(x, b))
+
+    x, b = leaf(2, 3), leaf(3)
+    wanted = torch.autograd.grad(penalty(x, b), [x, b], create_graph=True)
+    got = torch.func.grad(by_func, argnums=(0, 1))(x, b)
+    torch.testing.assert_close(got, wanted)
+    for ours, theirs in zip(got, wanted, strict=True):
+        third = (torch.autograd.grad(g.square().sum(), [x, b], retain_graph=True) for g in (ours, theirs))
+        torch.testing.assert_close(*third)
 
 
 @pytest.mark.parametrize("alpha", [0.0, -0.5, 3.0])
@@ -264,6 +288,7 @@ def test_layouts_give_the_same_outputs_and_gradients(layout: str) -> None:
     f = networks.taps()
     operators: list[Callable[[Tensor], Tensor]] = [
         lambda x: ops.bias_act(x, torch.ones(3, dtype=F64), act="lrelu", clamp=1),
+        lambda x: ops.bias_act(x, torch.ones(3, dtype=F64), act="swish", clamp=1),
         lambda x: ops.upfirdn2d(x, f, up=2, padding=2),
         lambda x: ops.filtered_lrelu(x, f, f, up=2, down=2, padding=3),
         lambda x: ops.styled_conv2d(x, torch.ones(4, 3, 3, 3, dtype=F64), x.mean((2, 3)), up=2),

@@ -14,7 +14,7 @@ import setuptools
 import torch
 
 from idgan_fast.ops import _dispatch, styled_epilogue
-from idgan_fast.ops.bias_act import activation_funcs
+from idgan_fast.ops.activations import activation_funcs
 from tests.ops import fuzz
 
 filtered_lrelu = importlib.import_module("idgan_fast.ops.filtered_lrelu")  # the module, not the function
@@ -118,6 +118,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
                     *NATIVE.bias_lrelu_bwd(x, y, 1, 0.2, 1.4, 1.0, True),
                     NATIVE.bias_act_fwd(x, b, 1, "swish", 0.0, 1.4, 1.0),
                     *NATIVE.bias_act_bwd(y, x, b, 1, "swish", 0.0, 1.4, 1.0, True),
+                    *NATIVE.bias_act_bwd2(y, b, y, x, b, 1, "swish", 0.0, 1.4, 1.0, True),
                     NATIVE.upfirdn2d(x, tensors[0], [2, 2], [1, 1], [2, 1, 2, 1], False, 4.0),
                     z,
                     *dy,

@@ -18,7 +18,7 @@ def test_shipped_configurations_compile_without_faults() -> None:
         product = "conv" in case
         if "fp16" in case:
             return product or target in ("sm_80", "sm_90", "gfx942")
-        return product and "fp32" in case and target == "sm_90"
+        return product and "fp32" in case and "three" not in case and target == "sm_90"
 
     jobs = [(i, target) for i, one in report.shipped().items() for target in report.TARGETS if wanted(one.case, target)]
     assert len(jobs) <= 250

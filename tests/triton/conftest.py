@@ -1,10 +1,13 @@
 """Triton's kernels, interpreted on the CPU: TRITON_INTERPRET=1 pytest tests/triton."""
 
 import os
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
+
+from tests.ops import fuzz
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED:
@@ -21,3 +24,27 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with interpreter.repaired(monkeypatch):
         yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def small_images_between_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images small enough for the interpreter, between NaN, so that what is read beside them is seen."""
+    monkeypatch.setattr(fuzz, "image", small_image)
+
+
+def small_image(rng: random.Random, dtype: torch.dtype, channels: Sequence[int] = (1, 2, 3, 8, 20, 40)) -> torch.Tensor:
+    n, c = rng.choice([0, 1, 2] if rng.random() < 0.1 else [1, 2]), rng.choice(channels)
+    x = torch.randn(n, c, rng.randint(1, 14), rng.randint(1, 20)).to(dtype)
+    layout = rng.random()
+    if layout < 0.5:
+        x = x.contiguous(memory_format=torch.channels_last)
+    elif layout < 0.6:
+        x = x.transpose(2, 3)[:, :, :: rng.choice([1, 2])]
+    return between_nan(x) if x.numel() else x
+
+
+def between_nan(x: torch.Tensor) -> torch.Tensor:
+    """x, of any strides, with NaN before and behind it and in its holes."""
+    span = 1 + sum(step * (size - 1) for step, size in zip(x.stride(), x.shape, strict=True))
+    around = torch.full((span + 1024,), torch.nan, dtype=x.dtype)
+    return around.as_strided(x.shape, x.stride(), 512).copy_(x)

@@ -21,6 +21,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(samples, "SHAPES", samples.SHAPES[1:])
     monkeypatch.setattr(samples, "LARGE", (1, 3, 17, 9))
+    monkeypatch.setattr(samples, "WIDE", (1, 5, 9, 9))
     admission.verdicts.cache_clear()
     yield
     admission.verdicts.cache_clear()

@@ -1,7 +1,5 @@
 """The Triton kernels against the plain twins, interpreted: random shapes, layouts and options."""
 
-import random
-
 import pytest
 import torch
 import triton
@@ -14,27 +12,7 @@ from tests.ops import fuzz
 
 _triton_operators()
 KERNELS = torch.ops.idgan_fast_triton
-
-
-@pytest.fixture(autouse=True)
-def small_images_between_nan(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images small enough for the interpreter, between NaN, so that what is read beside them is seen."""
-
-    def image(rng: random.Random, dtype: torch.dtype) -> torch.Tensor:
-        n, c = rng.choice([0, 1, 2] if rng.random() < 0.1 else [1, 2]), rng.choice([1, 2, 3, 8, 20, 40])
-        x = torch.randn(n, c, rng.randint(1, 14), rng.randint(1, 20)).to(dtype)
-        layout = rng.random()
-        if layout < 0.5:
-            x = x.contiguous(memory_format=torch.channels_last)
-        elif layout < 0.6:
-            x = x.transpose(2, 3)[:, :, :: rng.choice([1, 2])]
-        if not x.numel():
-            return x
-        span = 1 + sum(step * (size - 1) for step, size in zip(x.stride(), x.shape, strict=True))
-        around = torch.full((span + 1024,), torch.nan, dtype=dtype)
-        return around.as_strided(x.shape, x.stride(), 512).copy_(x)
-
-    monkeypatch.setattr(fuzz, "image", image)
+pytestmark = pytest.mark.usefixtures("small_images_between_nan")
 
 
 @pytest.fixture(params=["short", "long"])

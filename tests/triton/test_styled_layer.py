@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+import triton
 from torch import Tensor
 
 from idgan_fast import ops
-from idgan_fast.kernels import conv_tiles, conv_wgrad, fir
+from idgan_fast.kernels import conv_tiles, conv_wgrad, fir, modulated_conv2d
 from idgan_fast.kernels.styled_layer import styled_layer_bwd, styled_layer_fwd
 from idgan_fast.ops import _dispatch, conv2d_gradfix, conv_plan, numerics
 from idgan_fast.ops.cases import cases
@@ -73,19 +74,22 @@ def rounded_style(tensors: list[Any]) -> list[Any]:
     return exact([x, weight, None, *rest])
 
 
-@pytest.fixture(params=["as small images have it", "split"])
-def splits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sum over pixels in one part or several; tiles narrow or wide."""
+@pytest.fixture
+def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """One tile for all of a small layer, or many along every axis, and the sum over pixels in several parts."""
     if request.param == "split":
         monkeypatch.setattr(conv_wgrad, "SHORTEST", 1)
-        monkeypatch.setattr(conv_tiles, "WANTED_PROGRAMS", 1)
+        monkeypatch.setitem(conv_tiles.LARGEST, "sm_90", conv_tiles.Limits(16, 16, 32, 4, 2))
+    return request.param
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_forward(dtype: torch.dtype, form: str) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "tiles"), [*((dtype, "whole") for dtype in DTYPES), (torch.float16, "split")], ids=str, indirect=["tiles"]
+)
+def test_forward(dtype: torch.dtype, form: str, tiles: str) -> None:
     rng = random.Random(7)
-    for _ in range(8 if form == "transposed" else 14):
+    for _ in range(2 if tiles == "split" else 8):
         tensors, numbers = arguments(rng, dtype, form)
         keep = rng.random() < 0.5
         what = ([None if t is None else t.shape for t in tensors], numbers)
@@ -98,10 +102,15 @@ def test_forward(dtype: torch.dtype, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["same", "transposed"])  # the composite form's is the transposed one's
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_backward(dtype: torch.dtype, form: str, splits: None) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "tiles"),
+    [*((dtype, "whole") for dtype in DTYPES), (torch.float16, "split"), (torch.float32, "split")],
+    ids=str,
+    indirect=["tiles"],
+)
+def test_backward(dtype: torch.dtype, form: str, tiles: str) -> None:
     rng = random.Random(8)
-    for _ in range(8):
+    for _ in range(4 if tiles == "split" else 8):
         tensors, numbers = arguments(rng, dtype, form)
         what = ([None if t is None else t.shape for t in tensors], numbers)
         out, z = layer.LOW_LEVEL[0].reference(*tensors, *numbers, True)
@@ -219,6 +228,95 @@ def test_what_the_kernels_do_not_take_is_composed(monkeypatch: pytest.MonkeyPatc
             with ops.backend("reference"):
                 torch.testing.assert_close(got, call(x), rtol=1e-5, atol=1e-5)
     assert not taken
+
+
+def test_vectors_with_holes_and_a_weight_to_flip() -> None:
+    """Styles that are a slice of a whole network's, or one for all samples."""
+    x = torch.randn(3, 4, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
+    w, b = (torch.randn(s, requires_grad=True) for s in ((6, 4, 3, 3), (6,)))
+    every = torch.randn(3, 20, requires_grad=True)
+    f = ops.setup_filter((1, 3, 3, 1))
+
+    def layers(impl: str) -> list[Tensor]:
+        found = []
+        for next_styles in (every[:, 14:], every[:1, 14:].expand(3, -1)):
+            y = ops.chained_styled_conv2d(x, w, every[:, :4], None, None, b, next_styles, up=2, clamp=1.0, impl=impl)
+            found += [y, *torch.autograd.grad(y.square().sum(), (x, w, every, b))]
+        for up in (1, 2):
+            y = ops.modulated_conv2d(
+                x, w, every[:, 3:7], up=up, padding=1, resample_filter=f, flip_weight=False, impl=impl
+            )
+            found += [y, *torch.autograd.grad(y.square().sum(), (x, w, every))]
+        return found
+
+    for ours, theirs in zip(layers("triton"), layers("reference"), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_one_graph_serves_every_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = forms_taken(monkeypatch)
+    w = torch.randn(4, 3, 3, 3)
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda x, s: ops.styled_conv2d(x, w, s, impl="triton"), fullgraph=True, backend="aot_eager", dynamic=True
+    )
+    for n in (2, 3, 5):
+        x, s = torch.randn(n, 3, 8, 8).contiguous(memory_format=torch.channels_last), torch.randn(n, 3)
+        wanted = ops.styled_conv2d(x, w, s, impl="reference")
+        with torch._dynamo.config.patch(error_on_recompile=n > 2):
+            torch.testing.assert_close(compiled(x, s), wanted, rtol=1e-5, atol=1e-5)
+    assert "same" in taken
+
+
+@pytest.mark.parametrize(("wish", "wanted"), [("ieee", "tf32x3"), ("tf32", "tf32")])
+def test_float32_multiplies_as_torch_s_convolutions_do(wish: str, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set by torch's present switch, beside which it refuses to read the former one."""
+    x, conv = torch.randn(1, 3, 8, 8), torch.backends.cudnn.conv
+    before = conv.fp32_precision
+    try:
+        conv.fp32_precision = wish
+        assert modulated_conv2d.precision(x) == wanted
+        assert modulated_conv2d.precision(x.half()) == "ieee"
+        monkeypatch.setattr(conv_tiles, "architecture", lambda _: "gfx942")
+        assert modulated_conv2d.precision(x) == "ieee"
+    finally:
+        conv.fp32_precision = before
+
+
+def test_a_measured_tile_that_asks_for_too_much_gives_way_to_the_table_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = conv_tiles.Shape("fwd", "same", 3, 1, 8, 64, 64, torch.float16)
+    known = {shape.key: {"BLOCK_M": 4096}}
+    monkeypatch.setattr(conv_tiles, "tuned", lambda _: known)
+
+    def launch(tile: dict[str, Any]) -> int:
+        if tile["BLOCK_M"] > 64:
+            raise triton.OutOfResources(300000, 232448, "shared memory")
+        return tile["BLOCK_M"]
+
+    assert conv_tiles.with_tile(shape, torch.device("cpu"), launch) == 64
+    assert known[shape.key]["BLOCK_M"] == 64, "the next call asks for no more"
+    with pytest.raises(triton.OutOfResources):
+        conv_tiles.with_tile(shape._replace(pixels=4096), torch.device("cpu"), launch)
+
+
+def test_no_weight_gradients_of_second_order_or_of_a_graph() -> None:
+    x = torch.randn(1, 3, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
+    w, s = torch.randn(4, 3, 3, 3, requires_grad=True), torch.randn(1, 3, requires_grad=True)
+
+    def layer(x: Tensor) -> Tensor:
+        return ops.styled_conv2d(x, w, s, demodulate=False, impl="triton").sum()
+
+    (gradient,) = torch.autograd.grad(layer(x), x, create_graph=True)
+    with conv2d_gradfix.no_weight_gradients():
+        gradient.square().sum().backward()
+    assert w.grad is None
+    assert s.grad is not None
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    with conv2d_gradfix.no_weight_gradients():
+        compiled(x).backward()
+    compiled(x).backward()
+    assert w.grad is not None, "the flag does not reach into a graph, nor stay there"
 
 
 def test_no_weight_gradients() -> None:

@@ -86,7 +86,7 @@ def test_forms_are_measured_kept_and_taken_by_later_runs() -> None:
     keys = []
     for layer in LAYERS:
         k, up = 3, layer.size_out // layer.size_in
-        keys.append(conv_plan.layer_key(1, 20, 24, 8, 8, k, up, torch.float16))
+        keys.append(conv_plan.layer_key(20, 24, 8, 8, k, up, torch.float16))
 
     def seconds(call: Any) -> float:
         call()
@@ -100,11 +100,11 @@ def test_forms_are_measured_kept_and_taken_by_later_runs() -> None:
     assert set(kept) == {conv_tiles.identity(CPU)}
     conv_tiles.tuned.cache_clear()  # as in another process
     forms = {
-        layer.kind: conv_plan.planned(1, 20, 24, 8, 8, 3, layer.size_out // layer.size_in, True, torch.float16, CPU)
+        layer.kind: conv_plan.planned(20, 24, 8, 8, 3, layer.size_out // layer.size_in, True, torch.float16, CPU)
         for layer in LAYERS
     }
     assert forms == {"styled conv": "torch", "styled conv up=2": "composite"}
-    assert conv_plan.planned(2, 20, 24, 8, 8, 3, 1, False, torch.float16, CPU) == "same", "another batch: the rule"
+    assert conv_plan.planned(20, 24, 16, 16, 3, 1, False, torch.float16, CPU) == "same", "another size: the rule"
 
 
 def test_measurements_of_other_kernels_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,9 +119,9 @@ def test_measurements_of_other_kernels_do_not_count(monkeypatch: pytest.MonkeyPa
 
 def test_plans_without_measurements() -> None:
     plan = conv_plan.planned
-    assert plan(8, 512, 512, 4, 4, 3, 1, False, torch.float16, CPU) == "torch"
-    assert plan(8, 512, 512, 16, 16, 3, 1, False, torch.float16, CPU) == "same"
-    assert plan(8, 512, 512, 16, 16, 3, 2, True, torch.float16, CPU) == "transposed"
-    assert plan(4, 16, 8, 512, 512, 3, 2, True, torch.float16, CPU) == "composite"
-    assert plan(4, 16, 8, 512, 512, 3, 2, False, torch.float16, CPU) == "transposed"
+    assert plan(512, 512, 4, 4, 3, 1, False, torch.float16, CPU) == "torch"
+    assert plan(512, 512, 16, 16, 3, 1, False, torch.float16, CPU) == "same"
+    assert plan(512, 512, 16, 16, 3, 2, True, torch.float16, CPU) == "transposed"
+    assert plan(16, 8, 512, 512, 3, 2, True, torch.float16, CPU) == "composite"
+    assert plan(16, 8, 512, 512, 3, 2, False, torch.float16, CPU) == "transposed"
     assert importlib.import_module("idgan_fast.ops.styled_layer").conv_plan is conv_plan

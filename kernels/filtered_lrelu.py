@@ -1,0 +1,265 @@
+"""y = FIR_down(clamp(gain lrelu(up_x up_y FIR_up(x + b)))) in one kernel, and the linear operator that codes define.
+
+x [N, C, H, W], y [N, C, H', W'], codes uint8 [N, C, mid_h, ceil(mid_w / 4)], filters of one axis or None; half types
+and float32; the rest is composed (lrelu_codes.py). A program computes STEP_Y x STEP_X outputs of a plane. A FIR along
+an axis is a product with a banded matrix A or B, made of taps by index arithmetic: with X the input tile,
+U = A_y X A_x^T [MID, MID], Z of U point by point, Y = B_y Z B_x^T; U never leaves the program. Bytes: x, y, a byte for
+4 pixels of U; of up = down = 2 and 12 taps x 2.4 times, mostly from caches; channels_last goes through copies in NCHW.
+Operations of these: 1.9k an output, 13 times those of a loop over taps, each as three of the matrix units in TF32 (AMD:
+one in float32): arithmetic bounds it, not memory. Float32 throughout, rounded once. An inf or NaN spreads over its
+tile. Source: Karras et al., Alias-Free Generative Adversarial Networks, arXiv 2106.12423, section 3.2, appendix E.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from idgan_fast.kernels import conv_tiles, lrelu_codes
+from idgan_fast.kernels.activations import leaky
+from idgan_fast.kernels.lrelu_codes import code_of, slope_of
+from idgan_fast.kernels.tiles import clamped, memory_format, on_device_of, scalar
+
+MID = 64  # pixels of the upsampled image along each axis of a tile: at least 64 for the matrix units of the H100
+SHORTEST, LONGEST = 4, 32  # outputs of a tile along an axis: longer filters leave fewer, more do not fit in registers
+
+
+@triton.jit
+def band(f, tap, TAPS: tl.constexpr, FLIP: tl.constexpr):
+    """The taps of a filter, 0 outside of it; without one a single 1."""
+    inside = (tap >= 0) & (tap < TAPS)
+    if f is None:
+        taps = inside.to(tl.float32)
+    else:
+        taps = tl.load(f + (tap if FLIP else TAPS - 1 - tap), mask=inside, other=0.0).to(tl.float32)
+    return taps
+
+
+@triton.jit
+def first_input(middle, pad, UP: tl.constexpr):
+    """The first input pixel that the upsampled pixel `middle` may meet, and the tap that it meets it with."""
+    last = middle - pad + UP - 1
+    pixel = (last - (last % UP + UP) % UP) // UP  # right for either rounding of negative quotients
+    return pixel, pixel * UP + pad - middle
+
+
+@triton.jit
+def upsampled(
+    x, b, fu, plane, channel, height, width, middle_y, middle_x, pad_y, pad_x,
+    UP_Y: tl.constexpr, UP_X: tl.constexpr, UP_TAPS_Y: tl.constexpr, UP_TAPS_X: tl.constexpr, FLIP: tl.constexpr,
+    IN_Y: tl.constexpr, IN_X: tl.constexpr, MID: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The tile of the upsampled image from (middle_y, middle_x) on: [MID, MID]."""
+    first_y, shift_y = first_input(middle_y, pad_y, UP_Y)
+    first_x, shift_x = first_input(middle_x, pad_x, UP_X)
+    iy = first_y + tl.arange(0, IN_Y)[:, None]
+    ix = first_x + tl.arange(0, IN_X)[None, :]
+    inside = (iy >= 0) & (iy < height) & (ix >= 0) & (ix < width)
+    v = tl.load(x + plane * height * width + (iy * width + ix), mask=inside, other=0.0).to(tl.float32)
+    if b is not None:
+        v = tl.where(inside, v + tl.load(b + channel), 0.0)
+    middle = tl.arange(0, MID)
+    tap_y = tl.arange(0, IN_Y)[None, :] * UP_Y + shift_y - middle[:, None]
+    tap_x = tl.arange(0, IN_X)[:, None] * UP_X + shift_x - middle[None, :]
+    rows = tl.dot(band(fu, tap_y, UP_TAPS_Y, FLIP), v, input_precision=PRECISION)
+    return tl.dot(rows, band(fu, tap_x, UP_TAPS_X, FLIP), input_precision=PRECISION)
+
+
+@triton.jit
+def store_downsampled(
+    z, fd, y, plane, middle_y, middle_x, mid_height, mid_width, out_height, out_width, block_y, block_x,
+    DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr, DOWN_TAPS_Y: tl.constexpr, DOWN_TAPS_X: tl.constexpr,
+    FLIP: tl.constexpr, STEP_Y: tl.constexpr, STEP_X: tl.constexpr, OUT_Y: tl.constexpr, OUT_X: tl.constexpr,
+    MID: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Of the tile z [MID, MID] from (middle_y, middle_x) on; the taps beyond the edges of its image are 0."""
+    middle = tl.arange(0, MID)
+    out_y, out_x = tl.arange(0, OUT_Y)[:, None], tl.arange(0, OUT_X)[None, :]
+    in_y, in_x = middle_y + middle, middle_x + middle
+    tap_y = tl.where((in_y >= 0) & (in_y < mid_height), middle, -MID)[None, :] - out_y * DOWN_Y
+    tap_x = tl.where((in_x >= 0) & (in_x < mid_width), middle, -MID)[:, None] - out_x * DOWN_X
+    columns = tl.dot(z, band(fd, tap_x, DOWN_TAPS_X, FLIP), input_precision=PRECISION)
+    tile = tl.dot(band(fd, tap_y, DOWN_TAPS_Y, FLIP), columns, input_precision=PRECISION)
+    oy, ox = block_y * STEP_Y + out_y, block_x * STEP_X + out_x
+    mask = (out_y < STEP_Y) & (oy < out_height) & (out_x < STEP_X) & (ox < out_width)
+    tl.store(y + plane * out_height * out_width + (oy * out_width + ox), tile.to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def tile_of_program(blocks_y, blocks_x):
+    """Its plane (64 bits: it addresses), and its block of rows and of columns."""
+    program = tl.program_id(0)
+    return (program // blocks_x // blocks_y).to(tl.int64), program // blocks_x % blocks_y, program % blocks_x
+
+
+@triton.jit
+def filtered_lrelu_fwd_kernel(
+    x, b, fu, fd, y, codes,
+    channels, height, width, mid_height, mid_width, out_height, out_width, blocks_y, blocks_x, pad_y, pad_x,
+    up_gain: tl.float64, gain: tl.float64, slope: tl.float64, clamp: tl.float64, HAS_CLAMP: tl.constexpr,
+    UP_Y: tl.constexpr, UP_X: tl.constexpr, DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr,
+    UP_TAPS_Y: tl.constexpr, UP_TAPS_X: tl.constexpr, DOWN_TAPS_Y: tl.constexpr, DOWN_TAPS_X: tl.constexpr,
+    FLIP: tl.constexpr, STEP_Y: tl.constexpr, STEP_X: tl.constexpr, IN_Y: tl.constexpr, IN_X: tl.constexpr,
+    OUT_Y: tl.constexpr, OUT_X: tl.constexpr, MID: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    plane, block_y, block_x = tile_of_program(blocks_y, blocks_x)
+    middle_y, middle_x = block_y * (STEP_Y * DOWN_Y), block_x * (STEP_X * DOWN_X)
+    u = upsampled(
+        x, b, fu, plane, plane % channels, height, width, middle_y, middle_x, pad_y, pad_x,
+        UP_Y, UP_X, UP_TAPS_Y, UP_TAPS_X, FLIP, IN_Y, IN_X, MID, PRECISION,
+    )  # fmt: skip
+    u *= scalar(up_gain, u)
+    z = leaky(u, scalar(slope, u)) * scalar(gain, u)
+    if codes is not None:
+        row, column = middle_y + tl.arange(0, MID)[:, None], middle_x + tl.arange(0, MID)[None, :]
+        code = tl.where((row < mid_height) & (column < mid_width), code_of(u, z, clamp, HAS_CLAMP), 0)
+        four = tl.reshape(code, (MID, MID // 4, 4)) << (2 * tl.arange(0, 4))[None, None, :]
+        # To this tile belong the pixels up to the next one; to the last one also those that no output meets.
+        of_y = tl.arange(0, MID)[:, None]
+        of_x = tl.arange(0, MID // 4)[None, :]
+        byte, bytes_of_row = middle_x // 4 + of_x, (mid_width + 3) // 4
+        mask = (middle_y + of_y < mid_height) & (byte < bytes_of_row)
+        mask &= (of_y < STEP_Y * DOWN_Y) | (block_y == blocks_y - 1)
+        mask &= (of_x < STEP_X * DOWN_X // 4) | (block_x == blocks_x - 1)
+        at = (middle_y + of_y) * bytes_of_row + byte
+        tl.store(codes + plane * mid_height * bytes_of_row + at, tl.sum(four, 2).to(tl.uint8), mask=mask)
+    if HAS_CLAMP:
+        z = clamped(z, clamp)
+    store_downsampled(
+        z, fd, y, plane, middle_y, middle_x, mid_height, mid_width, out_height, out_width, block_y, block_x,
+        DOWN_Y, DOWN_X, DOWN_TAPS_Y, DOWN_TAPS_X, FLIP, STEP_Y, STEP_X, OUT_Y, OUT_X, MID, PRECISION,
+    )  # fmt: skip
+
+
+@triton.jit
+def filtered_lrelu_linear_kernel(
+    x, fu, fd, y, codes,
+    height, width, mid_height, mid_width, out_height, out_width, blocks_y, blocks_x, pad_y, pad_x,
+    down_pad_y, down_pad_x, gain: tl.float64, slope: tl.float64,
+    UP_Y: tl.constexpr, UP_X: tl.constexpr, DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr,
+    UP_TAPS_Y: tl.constexpr, UP_TAPS_X: tl.constexpr, DOWN_TAPS_Y: tl.constexpr, DOWN_TAPS_X: tl.constexpr,
+    FLIP: tl.constexpr, STEP_Y: tl.constexpr, STEP_X: tl.constexpr, IN_Y: tl.constexpr, IN_X: tl.constexpr,
+    OUT_Y: tl.constexpr, OUT_X: tl.constexpr, MID: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    plane, block_y, block_x = tile_of_program(blocks_y, blocks_x)
+    middle_y, middle_x = block_y * (STEP_Y * DOWN_Y) - down_pad_y, block_x * (STEP_X * DOWN_X) - down_pad_x
+    u = upsampled(
+        x, None, fu, plane, 0, height, width, middle_y, middle_x, pad_y, pad_x,
+        UP_Y, UP_X, UP_TAPS_Y, UP_TAPS_X, FLIP, IN_Y, IN_X, MID, PRECISION,
+    )  # fmt: skip
+    # Beyond the edges the nearest code, which meets no tap.
+    row = tl.minimum(tl.maximum(middle_y + tl.arange(0, MID)[:, None], 0), mid_height - 1)
+    column = tl.minimum(tl.maximum(middle_x + tl.arange(0, MID)[None, :], 0), mid_width - 1)
+    bytes_of_row = (mid_width + 3) // 4
+    packed = tl.load(codes + plane * mid_height * bytes_of_row + (row * bytes_of_row + column // 4))
+    z = u * slope_of(packed.to(tl.int32) >> (column & 3) * 2 & 3, gain, slope, u)
+    store_downsampled(
+        z, fd, y, plane, middle_y, middle_x, mid_height, mid_width, out_height, out_width, block_y, block_x,
+        DOWN_Y, DOWN_X, DOWN_TAPS_Y, DOWN_TAPS_X, FLIP, STEP_Y, STEP_X, OUT_Y, OUT_X, MID, PRECISION,
+    )  # fmt: skip
+
+
+class Axis(NamedTuple):
+    """Of a tile along one axis: outputs, and the powers of two that hold its input pixels and its outputs."""
+
+    step: int
+    inputs: int
+    outputs: int
+
+
+@cache
+def axis_of(up: int, down: int, up_taps: int, down_taps: int, unit: int) -> Axis | None:
+    """The tile with the fewest operations an output; None where none has SHORTEST of them.
+
+    Of MID upsampled pixels step down + down_taps - 1 are used: all that the outputs meet, and the rest of the image
+    where this tile is the last one. unit: step down is a multiple of it.
+    """
+    found: list[tuple[float, Axis]] = []
+    for inputs in (16, 32):
+        used = min(MID, inputs * up - up_taps + 1)
+        step = min((used - down_taps + 1) // down, LONGEST)
+        while step > 0 and step * down % unit:
+            step -= 1
+        if step >= SHORTEST:
+            outputs = max(16, triton.next_power_of_2(step))
+            found.append(((inputs * (inputs + MID) + outputs * (outputs + MID)) / step**2, Axis(step, inputs, outputs)))
+    return min(found)[1] if found else None
+
+
+def tile_for(
+    x: Tensor, fu: Tensor | None, fd: Tensor | None, up: Sequence[int], down: Sequence[int]
+) -> dict[str, Any] | None:
+    """What the kernels take as constants; None for what they do not do."""
+    upsampled_is_larger = up[0] * up[1] > 1  # else fusing saves little, and half of a tile would be empty
+    if not upsampled_is_larger or x.dtype == torch.float64 or any(f is not None and f.ndim == 2 for f in (fu, fd)):
+        return None
+    up_taps, down_taps = (1 if f is None else f.numel() for f in (fu, fd))
+    along_x = axis_of(up[0], down[0], up_taps, down_taps, 4)  # no two tiles share a byte of codes
+    along_y = axis_of(up[1], down[1], up_taps, down_taps, 1)
+    if along_x is None or along_y is None:
+        return None
+    constants = {"UP_X": up[0], "UP_Y": up[1], "DOWN_X": down[0], "DOWN_Y": down[1]}
+    for axis, name in ((along_x, "X"), (along_y, "Y")):
+        constants |= {f"STEP_{name}": axis.step, f"IN_{name}": axis.inputs, f"OUT_{name}": axis.outputs}
+        constants |= {f"UP_TAPS_{name}": up_taps, f"DOWN_TAPS_{name}": down_taps}
+    if conv_tiles.architecture(x.device).startswith("gfx"):
+        return {**constants, "MID": MID, "PRECISION": "ieee", "num_warps": 4}
+    # Left alone, the assembler spills a few bytes to get a third block onto a multiprocessor.
+    return {**constants, "MID": MID, "PRECISION": "tf32x3", "num_warps": 4, "maxnreg": 255}
+
+
+def filtered_lrelu_fwd(
+    x: Tensor, b: Tensor | None, fu: Tensor | None, fd: Tensor | None, up: Sequence[int], down: Sequence[int],
+    padding: Sequence[int], gain: float, slope: float, clamp: float | None, flip_filter: bool, want_codes: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    layout, x = memory_format(x), x.contiguous()
+    b, fu, fd = (None if t is None else t.contiguous() for t in (b, fu, fd))
+    middle = lrelu_codes.size_of(x.shape[2:], fu, up, (1, 1), padding)
+    out = lrelu_codes.size_of(middle, fd, (1, 1), down, (0, 0, 0, 0))
+    shape = (*x.shape[:2], middle[0], (middle[1] + 3) // 4)
+    codes = torch.empty(shape if want_codes else 0, dtype=torch.uint8, device=x.device)
+    y = torch.empty((*x.shape[:2], *out), dtype=x.dtype, device=x.device)
+    if y.numel() == 0:
+        return y.contiguous(memory_format=layout), codes
+    activation, kept = (gain, slope, clamp), codes if want_codes else None
+    tile = tile_for(x, fu, fd, up, down)
+    if tile is None:
+        y = lrelu_codes.composed_fwd(x, b, fu, fd, kept, up, down, padding, activation, flip_filter)
+        return y.contiguous(memory_format=layout), codes
+    blocks = [triton.cdiv(out[0], tile["STEP_Y"]), triton.cdiv(out[1], tile["STEP_X"])]
+    with on_device_of(x):
+        filtered_lrelu_fwd_kernel[(x.shape[0] * x.shape[1] * blocks[0] * blocks[1],)](
+            x, b, fu, fd, y, kept, x.shape[1], *x.shape[2:], *middle, *out, *blocks, padding[2], padding[0],
+            float(up[0] * up[1]), gain, slope, 0.0 if clamp is None else clamp, HAS_CLAMP=clamp is not None,
+            FLIP=flip_filter, **tile,
+        )  # fmt: skip
+    return y.contiguous(memory_format=layout), codes
+
+
+def filtered_lrelu_linear(
+    x: Tensor, codes: Tensor, middle: Sequence[int], fu: Tensor | None, fd: Tensor | None, up: Sequence[int],
+    down: Sequence[int], padding: Sequence[int], padding_down: Sequence[int], gain: float, slope: float,
+    flip_filter: bool,
+) -> Tensor:  # fmt: skip
+    layout, x, codes = memory_format(x), x.contiguous(), codes.contiguous()
+    fu, fd = (None if t is None else t.contiguous() for t in (fu, fd))
+    out = lrelu_codes.size_of(middle, fd, (1, 1), down, padding_down)
+    y = torch.empty((*x.shape[:2], *out), dtype=x.dtype, device=x.device)
+    if y.numel() == 0:
+        return y.contiguous(memory_format=layout)
+    tile = tile_for(x, fu, fd, up, down)
+    if tile is None:
+        pads = (padding, padding_down)
+        y = lrelu_codes.composed_linear(x, codes, fu, fd, up, down, pads, gain, slope, flip_filter)
+        return y.contiguous(memory_format=layout)
+    blocks = [triton.cdiv(out[0], tile["STEP_Y"]), triton.cdiv(out[1], tile["STEP_X"])]
+    with on_device_of(x):
+        filtered_lrelu_linear_kernel[(x.shape[0] * x.shape[1] * blocks[0] * blocks[1],)](
+            x, fu, fd, y, codes, *x.shape[2:], *middle, *out, *blocks, padding[2], padding[0],
+            padding_down[2], padding_down[0], gain, slope, FLIP=flip_filter, **tile,
+        )  # fmt: skip
+    return y.contiguous(memory_format=layout)
