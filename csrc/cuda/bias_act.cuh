@@ -1,0 +1,240 @@
+// y = clamp(gain act(x + b)), its gradient and that of the gradient, with the sums for the bias in the same pass.
+//
+// Dense arrays [outer, channels, inner] of float16, bfloat16, float32 or float64; biases [channels] in the type of the
+// arithmetic, float32 for the half types. NCHW has inner = H W, channels_last inner = 1. Without sums a thread takes
+// 16 bytes of each array in strides of the whole grid; the channel is found by two multiplications for each 16 bytes,
+// and counted on. With sums, of inner > 1 a block takes a piece of a row of one channel; of inner = 1 a thread keeps 16
+// bytes of channels and goes down rows. Each block writes its sums to a table [blocks, channels], which a second kernel
+// adds up: two stages, in a fixed order.
+// Bytes: every array once. Operations: 6 (piecewise linear) to 40 an element. Source: Karras et al., arXiv 1912.04958.
+#pragma once
+
+#include "activations.cuh"
+#include "divide.cuh"
+#include "vector.cuh"
+
+namespace idgan {
+
+constexpr int kThreads = 256;
+
+template <class A>
+struct Numbers {
+  A alpha, gain, clamp;  // alpha: the slope below 0 of a piecewise linear activation; clamp: NaN for none
+  Act act;               // of the smooth ones
+};
+
+// The operations, each from the numbers of its inputs at one place and the biases there; `sum` is what is summed.
+// With v = x + b: forward y(x).
+template <bool SMOOTH>
+struct Forward {
+  static constexpr int kIn = 1, kOut = 1;
+  template <class A>
+  static __device__ __forceinline__ A run(const A* in, A b, A, const Numbers<A>& n, A* out) {
+    out[0] = clamped(activated<SMOOTH>(in[0] + b, n.act, n.alpha) * n.gain, n.clamp);
+    return 0;
+  }
+};
+
+// dx(dy, y) of a piecewise linear activation of slope 0 or more: y shows the sign of v.
+struct BackwardOfY {
+  static constexpr int kIn = 2, kOut = 1;
+  template <class A>
+  static __device__ __forceinline__ A run(const A* in, A, A, const Numbers<A>& n, A* out) {
+    A g = in[0] * n.gain;
+    if ((n.gain > 0 ? in[1] : -in[1]) <= 0) g *= n.alpha;
+    return out[0] = through_clamp(g, in[1], n.clamp);
+  }
+};
+
+// dx(dy, x) of any activation.
+template <bool SMOOTH>
+struct Backward {
+  static constexpr int kIn = 2, kOut = 1;
+  template <class A>
+  static __device__ __forceinline__ A run(const A* in, A b, A, const Numbers<A>& n, A* out) {
+    const A v = in[1] + b, y = activated<SMOOTH>(v, n.act, n.alpha) * n.gain;
+    return out[0] = through_clamp(in[0] * n.gain * first_derivative<SMOOTH>(v, n.act, n.alpha), y, n.clamp);
+  }
+};
+
+// The gradients of <dx, ddx> + <db, ddb> by dy and by x, of (ddx, dy, x).
+template <bool SMOOTH>
+struct Second {
+  static constexpr int kIn = 3, kOut = 2;
+  template <class A>
+  static __device__ __forceinline__ A run(const A* in, A b, A ddb, const Numbers<A>& n, A* out) {
+    const A v = in[2] + b, y = activated<SMOOTH>(v, n.act, n.alpha) * n.gain, c = (in[0] + ddb) * n.gain;
+    out[0] = through_clamp(c * first_derivative<SMOOTH>(v, n.act, n.alpha), y, n.clamp);
+    return out[1] = through_clamp(c * in[1] * second_derivative<SMOOTH>(v, n.act), y, n.clamp);
+  }
+};
+
+template <class T, class OP>
+struct Arrays {
+  const T* in[OP::kIn];
+  T* out[OP::kOut];
+  const wide_t<T>*b, *ddb;  // or null
+};
+
+// The operation on N numbers of each array from `at` on, with their biases; adds what is summed to totals.
+template <class T, class OP, int N>
+__device__ __forceinline__ void apply(const Arrays<T, OP>& arrays, int64_t at, const Vec<wide_t<T>, N>& b,
+                                      const Vec<wide_t<T>, N>& ddb, const Numbers<wide_t<T>>& numbers,
+                                      Vec<wide_t<T>, N>& totals) {
+  using A = wide_t<T>;
+  Vec<T, N> in[OP::kIn], out[OP::kOut];
+#pragma unroll
+  for (int k = 0; k < OP::kIn; k++) in[k] = load<N>(arrays.in[k] + at);
+#pragma unroll
+  for (int j = 0; j < N; j++) {
+    A of_in[OP::kIn], of_out[OP::kOut];
+#pragma unroll
+    for (int k = 0; k < OP::kIn; k++) of_in[k] = widened(in[k].at[j]);
+    totals.at[j] += OP::run(of_in, b.at[j], ddb.at[j], numbers, of_out);
+#pragma unroll
+    for (int k = 0; k < OP::kOut; k++) out[k].at[j] = rounded<T>(of_out[k]);
+  }
+#pragma unroll
+  for (int k = 0; k < OP::kOut; k++) store(arrays.out[k] + at, out[k]);
+}
+
+template <int N, class A>
+__device__ __forceinline__ Vec<A, N> repeated(A v) {
+  Vec<A, N> all;
+#pragma unroll
+  for (int j = 0; j < N; j++) all.at[j] = v;
+  return all;
+}
+
+// The biases of the N elements from `first` on; -0 where there are none, since x + -0 = x for every x.
+template <int N, class A>
+__device__ __forceinline__ Vec<A, N> biases(const A* b, uint32_t first, uint32_t inner, Divisor by_inner, Divisor by_channels) {
+  if (!b) return repeated<N>(A(-0.0));
+  Vec<A, N> found;
+  const uint32_t row = by_inner.quotient(first);
+  uint32_t within = first - row * inner, c = row - by_channels.quotient(row) * by_channels.by;
+  A bias = b[c];
+#pragma unroll
+  for (int j = 0; j < N; j++) {
+    found.at[j] = bias;
+    if (++within == inner && j + 1 < N) {
+      within = 0, c = c + 1 == by_channels.by ? 0 : c + 1;
+      bias = b[c];
+    }
+  }
+  return found;
+}
+
+// A part of at most 2^31 elements, which begins with channel 0.
+template <class T, class OP, int N>
+__global__ void __launch_bounds__(kThreads)
+    pointwise_kernel(Arrays<T, OP> arrays, uint32_t count, uint32_t inner, Divisor by_inner, Divisor by_channels,
+                     Numbers<wide_t<T>> numbers) {
+  using A = wide_t<T>;
+  const uint32_t vectors = count / N, step = gridDim.x * kThreads, me = blockIdx.x * kThreads + threadIdx.x;
+  Vec<A, N> sums = repeated<N>(A(0));
+  for (uint32_t i = me; i < vectors; i += step) {
+    const auto b = biases<N>(arrays.b, i * N, inner, by_inner, by_channels);
+    const auto ddb = biases<N>(arrays.ddb, i * N, inner, by_inner, by_channels);
+    apply<T, OP, N>(arrays, i * N, b, ddb, numbers, sums);
+  }
+  const uint32_t i = vectors * N + me;  // the rest
+  if (N > 1 && i < count) {
+    Vec<A, 1> sum = repeated<1>(A(0));
+    const auto b = biases<1>(arrays.b, i, inner, by_inner, by_channels);
+    apply<T, OP, 1>(arrays, i, b, biases<1>(arrays.ddb, i, inner, by_inner, by_channels), numbers, sum);
+  }
+}
+
+// The sum over the threads of a block, in every thread of its first warp.
+template <class A>
+__device__ __forceinline__ A block_sum(A v) {
+  __shared__ A of_warp[kThreads / 32];
+#pragma unroll
+  for (int by = 16; by; by >>= 1) v += __shfl_xor_sync(0xffffffffu, v, by);
+  if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = v;
+  __syncthreads();
+  v = threadIdx.x % 32 < kThreads / 32 ? of_warp[threadIdx.x % 32] : A(0);
+#pragma unroll
+  for (int by = 16; by; by >>= 1) v += __shfl_xor_sync(0xffffffffu, v, by);
+  return v;
+}
+
+// inner > 1. A block takes `piece` elements of a row [inner] of one channel, up to multiples of N one by one;
+// table: [outer, pieces of a row, channels].
+template <class T, class OP, int N>
+__global__ void __launch_bounds__(kThreads)
+    rows_kernel(Arrays<T, OP> arrays, wide_t<T>* table, int64_t inner, int64_t piece, uint32_t pieces,
+                Divisor by_channels, Numbers<wide_t<T>> numbers) {
+  using A = wide_t<T>;
+  const uint32_t row = blockIdx.x / pieces, which = blockIdx.x - row * pieces;
+  const uint32_t sample = by_channels.quotient(row), c = row - sample * by_channels.by;
+  const int64_t begin = int64_t(row) * inner + which * piece;
+  const int64_t end = int64_t(row) * inner + (which + 1 == pieces ? inner : (which + 1) * piece);
+  const A b = arrays.b ? arrays.b[c] : A(-0.0), ddb = arrays.ddb ? arrays.ddb[c] : A(-0.0);
+  Vec<A, N> totals = repeated<N>(A(0));
+  Vec<A, 1> rest = repeated<1>(A(0));
+  const int64_t first = min((begin + N - 1) / N * N, end), last = max(end / N * N, first), me = threadIdx.x;
+  const auto one = [&](int64_t i) { apply<T, OP, 1>(arrays, i, repeated<1>(b), repeated<1>(ddb), numbers, rest); };
+  if (begin + me < first) one(begin + me);
+  for (int64_t i = first + me * N; i < last; i += kThreads * N)
+    apply<T, OP, N>(arrays, i, repeated<N>(b), repeated<N>(ddb), numbers, totals);
+  if (last + me < end) one(last + me);
+  A total = rest.at[0];
+#pragma unroll
+  for (int j = 0; j < N; j++) total += totals.at[j];
+  total = block_sum(total);
+  if (threadIdx.x == 0) table[(int64_t(sample) * pieces + which) * by_channels.by + c] = total;
+}
+
+// inner = 1. A block has threads for 2^log_x times N channels and the rest of them for rows, of which it takes
+// `rows_of_block`; table: [blocks of rows, channels]. N divides the number of channels.
+template <class T, class OP, int N>
+__global__ void __launch_bounds__(kThreads)
+    columns_kernel(Arrays<T, OP> arrays, wide_t<T>* table, int64_t rows, uint32_t channels, int log_x,
+                   int64_t rows_of_block, Numbers<wide_t<T>> numbers) {
+  using A = wide_t<T>;
+  __shared__ A parts[N][kThreads];
+  const uint32_t x = threadIdx.x & ((1u << log_x) - 1), y = threadIdx.x >> log_x, rows_at_once = kThreads >> log_x;
+  const uint32_t c = ((blockIdx.y << log_x) + x) * N;
+  Vec<A, N> totals = repeated<N>(A(0)), b = repeated<N>(A(-0.0)), ddb = b;
+  const int64_t first = blockIdx.x * rows_of_block, last = min(first + rows_of_block, rows);
+  if (c < channels) {
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+      if (arrays.b) b.at[j] = arrays.b[c + j];
+      if (arrays.ddb) ddb.at[j] = arrays.ddb[c + j];
+    }
+    for (int64_t row = first + y; row < last; row += rows_at_once)
+      apply<T, OP, N>(arrays, row * channels + c, b, ddb, numbers, totals);
+  }
+#pragma unroll
+  for (int j = 0; j < N; j++) parts[j][threadIdx.x] = totals.at[j];
+  __syncthreads();
+  if (y == 0 && c < channels) {
+    for (uint32_t i = 1; i < rows_at_once; i++)
+#pragma unroll
+      for (int j = 0; j < N; j++) totals.at[j] += parts[j][(i << log_x) + x];
+#pragma unroll
+    for (int j = 0; j < N; j++) table[int64_t(blockIdx.x) * channels + c + j] = totals.at[j];
+  }
+}
+
+// sums[c] = sum over rows of table[row, c]: a block has 32 columns, and kThreads / 32 rows at a time.
+template <class A>
+__global__ void __launch_bounds__(kThreads) sum_rows_kernel(const A* table, A* sums, int64_t rows, uint32_t columns) {
+  constexpr int Y = kThreads / 32;
+  __shared__ A parts[Y][32];
+  const uint32_t x = threadIdx.x % 32, y = threadIdx.x / 32, c = blockIdx.x * 32 + x;
+  A total = 0;
+  if (c < columns)
+    for (int64_t row = y; row < rows; row += Y) total += table[row * columns + c];
+  parts[y][x] = total;
+  __syncthreads();
+  if (y == 0 && c < columns) {
+    for (int i = 1; i < Y; i++) total += parts[i][x];
+    sums[c] = total;
+  }
+}
+
+}  // namespace idgan

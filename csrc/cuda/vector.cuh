@@ -1,0 +1,76 @@
+// 16 bytes of a type at once, and the type in which it is computed.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "launch.cuh"
+
+namespace idgan {
+
+template <class T>
+struct Wide {
+  using type = float;
+};
+template <>
+struct Wide<double> {
+  using type = double;
+};
+template <class T>
+using wide_t = typename Wide<T>::type;
+
+// N numbers that lie side by side, aligned to all their bytes.
+template <class T, int N>
+struct alignas(sizeof(T) * N) Vec {
+  T at[N];
+};
+
+template <class T>
+constexpr int kVector = 16 / sizeof(T);
+
+#ifdef CUDA_ON_HOST  // g++ takes a structure apart; this moves whole, so that its width can be counted
+template <class V>
+struct Moved {
+  typedef uint8_t type __attribute__((vector_size(sizeof(V)), may_alias));
+};
+#else
+template <class V>
+struct Moved {
+  using type = V;
+};
+#endif
+
+// One instruction each: a structure's alignment is its size.
+template <int N, class T>
+__device__ __forceinline__ Vec<T, N> load(const T* from) {
+  using M = typename Moved<Vec<T, N>>::type;
+  Vec<T, N> v;
+  *reinterpret_cast<M*>(&v) = *reinterpret_cast<const M*>(from);
+  return v;
+}
+
+template <int N, class T>
+__device__ __forceinline__ void store(T* to, const Vec<T, N>& v) {
+  using M = typename Moved<Vec<T, N>>::type;
+  *reinterpret_cast<M*>(to) = *reinterpret_cast<const M*>(&v);
+}
+
+__device__ __forceinline__ float widened(float v) { return v; }
+__device__ __forceinline__ double widened(double v) { return v; }
+__device__ __forceinline__ float widened(__half v) { return __half2float(v); }
+__device__ __forceinline__ float widened(__nv_bfloat16 v) { return __bfloat162float(v); }
+
+template <class T>
+__device__ __forceinline__ T rounded(wide_t<T> v) {
+  return T(v);
+}
+template <>
+__device__ __forceinline__ __half rounded<__half>(float v) {
+  return __float2half_rn(v);
+}
+template <>
+__device__ __forceinline__ __nv_bfloat16 rounded<__nv_bfloat16>(float v) {
+  return __float2bfloat16_rn(v);
+}
+
+}  // namespace idgan

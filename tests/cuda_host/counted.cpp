@@ -1,0 +1,177 @@
+// What -fsanitize=thread calls at every access to memory, without its runtime: counts the traffic of watched buffers and
+// finds races on shared memory.
+//
+// A watched buffer has for reads and writes: the distinct 32-byte sectors that each block touches, added up over blocks
+// (what a block finds again in its first-level cache costs nothing, what another block has read does), and how many
+// accesses of each width there were. A race: two threads of a block, at least one writing, reach one byte of shared
+// memory with no barrier between them, nor, within a warp, a collective. Only what a kernel's thread does counts.
+#include <link.h>
+
+#include <array>
+#include <map>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "cuda_on_host.h"
+
+namespace {
+
+constexpr uintptr_t kSector = 32;
+
+struct Direction {
+  uint64_t sectors = 0;
+  std::map<size_t, uint64_t> accesses;  // by width
+  std::unordered_set<uintptr_t> of_block;
+};
+
+struct Buffer {
+  std::string name;
+  uintptr_t begin, end;
+  std::array<Direction, 2> directions;  // reads, writes
+};
+
+struct Touched {
+  uint64_t epoch = 0, warp_epoch = 0;
+  unsigned thread = 0;
+  bool several = false;  // other threads too, in the same epoch
+};
+
+struct Byte {
+  Touched write, read;
+};
+
+std::vector<Buffer> buffers;
+std::unordered_map<uintptr_t, Byte> shared;
+uint64_t block_counted = 0;
+std::string race, report;
+bool counting = false;
+uintptr_t statics_begin = 0, statics_end = 0;  // of this library: where __shared__ arrays lie
+
+int find_statics(dl_phdr_info* info, size_t, void* here) {
+  const auto at = reinterpret_cast<uintptr_t>(here);
+  for (int i = 0; i < info->dlpi_phnum; i++) {
+    const auto& part = info->dlpi_phdr[i];
+    const uintptr_t begin = info->dlpi_addr + part.p_vaddr;
+    if (part.p_type == PT_LOAD && (part.p_flags & PF_W) && at >= begin && at < begin + part.p_memsz) {
+      statics_begin = begin, statics_end = begin + part.p_memsz;
+      return 1;
+    }
+  }
+  return 0;
+}
+
+void end_block() {
+  for (Buffer& b : buffers)
+    for (Direction& d : b.directions) d.sectors += d.of_block.size(), d.of_block.clear();
+  shared.clear();
+}
+
+bool is_shared(uintptr_t at) {
+  const auto& dynamic = on_host::block->shared;
+  const auto begin = reinterpret_cast<uintptr_t>(dynamic.data());
+  return (at >= statics_begin && at < statics_end) || (at >= begin && at < begin + dynamic.size());
+}
+
+// Whether an earlier access by another thread has no order with this one.
+bool unordered(const Touched& earlier, const on_host::Thread& me, unsigned number) {
+  if (earlier.epoch != on_host::block->epoch) return false;
+  if (earlier.several) return true;
+  if (earlier.thread == number) return false;
+  return earlier.thread / on_host::kWarp != me.warp || earlier.warp_epoch == on_host::block->warp_epochs[me.warp];
+}
+
+void touch(Touched& t, const on_host::Thread& me, unsigned number) {
+  t.several = t.epoch == on_host::block->epoch && (t.several || t.thread != number) && t.thread / on_host::kWarp != me.warp;
+  t.epoch = on_host::block->epoch, t.thread = number, t.warp_epoch = on_host::block->warp_epochs[me.warp];
+}
+
+void on_shared(uintptr_t at, size_t width, bool write, const on_host::Thread& me) {
+  const unsigned number = me.warp * on_host::kWarp + me.lane;
+  for (uintptr_t byte = at; byte < at + width; byte++) {
+    Byte& known = shared[byte];
+    if (race.empty() && (unordered(known.write, me, number) || (write && unordered(known.read, me, number))))
+      race = std::string("threads ") + std::to_string(known.write.epoch == on_host::block->epoch ? known.write.thread : known.read.thread) +
+             " and " + std::to_string(number) + " of block " + std::to_string(on_host::block->index.x) +
+             " race on shared memory";
+    touch(write ? known.write : known.read, me, number);
+  }
+}
+
+void access(const void* pointer, size_t width, bool write) {
+  if (!counting || !on_host::current || !on_host::block) return;
+  const auto& me = *on_host::current;
+  const auto frame = static_cast<char*>(__builtin_frame_address(0));
+  if (frame < me.stack || frame >= me.stack + on_host::kStack) return;  // the scheduler's own
+  const auto at = reinterpret_cast<uintptr_t>(pointer);
+  if (block_counted != on_host::blocks_begun) end_block(), block_counted = on_host::blocks_begun;
+  for (Buffer& b : buffers) {
+    if (at < b.begin || at >= b.end) continue;
+    Direction& d = b.directions[write];
+    d.accesses[width]++;
+    for (uintptr_t sector = at / kSector; sector <= (at + width - 1) / kSector; sector++) d.of_block.insert(sector);
+    return;
+  }
+  if (is_shared(at)) on_shared(at, width, write, me);
+}
+
+}  // namespace
+
+extern "C" {
+
+void count_begin() {
+  static int here;
+  if (!statics_end) dl_iterate_phdr(find_statics, &here);
+  buffers.clear(), shared.clear(), race.clear();
+  counting = true;
+}
+
+void count_watch(const char* name, const void* begin, size_t bytes) {
+  const auto at = reinterpret_cast<uintptr_t>(begin);
+  buffers.push_back({name, at, at + bytes, {}});
+}
+
+// JSON: {"race": text, "buffers": {name: {"read": {"sectors": n, "accesses": {width: n}}, "write": ...}}}
+const char* count_end() {
+  end_block();
+  counting = false;
+  report = "{\"race\": \"" + race + "\", \"buffers\": {";
+  for (size_t i = 0; i < buffers.size(); i++) {
+    report += (i ? ", \"" : "\"") + buffers[i].name + "\": {";
+    for (int write = 0; write < 2; write++) {
+      const Direction& d = buffers[i].directions[write];
+      report += std::string(write ? ", \"write" : "\"read") + "\": {\"sectors\": " + std::to_string(d.sectors) + ", \"accesses\": {";
+      bool first = true;
+      for (const auto& [width, count] : d.accesses) {
+        report += (first ? "\"" : ", \"") + std::to_string(width) + "\": " + std::to_string(count);
+        first = false;
+      }
+      report += "}}";
+    }
+    report += "}";
+  }
+  report += "}}";
+  return report.c_str();
+}
+
+#define COUNTED(width)                                                             \
+  void __tsan_read##width(void* p) { access(p, width, false); }                    \
+  void __tsan_write##width(void* p) { access(p, width, true); }                    \
+  void __tsan_unaligned_read##width(void* p) { access(p, width, false); }          \
+  void __tsan_unaligned_write##width(void* p) { access(p, width, true); }          \
+  void __tsan_volatile_read##width(void* p) { access(p, width, false); }           \
+  void __tsan_volatile_write##width(void* p) { access(p, width, true); }
+COUNTED(1)
+COUNTED(2)
+COUNTED(4)
+COUNTED(8)
+COUNTED(16)
+void __tsan_read_range(void* p, size_t bytes) { access(p, bytes, false); }
+void __tsan_write_range(void* p, size_t bytes) { access(p, bytes, true); }
+char __tsan_atomic8_load(const volatile char* p, int) { return *p; }  // of the guards of static variables
+void __tsan_vptr_update(void**, void*) {}
+void __tsan_vptr_read(void**) {}
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+void __tsan_init() {}
+}
