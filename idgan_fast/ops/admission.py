@@ -27,8 +27,9 @@ from idgan_fast.ops import samples
 from idgan_fast.ops._dispatch import LowLevel, low_level, why_not
 
 SECONDS = 300  # for all kernels of a backend, their compilation included
-# Of the largest value of a result, by its own dtype: rounded once, and sums in float32. Codes are equal.
-TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 8e-3, torch.float16: 1e-3, torch.uint8: 0}
+# Of the largest value of a result, by its own dtype: rounded once, and sums in float32.
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 8e-3, torch.float16: 1e-3}
+CODES = 1e-4  # share of codes that may differ: those of values within rounding of a kink
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 Verdicts = dict[str, str | None]  # operator -> None if it agrees, else what was wrong
@@ -143,7 +144,11 @@ def check(low: LowLevel, kernel: Callable[..., Any], device: str) -> str | None:
             for i, (ours, truth) in enumerate(zip(got, exact, strict=True)):
                 if ours.shape != truth.shape:
                     return f"result {i} has shape {tuple(ours.shape)} in {dtype}, wanted {tuple(truth.shape)}"
-                if truth.numel():
+                if ours.dtype == torch.uint8:
+                    share = (ours.cpu() != truth).double().mean().item() if truth.numel() else 0.0
+                    if share > CODES:
+                        return f"result {i} differs in {share:.1e} of its codes in {dtype}"
+                elif truth.numel():
                     scale = truth.abs().max().clamp_min(1)
                     off = ((ours.cpu().double() - truth).abs().max() / scale).item()
                     if not off <= (TOLERANCE[ours.dtype] if low.roundings == 1 else low.roundings * of_products):

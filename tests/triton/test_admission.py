@@ -45,6 +45,21 @@ def test_a_kernel_that_is_wrong_in_one_number_is_seen(name: str) -> None:
     assert "off by" in found
 
 
+def test_codes_may_differ_within_rounding_of_a_kink_alone() -> None:
+    low = _dispatch.low_level["filtered_lrelu_fwd"]
+
+    def with_other_codes(share: float) -> Any:
+        def spoiled(*arguments: Any) -> Any:
+            y, codes = low.reference(*arguments)
+            changed = torch.zeros(codes.numel(), dtype=torch.bool)
+            changed[: int(share * codes.numel())] = True
+            return y, torch.where(changed.view_as(codes), codes ^ 1, codes)
+
+        return spoiled
+
+    assert "of its codes" in str(admission.check(low, with_other_codes(0.01), "cpu"))
+
+
 def test_nan_a_wrong_shape_and_an_error_are_seen() -> None:
     low, kernel = _dispatch.low_level["bias_lrelu_fwd"], OPERATORS["bias_lrelu_fwd"]
     assert "off by nan" in str(admission.check(low, lambda *a: kernel(*a) * torch.nan, "cpu"))
