@@ -104,7 +104,9 @@ def default_tile(shape: Shape, largest: Limits) -> dict[str, Any]:
 def _fwd(shape: Shape, largest: Limits) -> dict[str, Any]:
     composite, transposed = shape.form == "composite", shape.form == "transposed"
     o = within(shape.c_out, largest.n)
-    m = within(shape.pixels, largest.m if o > 16 else largest.m // 2)
+    # Three products hold more operands, in registers where the units of Hopper and later read shared memory.
+    thrice = shape.precision == "tf32x3" and largest.k_bytes == 64
+    m = within(shape.pixels, largest.m // 2 if thrice or o == 16 else largest.m)
     phases = min(4, largest.n // o) if composite else 1
     groups = 4 if composite or transposed else 1
     while o > 32 and programs(shape.n, shape.pixels, m, shape.c_out, o) * groups // phases < WANTED_PROGRAMS:
@@ -115,7 +117,7 @@ def _fwd(shape: Shape, largest: Limits) -> dict[str, Any]:
         "PHASES": phases,
         "BLOCK_K": within(shape.c_in, largest.k_bytes // shape.dtype.itemsize),
         "GROUP": 8,
-        **threads(m * o * phases, largest),
+        **threads(m * o * phases * (2 if thrice else 1), largest),
     }
 
 
@@ -128,8 +130,8 @@ def _wgrad(shape: Shape, largest: Limits) -> dict[str, Any]:
 
 
 def threads(numbers: int, largest: Limits) -> dict[str, int]:
-    """Eight (of AMD four) warps for 128 x 128 numbers, half of them for less."""
-    whole = numbers > 8192
+    """Eight warps for 128 x 128 numbers, four for less; of AMD's wide ones four, two for 2048 and less."""
+    whole = numbers > (8192 if largest.warps == 8 else 2048)
     return {"num_warps": largest.warps if whole else largest.warps // 2, "num_stages": largest.stages}
 
 
