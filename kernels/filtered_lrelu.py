@@ -21,7 +21,7 @@ from torch import Tensor
 
 from idgan_fast.kernels import conv_tiles, lrelu_codes
 from idgan_fast.kernels.activations import leaky
-from idgan_fast.kernels.lrelu_codes import code_of, slope_of
+from idgan_fast.kernels.lrelu_codes import code_of, packed, slope_of
 from idgan_fast.kernels.tiles import clamped, memory_format, on_device_of, scalar
 
 MID = 64  # pixels of the upsampled image along each axis of a tile: at least 64 for the matrix units of the H100
@@ -117,7 +117,7 @@ def filtered_lrelu_fwd_kernel(
     if codes is not None:
         row, column = middle_y + tl.arange(0, MID)[:, None], middle_x + tl.arange(0, MID)[None, :]
         code = tl.where((row < mid_height) & (column < mid_width), code_of(u, z, clamp, HAS_CLAMP), 0)
-        four = tl.reshape(code, (MID, MID // 4, 4)) << (2 * tl.arange(0, 4))[None, None, :]
+        four = packed(code, MID, MID)
         # To this tile belong the pixels up to the next one; to the last one also those that no output meets.
         of_y = tl.arange(0, MID)[:, None]
         of_x = tl.arange(0, MID // 4)[None, :]
@@ -126,7 +126,7 @@ def filtered_lrelu_fwd_kernel(
         mask &= (of_y < STEP_Y * DOWN_Y) | (block_y == blocks_y - 1)
         mask &= (of_x < STEP_X * DOWN_X // 4) | (block_x == blocks_x - 1)
         at = (middle_y + of_y) * bytes_of_row + byte
-        tl.store(codes + plane * mid_height * bytes_of_row + at, tl.sum(four, 2).to(tl.uint8), mask=mask)
+        tl.store(codes + plane * mid_height * bytes_of_row + at, four, mask=mask)
     if HAS_CLAMP:
         z = clamped(z, clamp)
     store_downsampled(
@@ -155,8 +155,8 @@ def filtered_lrelu_linear_kernel(
     row = tl.minimum(tl.maximum(middle_y + tl.arange(0, MID)[:, None], 0), mid_height - 1)
     column = tl.minimum(tl.maximum(middle_x + tl.arange(0, MID)[None, :], 0), mid_width - 1)
     bytes_of_row = (mid_width + 3) // 4
-    packed = tl.load(codes + plane * mid_height * bytes_of_row + (row * bytes_of_row + column // 4))
-    z = u * slope_of(packed.to(tl.int32) >> (column & 3) * 2 & 3, gain, slope, u)
+    byte = tl.load(codes + plane * mid_height * bytes_of_row + (row * bytes_of_row + column // 4))
+    z = u * slope_of(byte.to(tl.int32) >> (column & 3) * 2 & 3, gain, slope, u)
     store_downsampled(
         z, fd, y, plane, middle_y, middle_x, mid_height, mid_width, out_height, out_width, block_y, block_x,
         DOWN_Y, DOWN_X, DOWN_TAPS_Y, DOWN_TAPS_X, FLIP, STEP_Y, STEP_X, OUT_Y, OUT_X, MID, PRECISION,

@@ -34,6 +34,13 @@ def code_of(u, z, clamp, HAS_CLAMP: tl.constexpr):
 
 
 @triton.jit
+def packed(code, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """[ROWS, COLUMNS] codes as the bytes of four pixels each: [ROWS, COLUMNS / 4]."""
+    four = tl.reshape(code, (ROWS, COLUMNS // 4, 4)) << (2 * tl.arange(0, 4))[None, None, :]
+    return tl.sum(four, 2).to(tl.uint8)
+
+
+@triton.jit
 def slope_of(code, gain, slope, like):
     """dz / du, in the type of `like`."""
     below = scalar(gain, like) * scalar(slope, like)
@@ -60,10 +67,9 @@ def lrelu_codes_kernel(
         result = leaky(v, scalar(slope, v)) * scalar(gain, v)
         if codes is not None:
             code = tl.where(mask, code_of(v, result, clamp, HAS_CLAMP), 0)
-            four = tl.reshape(code, (ROWS, COLUMNS // 4, 4)) << (2 * tl.arange(0, 4))[None, None, :]
             byte = first // 4 + tl.arange(0, COLUMNS // 4)[None, :]
             at = row * bytes_of_row + byte
-            tl.store(codes + at, tl.sum(four, 2).to(tl.uint8), mask=(row < rows) & (byte < bytes_of_row))
+            tl.store(codes + at, packed(code, ROWS, COLUMNS), mask=(row < rows) & (byte < bytes_of_row))
         if HAS_CLAMP:
             result = clamped(result, clamp)
     tl.store(z + row * width + column, result, mask=mask)
