@@ -1,4 +1,4 @@
-# make install · train · test · test-all · bench · triton-report · check · wheel     (each works on a fresh clone)
+# make install · train · test · test-all · bench · cuda · triton-report · cuda-report · check · wheel     (each works on a fresh clone)
 PYTHON ?= python3
 # Another torch: make install TORCH_SPEC="torch==2.13.0"
 TORCH_SPEC ?= torch
@@ -9,19 +9,20 @@ ARGS ?=
 # The torch that make wheel tries the wheel with: the oldest that pyproject.toml allows
 WHEEL_TORCH ?= torch==2.13.0
 
-# Interpreted kernels run in one thread: a process for each core
+# Interpreted kernels, and CUDA kernels on the CPU, run in one thread: a process for each core
 INTERPRETED = TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(PY) -m pytest tests/triton -n auto
+ON_HOST = OMP_NUM_THREADS=1 $(PY) -m pytest tests/cuda_host -n auto --dist loadfile
 
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed-$(shell printf '%s' '$(TORCH_SPEC) $(TORCH_ARGS)' | cksum | cut -d' ' -f1)
 
-.PHONY: install train test test-all bench triton-report check wheel format clean
+.PHONY: install train test test-all bench cuda triton-report cuda-report check wheel format clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml setup.py $(wildcard csrc/cpu/*)
+$(STAMP): pyproject.toml setup.py $(wildcard csrc/*.py csrc/*.h csrc/cpu/* csrc/cuda/*)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("idgan-fast needs Python 3.10 or newer, got " + sys.version.split()[0] + ": make PYTHON=python3.11 install")'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet "setuptools>=77" wheel
@@ -33,11 +34,13 @@ train: install
 	$(PY) -m idgan_fast.train $(ARGS)
 
 test: install
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow" --ignore tests/cuda_host
+	$(ON_HOST) -m "not slow"
 	$(INTERPRETED) -m "not slow"
 
 test-all: install
-	$(PY) -m pytest
+	$(PY) -m pytest --ignore tests/cuda_host
+	$(ON_HOST)
 	$(INTERPRETED)
 
 bench: install
@@ -45,15 +48,24 @@ bench: install
 	$(PY) -m pytest benchmarks --benchmark-only --benchmark-json=build/bench.json
 	$(PY) -m benchmarks.report build/bench.json
 
+# The CUDA library in place, for every GPU that TORCH_CUDA_ARCH_LIST or setup.py lists; needs nvcc and none of them.
+cuda: install
+	IDGAN_FAST_CUDA=all $(PY) setup.py --quiet build_ext --inplace --only _cuda
+
 # Every shipped configuration of the Triton kernels for five GPUs; needs none.
 triton-report: install
 	$(PY) -m benchmarks.triton_report
+
+# Every instance of the CUDA kernels for two GPUs; needs nvcc and none of them.
+cuda-report: install
+	$(PY) -m benchmarks.cuda_report
 
 check: install
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
+# With the CUDA library for every GPU, as +cu13: make wheel IDGAN_FAST_CUDA=all
 # build/lib* first: setuptools would pack what it left there from modules that are gone.
 wheel: install
 	rm -rf build/lib* build/bdist* dist/*.whl

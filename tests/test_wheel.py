@@ -1,4 +1,4 @@
-"""The package builds where its CPU library cannot: without it, and with a warning that says why."""
+"""The package builds where its libraries cannot: without them, and with a warning that says why."""
 
 import os
 import subprocess
@@ -20,10 +20,10 @@ runpy.run_path("setup.py", run_name="__main__")
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the library is built on Linux alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="the libraries are built on Linux alone")
 @pytest.mark.parametrize(
     ("program", "reason"),
-    [(["setup.py"], "'false'"), (["-c", NO_TORCH], "needs torch 2.13 or newer to be installed before it is built")],
+    [(["setup.py"], "'false'"), (["-c", NO_TORCH], "need torch 2.13 or newer to be installed before they are built")],
     ids=["no compiler", "no torch"],
 )
 def test_a_wheel_without_the_library(program: list[str], reason: str, tmp_path: Path) -> None:
@@ -40,6 +40,8 @@ def test_a_wheel_without_the_library(program: list[str], reason: str, tmp_path: 
     (built,) = tmp_path.glob("*.whl")
     assert wheel.faults(built, compiled=False) == []
     assert wheel.faults(built) == ["no idgan_fast/_cpu.so"]
+    of_cuda = built.rename(tmp_path / built.name.replace("-py3", "+cu13-py3"))
+    assert "no idgan_fast/_cuda.so" in wheel.faults(of_cuda, compiled=False)
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,13 @@ x, b = torch.randn(2, 5, 7, 9), torch.randn(5)
 got, wanted = (ops.bias_act(x, b, act="lrelu", impl=name) for name in ("native", "reference"))
 torch.testing.assert_close(got, wanted)
 print(f"torch {torch.__version__}: bias_act runs on {library.idgan_fast_cpu_instructions().decode()}")
+if Path(idgan_fast.__file__).with_name("_cuda.so").exists():
+    print(ops._dispatch._no_cuda_library or "the CUDA library loads")
 """
 
 
 def faults(wheel: Path, compiled: bool = True) -> list[str]:
-    """What is wrong with a wheel's tag and contents; `compiled`: whether it should hold the CPU library."""
+    """What is wrong with a wheel's name and contents; `compiled`: whether it should hold the CPU library."""
     names = ZipFile(wheel).namelist()
     found = []
     if "-py3-none-linux_" not in wheel.name:
@@ -38,6 +40,8 @@ def faults(wheel: Path, compiled: bool = True) -> list[str]:
     ]
     if ("idgan_fast/_cpu.so" in names) != compiled:
         found.append("no idgan_fast/_cpu.so" if compiled else "idgan_fast/_cpu.so, which could not be built")
+    if "+cu" in wheel.name and "idgan_fast/_cuda.so" not in names:
+        found.append("no idgan_fast/_cuda.so")
     info = f"idgan_fast-{wheel.name.split('-')[1]}.dist-info/"
     return found + [f"{name} is not of the package" for name in names if not name.startswith(("idgan_fast/", info))]
 

@@ -1,21 +1,12 @@
 // bias_act_fwd, bias_act_bwd and bias_act_bwd2 for torch; the kernels are in bias_act.h.
-#include <string>
-
 #include "biased.h"
 
 namespace idgan {
 namespace {
 
 BiasAct with(const std::string& act, double alpha) {
-  const char* names[] = {"linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish"};
   BiasAct a{};
-  a.alpha = alpha;
-  for (int i = kLinear; i <= kSwish; i++) {
-    if (act != names[i]) continue;
-    a.act = Activation(i);
-    return a;
-  }
-  STD_TORCH_CHECK(false, "bias_act: no activation named ", act);
+  a.act = Activation(activation_of(act)), a.alpha = alpha;
   return a;
 }
 

@@ -15,19 +15,8 @@ inline void describe(Biased& a, const Tensor& x, bool last, bool biased, int64_t
                      std::optional<double> clamp) {
   a.dtype = dtype_of(x);
   a.gain = gain, a.clamp = or_none(clamp);
-  a.outer = a.channels = 1, a.inner = x.numel();
-  if (!biased) return;
-  std::vector<int64_t> order;
-  for (int64_t d = 0; d < x.dim(); d++) order.push_back(last && d > 0 ? (d == 3 ? 1 : d + 1) : d);
-  a.inner = 1;
-  bool before = true;
-  for (int64_t d : order) {
-    if (d == dim) {
-      a.channels = x.size(d), before = false;
-    } else {
-      (before ? a.outer : a.inner) *= x.size(d);
-    }
-  }
+  const Split split(x, last, biased, dim);
+  a.outer = split.outer, a.channels = split.channels, a.inner = split.inner;
 }
 
 template <class Op>

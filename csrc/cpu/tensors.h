@@ -1,28 +1,16 @@
-// What the torch-facing files share: layouts, dtypes, new tensors. LibTorch's stable ABI alone.
+// What the torch-facing files share: dtypes, new tensors, small vectors, parts of threads.
 #pragma once
-
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/MemoryFormat.h>
-#include <torch/headeronly/core/ScalarType.h>
 
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
 
-#include <cstdint>
-#include <limits>
-#include <optional>
 #include <vector>
 
+#include "../layouts.h"
 #include "kernels.h"
 
 namespace idgan {
-
-using torch::stable::Tensor;
-using torch::headeronly::MemoryFormat;
-using torch::headeronly::ScalarType;
 
 inline Dtype dtype_of(const Tensor& x) {
   switch (x.scalar_type()) {
@@ -34,32 +22,9 @@ inline Dtype dtype_of(const Tensor& x) {
   }
 }
 
-// The type in which x is computed.
-inline ScalarType wide_type(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-// Whether x [N, C, H, W] has its channels side by side; as _tensors.memory_format has it.
-inline bool channels_last(const Tensor& x) {
-  return x.dim() == 4 && x.size(1) > 1 && x.size(2) * x.size(3) > 1 && x.stride(1) == 1;
-}
-
-inline bool dense_channels_last(const Tensor& x) {
-  const int64_t c = x.size(1), h = x.size(2), w = x.size(3);
-  return (w == 1 || x.stride(3) == c) && (h == 1 || x.stride(2) == w * c) &&
-         (x.size(0) == 1 || x.stride(0) == h * w * c);
-}
-
-// x without holes, in the layout `last` or NCHW; x itself where it is so already.
-inline Tensor dense(const Tensor& x, bool last) {
-  if (last ? channels_last(x) && dense_channels_last(x) : x.is_contiguous()) return x;
-  return torch::stable::contiguous(x, last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-}
-
 // A new tensor of x's dtype. Large ones ask for huge pages: the first touch of 4 KiB pages takes longer than a kernel.
-inline Tensor empty_as(const Tensor& x, torch::headeronly::IntHeaderOnlyArrayRef size, bool last) {
-  Tensor y = torch::stable::empty(size, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
-                                  last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+inline Tensor empty_as(const Tensor& x, IntHeaderOnlyArrayRef size, bool last) {
+  Tensor y = unwritten(x, size, last);
 #ifdef MADV_HUGEPAGE
   const uintptr_t huge = uintptr_t(1) << 21, bytes = y.numel() * y.element_size();
   if (bytes >= 4 * huge) {
@@ -70,9 +35,6 @@ inline Tensor empty_as(const Tensor& x, torch::headeronly::IntHeaderOnlyArrayRef
 #endif
   return y;
 }
-
-// A bound as the kernels take it: NaN for none.
-inline double or_none(std::optional<double> clamp) { return clamp.value_or(std::numeric_limits<double>::quiet_NaN()); }
 
 // What of an image's geometry does not depend on the filter.
 inline void of_images(Upfirdn2d& a, const Tensor& x, bool last, int64_t n, int64_t c, int64_t h, int64_t w) {

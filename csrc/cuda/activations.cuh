@@ -6,11 +6,10 @@
 
 #include <math.h>
 
+#include "calls.h"
 #include "launch.cuh"
 
 namespace idgan {
-
-enum class Act : int { kLinear, kRelu, kLrelu, kTanh, kSigmoid, kElu, kSelu, kSoftplus, kSwish };
 
 constexpr double kSeluScale = 1.0507009873554805;
 constexpr double kSeluBelow = 1.0507009873554805 * 1.6732632423543772;

@@ -11,11 +11,14 @@
 
 #include "activations.cuh"
 #include "divide.cuh"
-#include "vector.cuh"
+#include "sums.cuh"
 
 namespace idgan {
 
 constexpr int kThreads = 256;
+// Blocks that a multiprocessor holds at once, at least: a thread may have 64 registers, of float64 80.
+template <class T>
+constexpr int kResident = sizeof(T) == 8 ? 3 : 4;
 
 template <class A>
 struct Numbers {
@@ -127,7 +130,7 @@ __device__ __forceinline__ Vec<A, N> biases(const A* b, uint32_t first, uint32_t
 
 // A part of at most 2^31 elements, which begins with channel 0.
 template <class T, class OP, int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResident<T>)
     pointwise_kernel(Arrays<T, OP> arrays, uint32_t count, uint32_t inner, Divisor by_inner, Divisor by_channels,
                      Numbers<wide_t<T>> numbers) {
   using A = wide_t<T>;
@@ -163,7 +166,7 @@ __device__ __forceinline__ A block_sum(A v) {
 // inner > 1. A block takes `piece` elements of a row [inner] of one channel, up to multiples of N one by one;
 // table: [outer, pieces of a row, channels].
 template <class T, class OP, int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResident<T>)
     rows_kernel(Arrays<T, OP> arrays, wide_t<T>* table, int64_t inner, int64_t piece, uint32_t pieces,
                 Divisor by_channels, Numbers<wide_t<T>> numbers) {
   using A = wide_t<T>;
@@ -190,7 +193,7 @@ __global__ void __launch_bounds__(kThreads)
 // inner = 1. A block has threads for 2^log_x times N channels and the rest of them for rows, of which it takes
 // `rows_of_block`; table: [blocks of rows, channels]. N divides the number of channels.
 template <class T, class OP, int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResident<T>)
     columns_kernel(Arrays<T, OP> arrays, wide_t<T>* table, int64_t rows, uint32_t channels, int log_x,
                    int64_t rows_of_block, Numbers<wide_t<T>> numbers) {
   using A = wide_t<T>;
@@ -217,23 +220,6 @@ __global__ void __launch_bounds__(kThreads)
       for (int j = 0; j < N; j++) totals.at[j] += parts[j][(i << log_x) + x];
 #pragma unroll
     for (int j = 0; j < N; j++) table[int64_t(blockIdx.x) * channels + c + j] = totals.at[j];
-  }
-}
-
-// sums[c] = sum over rows of table[row, c]: a block has 32 columns, and kThreads / 32 rows at a time.
-template <class A>
-__global__ void __launch_bounds__(kThreads) sum_rows_kernel(const A* table, A* sums, int64_t rows, uint32_t columns) {
-  constexpr int Y = kThreads / 32;
-  __shared__ A parts[Y][32];
-  const uint32_t x = threadIdx.x % 32, y = threadIdx.x / 32, c = blockIdx.x * 32 + x;
-  A total = 0;
-  if (c < columns)
-    for (int64_t row = y; row < rows; row += Y) total += table[row * columns + c];
-  parts[y][x] = total;
-  __syncthreads();
-  if (y == 0 && c < columns) {
-    for (int i = 1; i < Y; i++) total += parts[i][x];
-    sums[c] = total;
   }
 }
 

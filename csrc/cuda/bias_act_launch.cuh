@@ -10,35 +10,8 @@
 
 namespace idgan {
 
-enum class Dtype : int { kFloat, kDouble, kBfloat16, kHalf };
-enum class Pass : int { kForward, kBackwardOfY, kBackward, kSecond };
-
-// Dense arrays [outer, channels, inner].
-struct BiasActCall {
-  Dtype dtype;
-  Act act;
-  Pass pass;
-  const void* in[3];     // forward x; backward dy and y, or dy and x; second ddx, dy, x
-  void* out[2];          // y; dx; the gradients by dy and by x
-  const void *b, *ddb;   // [channels] in the type of the arithmetic, or null
-  void *table, *sums;    // bias_act_table() numbers of that type and [channels] of them, or null for no sums
-  int64_t outer, channels, inner;
-  double alpha, gain, clamp;  // clamp: NaN for none
-  int processors;             // of the device
-};
-
 constexpr int64_t kPart = int64_t(1) << 30;  // elements that a kernel of 32-bit indices is given
 constexpr int kBlocksOfProcessor = 8;        // 2048 threads
-
-template <class F>
-void with_type(Dtype dtype, F&& f) {
-  switch (dtype) {
-    case Dtype::kFloat: return f(float());
-    case Dtype::kDouble: return f(double());
-    case Dtype::kBfloat16: return f(__nv_bfloat16());
-    default: return f(__half());
-  }
-}
 
 inline bool smooth(Act act) { return act > Act::kLrelu; }
 
@@ -152,33 +125,7 @@ void with_sums(const BiasActCall& a, cudaStream_t stream) {
     const auto kernel = vectors ? columns_kernel<T, OP, kVector<T>> : columns_kernel<T, OP, 1>;
     LAUNCH(kernel, grid, dim3(kThreads), stream, arrays, table, a.outer, channels, d.log_x, d.piece, numbers);
   }
-  const auto sum = sum_rows_kernel<A>;
-  LAUNCH(sum, dim3(uint32_t(ceil_div<int64_t>(a.channels, 32))), dim3(kThreads), stream, static_cast<const A*>(table),
-         static_cast<A*>(a.sums), d.rows, channels);
-}
-
-// How many numbers the table of partial sums has.
-inline int64_t bias_act_table(const BiasActCall& a) {
-  int64_t rows = 0;
-  with_type(a.dtype, [&](auto t) { rows = divided(a, kVector<decltype(t)>).rows; });
-  return rows * a.channels;
-}
-
-// Of arrays that are not empty.
-inline void bias_act(const BiasActCall& a, cudaStream_t stream) {
-  with_type(a.dtype, [&](auto t) {
-    using T = decltype(t);
-    const auto backward = [&](auto op) {
-      return a.table ? with_sums<T, decltype(op)>(a, stream) : without_sums<T, decltype(op)>(a, stream);
-    };
-    switch (a.pass) {
-      case Pass::kForward:
-        return smooth(a.act) ? without_sums<T, Forward<true>>(a, stream) : without_sums<T, Forward<false>>(a, stream);
-      case Pass::kBackwardOfY: return backward(BackwardOfY());
-      case Pass::kBackward: return smooth(a.act) ? backward(Backward<true>()) : backward(Backward<false>());
-      default: return smooth(a.act) ? backward(Second<true>()) : backward(Second<false>());
-    }
-  });
+  add_rows<A>(table, static_cast<A*>(a.sums), 1, d.rows, a.channels, stream);
 }
 
 }  // namespace idgan

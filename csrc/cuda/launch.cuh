@@ -3,16 +3,33 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 
+// Throws what CUDA says against the launch.
 #ifdef CUDA_ON_HOST
 #define LAUNCH(kernel, grid, block, stream, ...) \
   ((void)(stream), ::on_host::launch(grid, block, 0, [&] { (kernel)(__VA_ARGS__); }))
 #else
-#define LAUNCH(kernel, grid, block, stream, ...) kernel<<<grid, block, 0, stream>>>(__VA_ARGS__)
+#define LAUNCH(kernel, grid, block, stream, ...)         \
+  do {                                                   \
+    kernel<<<grid, block, 0, stream>>>(__VA_ARGS__);     \
+    ::idgan::check_cuda(cudaGetLastError(), __FILE__);   \
+  } while (0)
 #endif
 
 namespace idgan {
+
+// An error names the operator, after which its files are named.
+inline void check_cuda(cudaError_t status, const char* file) {
+  if (status == cudaSuccess) return;
+  std::string name = file;
+  name = name.substr(name.rfind('/') + 1);
+  name = name.substr(0, std::min(name.find("_launch."), name.find('.')));
+  throw std::runtime_error(name + ": CUDA says: " + cudaGetErrorString(status));
+}
 
 constexpr int64_t kMaxGrid = 0x7fffffff;
 

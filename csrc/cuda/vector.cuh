@@ -4,6 +4,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "calls.h"
 #include "launch.cuh"
 
 namespace idgan {
@@ -18,6 +19,17 @@ struct Wide<double> {
 };
 template <class T>
 using wide_t = typename Wide<T>::type;
+
+// f of a number of the type.
+template <class F>
+void with_type(Dtype dtype, F&& f) {
+  switch (dtype) {
+    case Dtype::kFloat: return f(float());
+    case Dtype::kDouble: return f(double());
+    case Dtype::kBfloat16: return f(__nv_bfloat16());
+    default: return f(__half());
+  }
+}
 
 // N numbers that lie side by side, aligned to all their bytes.
 template <class T, int N>
@@ -49,8 +61,33 @@ __device__ __forceinline__ Vec<T, N> load(const T* from) {
   return v;
 }
 
+// More than 16 bytes, in pieces of them.
+template <int N, class T>
+__device__ __forceinline__ Vec<T, N> load_pieces(const T* from) {
+  constexpr int M = N < kVector<T> ? N : kVector<T>;
+  Vec<T, N> v;
+#pragma unroll
+  for (int i = 0; i < N; i += M) {
+    const Vec<T, M> piece = load<M>(from + i);
+#pragma unroll
+    for (int j = 0; j < M; j++) v.at[i + j] = piece.at[j];
+  }
+  return v;
+}
+
+// 16 bytes in PTX: nvcc takes other stores apart where some of the numbers are known earlier than others. It clobbers no
+// memory, since no kernel reads what it has stored.
 template <int N, class T>
 __device__ __forceinline__ void store(T* to, const Vec<T, N>& v) {
+#ifndef CUDA_ON_HOST
+  if constexpr (sizeof(v) == 16) {
+    uint4 words;
+    memcpy(&words, &v, 16);
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(words.x), "r"(words.y),
+                 "r"(words.z), "r"(words.w));
+    return;
+  }
+#endif
   using M = typename Moved<Vec<T, N>>::type;
   *reinterpret_cast<M*>(to) = *reinterpret_cast<const M*>(&v);
 }

@@ -8,19 +8,17 @@ reference  plain torch, called directly, so that torch.compile sees through it
 import inspect
 import logging
 import os
-import shutil
-import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, lru_cache
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from idgan_fast.ops._libraries import load_cpu, load_cuda
 from idgan_fast.ops._tensors import no_autocast
 
 BACKENDS = ("native", "triton", "reference")
@@ -34,22 +32,8 @@ _library = torch.library.Library("idgan_fast", "DEF")
 _triton_library = torch.library.Library("idgan_fast_triton", "DEF")
 
 
-def _loaded() -> str | None:
-    """Loads the compiled CPU kernels, if they are there; returns why there are none."""
-    path = Path(__file__).parents[1] / "_cpu.so"
-    if not path.exists():
-        compiler = (os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++").split()[0]
-        if shutil.which(compiler) is None:
-            return f"the CPU library was not built, and {compiler} is not there: install it and run pip install ."
-        return "the CPU library was not built: pip install -v . builds it or says why not"
-    try:
-        torch.ops.load_library(path)
-    except OSError as error:
-        return f"the CPU library does not load: {str(error.__cause__ or error).splitlines()[0]}"
-    return None
-
-
-_no_cpu_library = _loaded()
+_no_cpu_library = load_cpu()
+_no_cuda_library = load_cuda()
 
 
 class BackendError(RuntimeError):
@@ -110,9 +94,10 @@ def why_not(backend: str, names: tuple[str, ...], device: str) -> str | None:
         key = {"cpu": "CPU", "cuda": "CUDA"}.get(device)
         if key is None:
             return f"it has kernels for cpu and cuda, the tensor is on {device}"
-        if device == "cpu" and _no_cpu_library is not None:
-            return _no_cpu_library
         missing = [n for n in names if not torch._C._dispatch_has_kernel_for_dispatch_key(f"idgan_fast::{n}", key)]
+        no_library = _no_cpu_library if device == "cpu" else _no_cuda_library
+        if missing and no_library is not None:
+            return no_library
         return f"no compiled {device} kernel of {', '.join(missing)} in this installation" if missing else None
     if device == "cpu" and not _interpreting():
         return "it has kernels for GPUs, the tensor is on cpu"

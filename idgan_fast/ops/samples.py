@@ -74,17 +74,25 @@ def _upfirdn2d(x: Tensor) -> Iterator[tuple]:
         yield x, f, [up, up], [down, down], [2, 3, 1, 4] if f is not None else [0, 0, 0, 0], False, GAIN
 
 
+def _steps(t: Tensor, step: float) -> Tensor:
+    return (t / step).round() * step
+
+
 def _layer(x: Tensor, f: Tensor | None) -> tuple[tuple, tuple]:
+    """For an x in steps of 1/8 all values before the activation are odd multiples of 1/512, and so none of them lies
+    within rounding of a kink, on whose other side a kernel that computes them again might find it.
+    """
     height, width = x.shape[2:] if f is None else output_size(x.shape, f, (1, 1), (1, 1), PADDING)
     wide = accumulation(x.dtype)
-    styles = [torch.rand(x.shape[:2], dtype=wide) + 0.5 for _ in range(2)]
-    noise = torch.randn(x.shape[0], 1, height, width, dtype=wide)
-    tensors = (f, styles[0], noise, torch.tensor(0.5, dtype=wide), _bias(x), styles[1])
-    return tensors, (PADDING, GAIN, *LEAKY)
+    scale = _steps(torch.rand(x.shape[:2], dtype=wide) + 0.5, 1 / 4)
+    noise = _steps(torch.randn(x.shape[0], 1, height, width, dtype=wide), 1 / 8)
+    b, next_styles = _steps(_bias(x), 1 / 8) + 1 / 512, torch.rand(x.shape[:2], dtype=wide) + 0.5
+    return (f, scale, noise, torch.tensor(0.5, dtype=wide), b, next_styles), (PADDING, GAIN, *LEAKY)
 
 
 def _styled_epilogue_fwd(x: Tensor) -> Iterator[tuple]:
-    for f in (torch.rand(4, 4), None):
+    x = _steps(x, 1 / 8)
+    for f in (_steps(torch.rand(4, 4), 1 / 4), None):
         tensors, numbers = _layer(x, f)
         for next_styles in (tensors[-1], None):
             yield [x], *tensors[:-1], next_styles, *numbers

@@ -42,6 +42,7 @@ struct Byte {
 };
 
 std::vector<Buffer> buffers;
+std::map<std::string, int> made;  // new tensors of each kind
 std::unordered_map<uintptr_t, Byte> shared;
 uint64_t block_counted = 0;
 std::string race, report;
@@ -122,7 +123,7 @@ extern "C" {
 void count_begin() {
   static int here;
   if (!statics_end) dl_iterate_phdr(find_statics, &here);
-  buffers.clear(), shared.clear(), race.clear();
+  buffers.clear(), made.clear(), shared.clear(), race.clear();
   counting = true;
 }
 
@@ -131,16 +132,21 @@ void count_watch(const char* name, const void* begin, size_t bytes) {
   buffers.push_back({name, at, at + bytes, {}});
 }
 
-// JSON: {"race": text, "buffers": {name: {"read": {"sectors": n, "accesses": {width: n}}, "write": ...}}}
+// A new tensor, watched as the first, second ... of its kind: out0, out1.
+void count_new(const char* kind, const void* begin, size_t bytes) {
+  if (counting) count_watch((kind + std::to_string(made[kind]++)).c_str(), begin, bytes);
+}
+
+// JSON: {"race": text, "buffers": {name: {"bytes": n, "read": {"sectors": n, "accesses": {width: n}}, "write": ...}}}
 const char* count_end() {
   end_block();
   counting = false;
   report = "{\"race\": \"" + race + "\", \"buffers\": {";
   for (size_t i = 0; i < buffers.size(); i++) {
-    report += (i ? ", \"" : "\"") + buffers[i].name + "\": {";
+    report += (i ? ", \"" : "\"") + buffers[i].name + "\": {\"bytes\": " + std::to_string(buffers[i].end - buffers[i].begin);
     for (int write = 0; write < 2; write++) {
       const Direction& d = buffers[i].directions[write];
-      report += std::string(write ? ", \"write" : "\"read") + "\": {\"sectors\": " + std::to_string(d.sectors) + ", \"accesses\": {";
+      report += std::string(write ? ", \"write" : ", \"read") + "\": {\"sectors\": " + std::to_string(d.sectors) + ", \"accesses\": {";
       bool first = true;
       for (const auto& [width, count] : d.accesses) {
         report += (first ? "\"" : ", \"") + std::to_string(width) + "\": " + std::to_string(count);

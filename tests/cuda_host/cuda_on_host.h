@@ -1,7 +1,8 @@
 // CUDA's words for g++: included before a .cuh file, it makes kernels plain functions that fibers.h runs.
 //
 // CUDA's own headers give dim3, float4, half and bfloat16. One block runs at a time, so `__shared__` is a function's
-// static variable. Left out: textures, cooperative groups, streams (a launch is over when it returns), PTX.
+// static variable. Left out: textures, cooperative groups, streams (a launch is over when it returns), PTX. The device
+// has as many multiprocessors as a test sets.
 #pragma once
 
 #define CUDA_ON_HOST 1
@@ -37,7 +38,14 @@
 
 #define ON_HOST_PLACE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
+#define cudaDeviceGetAttribute ::on_host::attribute
+#define cudaGetErrorString ::on_host::error_text
+
 namespace on_host {
+
+inline int processors = 4;
+inline cudaError_t attribute(int* value, cudaDeviceAttr, int) { return *value = processors, cudaSuccess; }
+inline const char* error_text(cudaError_t) { return "an error"; }
 
 template <class T>
 struct Shuffle {

@@ -1,8 +1,9 @@
-"""The CUDA kernels of csrc/cuda, compiled by g++ and run on CPU tensors.
+"""The CUDA kernels of csrc/cuda, compiled by g++ and run on CPU tensors through the operators that torch calls.
 
-`library(mode)` builds tests/cuda_host/kernels.cpp once and loads it: "plain", "sanitized" (AddressSanitizer and UBSan,
-for a process that has libasan loaded) or "counted" (every access to memory calls counted.cpp). `Host` has the low-level
-operators as `torch.ops.idgan_fast` has them.
+`library(mode)` builds and loads them: "plain", "sanitized" (AddressSanitizer and UBSan, for a process that has libasan
+loaded) or "counted" (every access to memory calls counted.cpp). The kernels are one unit of all csrc/cuda/*.cu, the
+torch-facing files another of all csrc/cuda/*.cpp, which registers them as `torch.ops.idgan_fast_cuda_host_<mode>` for
+the CPU. `Host` has these operators as `torch.ops.idgan_fast` has them.
 """
 
 import ctypes
@@ -10,32 +11,36 @@ import hashlib
 import json
 import math
 import os
+import runpy
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from idgan_fast import ops  # noqa: F401  # which fills low_level
+from idgan_fast.ops._dispatch import low_level
+
 HERE = Path(__file__).parent
-SOURCES = HERE.parents[1] / "csrc/cuda"
+CSRC = HERE.parents[1] / "csrc"
+SOURCES = CSRC / "cuda"
 BUILD = HERE.parents[1] / "build/cuda_host"
+TORCH = Path(torch.__file__).parent
 # Without unique symbols: else all libraries of a process share their static variables.
-FLAGS = ["-std=c++20", "-fno-gnu-unique", "-g1", "-fPIC", "-w", f"-I{HERE}", f"-I{SOURCES}"]
+FLAGS = ["-std=c++20", "-fno-gnu-unique", "-fPIC", "-w", "-DCUDA_ON_HOST", f"-I{HERE}", f"-I{SOURCES}"]
 MODES = {
-    "plain": ["-O1"],
-    "sanitized": ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"],
-    "counted": ["-O1", "-fsanitize=thread"],
+    "plain": ["-O1", "-g1"],
+    "sanitized": ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"],
+    "counted": ["-O1", "-g1", "-fsanitize=thread", "-DCOUNTED"],
 }
 MODE = os.environ.get("CUDA_HOST_MODE", "plain")  # of the tests that name none
 ORDERS = ("forward", "reverse", "random")
-DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-PASSES = ("forward", "backward of y", "backward", "second")
-ACTS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
+_libraries: list[torch.library.Library] = []  # a schema lives as long as its library
 
 
 @cache
@@ -58,106 +63,118 @@ def missing() -> str | None:
     return None if headers() is not None else "needs CUDA's headers: a toolkit, or pip install triton"
 
 
-def built(source: Path, mode: str) -> Path:
-    """The shared library of a source; made anew where that, the kernels, a header or the flags changed."""
-    command = ["g++", *FLAGS, *MODES[mode], "-isystem", str(headers())]
-    text = hashlib.sha256(" ".join(command).encode())
-    for path in sorted([source, *HERE.glob("*.h"), *HERE.glob("counted.cpp"), *SOURCES.glob("*.cuh")]):
-        text.update(path.read_bytes())
-    target = BUILD / f"{source.stem}-{mode}-{text.hexdigest()[:16]}.so"
+def built(source: str, mode: str) -> Path:
+    """The shared library of a source beside this file: samples.cpp by itself, kernels.cpp with what it is part of."""
+    cuda = [*MODES[mode], "-isystem", str(headers())]
+    if source != "kernels.cpp":
+        objects = [compiled(mode, [HERE / source], cuda)]
+    else:
+        name = f'-DHOST_LIBRARY="{library_name(mode)}"'
+        objects = [compiled(mode, [HERE / source, *sorted(SOURCES.glob("*.cu"))], [*cuda, name]), registered()]
+    links = [] if source != "kernels.cpp" else [f"-L{TORCH / 'lib'}", "-ltorch_cpu"]
+    if mode == "sanitized":
+        links.append("-fsanitize=address,undefined")
+    if mode == "counted":  # the counting itself is not counted, and the sanitizer's runtime is not linked
+        objects.append(compiled(mode, [HERE / "counted.cpp"], [flag for flag in cuda if flag != "-fsanitize=thread"]))
+    return made(f"{Path(source).stem}-{mode}", ".so", ["g++", "-shared", *map(str, objects), *links], objects)
+
+
+def registered() -> Path:
+    """The torch-facing files, the same in every mode."""
+    target = runpy.run_path(str(CSRC / "cuda_build.py"))["TORCH_TARGET"]
+    headers = [f"-DTORCH_TARGET_VERSION={target}", "-isystem", str(TORCH / "include")]
+    return compiled("registered", sorted(SOURCES.glob("*.cpp")), ["-O1", "-g1", *headers])
+
+
+def compiled(kind: str, sources: list[Path], flags: list[str]) -> Path:
+    """The object of several sources as one; made anew where a source or header or the flags changed."""
+    depends = [*sources, *HERE.glob("*.h"), CSRC / "layouts.h", *SOURCES.glob("*.h"), *SOURCES.glob("*.cuh")]
+    text = "".join(f'#include "{path}"\n' for path in sources)
+    return made(f"{sources[0].stem}-{kind}", ".o", ["g++", *FLAGS, *flags, "-x", "c++", "-c", "-"], depends, text)
+
+
+def made(stem: str, suffix: str, command: list[str], depends: list[Path], text: str = "") -> Path:
+    """What a command makes of files and of its input; kept under a name that says of which."""
+    digest = hashlib.sha256(" ".join([*command, text]).encode())
+    for path in sorted(depends):
+        digest.update(path.read_bytes())
+    target = BUILD / f"{stem}-{digest.hexdigest()[:16]}{suffix}"
     if target.exists():
         return target
     BUILD.mkdir(parents=True, exist_ok=True)
-    for old in BUILD.glob(f"{source.stem}-{mode}-*.so"):
-        old.unlink()
+    for old in BUILD.glob(f"{stem}-{'?' * 16}{suffix}"):
+        old.unlink(missing_ok=True)
     partial = target.with_suffix(f".{os.getpid()}")
-    if mode != "counted":
-        _run([*command, "-shared", str(source), "-o", str(partial)])
-    else:  # the counting itself is not counted, and the sanitizer's runtime is not linked
-        objects = [str(partial) + end for end in (".kernels.o", ".counted.o")]
-        _run([*command, "-c", str(source), "-o", objects[0]])
-        plain = [flag for flag in command if flag != "-fsanitize=thread"]
-        _run([*plain, "-c", str(HERE / "counted.cpp"), "-o", objects[1]])
-        _run(["g++", "-shared", *objects, "-o", str(partial)])
-        for one in objects:
-            Path(one).unlink()
+    run = subprocess.run([*command, "-o", str(partial)], input=text, capture_output=True, text=True)
+    if run.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{run.stderr[:4000]}")
     partial.rename(target)
     return target
 
 
-def _run(command: list[str]) -> None:
-    run = subprocess.run(command, capture_output=True, text=True)
-    if run.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{run.stderr[:4000]}")
+def library_name(mode: str) -> str:
+    return f"idgan_fast_cuda_host_{mode}"
+
+
+def library(mode: str = "plain", source: str = "kernels.cpp") -> ctypes.CDLL:
+    return _loaded(mode, source)
 
 
 @cache
-def library(mode: str = "plain", source: str = "kernels.cpp") -> ctypes.CDLL:
-    found = ctypes.CDLL(str(built(HERE / source, mode)))
+def _loaded(mode: str, source: str) -> ctypes.CDLL:
+    path = str(built(source, mode))
     if source == "kernels.cpp":
-        found.bias_act.restype = ctypes.c_char_p
-        found.bias_act_table.restype = ctypes.c_longlong
+        definitions = torch.library.Library(library_name(mode), "DEF")
+        for low in low_level.values():
+            definitions.define(low.name + low.schema)
+        _libraries.append(definitions)
+        torch.ops.load_library(path)
+    found = ctypes.CDLL(path)
     if mode == "counted":
         found.count_end.restype = ctypes.c_char_p
         found.count_watch.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t]
     return found
 
 
-def counted(found: ctypes.CDLL, buffers: dict[str, Tensor], call: Any) -> dict[str, Any]:
-    """What counted.cpp says of a call into a library of its mode: sectors and widths of each buffer, and a race."""
+def counted(found: ctypes.CDLL, buffers: dict[str, Tensor], call: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
+    """A call's result, and what counted.cpp says of it: sectors and widths of each buffer, and a race.
+
+    New tensors of the operators are buffers too: results out0, out1, and scratch0, scratch1 between their kernels.
+    """
     found.count_begin()
     for name, t in buffers.items():
-        found.count_watch(name.encode(), t.data_ptr(), t.numel() * t.element_size())
-    call()
-    return json.loads(found.count_end())
+        found.count_watch(name.encode(), t.data_ptr(), extent(t) * t.element_size())
+    result = call()
+    return result, json.loads(found.count_end())
 
 
-class BiasActCall(ctypes.Structure):
-    """csrc/cuda/bias_act_launch.cuh"""
-
-    _fields_ = (
-        *[(name, ctypes.c_int) for name in ("dtype", "act", "which")],
-        ("in_", ctypes.c_void_p * 3),
-        ("out", ctypes.c_void_p * 2),
-        *[(name, ctypes.c_void_p) for name in ("b", "ddb", "table", "sums")],
-        *[(name, ctypes.c_int64) for name in ("outer", "channels", "inner")],
-        *[(name, ctypes.c_double) for name in ("alpha", "gain", "clamp")],
-        ("processors", ctypes.c_int),
-    )
+def extent(t: Tensor) -> int:
+    """How many numbers lie between a tensor's first and last, these included."""
+    return 1 + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True)) if t.numel() else 0
 
 
-def between_nan(like: Tensor, fill: Tensor | None = None) -> Tensor:
-    """A tensor of the shape, type and layout of a dense one, between NaN; full of NaN unless filled.
+def between_nan(t: Tensor) -> Tensor:
+    """t with its strides, as far from a multiple of 16 bytes, between NaN; whole numbers between the largest.
 
     Under the sanitizers it has an allocation of its own, which they watch.
     """
+    if not t.numel():
+        return t
+    if any(stride == 0 and size > 1 for size, stride in zip(t.shape, t.stride(), strict=True)):
+        t = t.contiguous()
+    fill = math.nan if t.is_floating_point() else torch.iinfo(t.dtype).max
+    size, count = t.element_size(), extent(t)
+    around = 0 if MODE == "sanitized" else 64 // size
+    storage = torch.full((count + 2 * around + 16 // size,), fill, dtype=t.dtype)
+    at = around + (t.data_ptr() - storage.data_ptr()) % 16 // size
     if MODE == "sanitized":
-        new = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype).fill_(math.nan)
-        return new if fill is None else new.copy_(fill)
-    offset = 64  # bytes: aligned as torch's own
-    count = offset // like.element_size()
-    storage = torch.full((like.numel() + 2 * count,), math.nan, dtype=like.dtype)
-    at = (-storage.data_ptr() % 16) // like.element_size()
-    new = storage.as_strided(like.shape, like.stride(), count + at) if like.numel() else like.clone()
-    return new if fill is None else new.copy_(fill)
-
-
-def dense(x: Tensor) -> Tensor:
-    last = x.ndim == 4 and x.shape[1] > 1 and x.shape[2] * x.shape[3] > 1 and x.stride(1) == 1
-    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-
-
-def sizes(x: Tensor, dim: int) -> tuple[int, int, int]:
-    """outer, channels, inner in the order of the memory."""
-    order = (0, 2, 3, 1) if not x.is_contiguous() else range(x.ndim)
-    shape = [x.shape[i] for i in order]
-    at = list(order).index(dim)
-    return prod(shape[:at]), shape[at], prod(shape[at + 1 :])
+        storage = storage[: at + count].clone() if at else torch.full((count,), fill, dtype=t.dtype)
+    return storage.as_strided(t.shape, t.stride(), at).copy_(t)
 
 
 @dataclass
 class Host:
-    """order: of threads between barriers. processors: of the device that the launcher plans for."""
+    """order: of threads between barriers. processors: of the device that the launchers plan for."""
 
     order: str = "forward"
     seed: int = 0
@@ -165,62 +182,25 @@ class Host:
     mode: str = MODE
     traffic: Any = None  # of the last call, in the mode "counted"
 
-    def bias_lrelu_fwd(self, x: Tensor, b: Tensor | None, dim: int, *numbers: Any) -> Tensor:
-        return self._bias_act("forward", (x,), b, None, dim, "lrelu", *numbers)[0]
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name not in low_level:
+            raise AttributeError(name)
+        return lambda *given: self._run(name, given)
 
-    def bias_act_fwd(self, x: Tensor, b: Tensor | None, dim: int, *numbers: Any) -> Tensor:
-        return self._bias_act("forward", (x,), b, None, dim, *numbers)[0]
-
-    def bias_lrelu_bwd(self, dy: Tensor, y: Tensor, dim: int, *numbers: Any) -> tuple[Tensor, ...]:
-        return self._bias_act("backward of y", (dy, y), None, None, dim, "lrelu", *numbers)
-
-    def bias_act_bwd(self, dy: Tensor, x: Tensor, b: Tensor | None, dim: int, *numbers: Any) -> tuple[Tensor, ...]:
-        return self._bias_act("backward", (dy, x), b, None, dim, *numbers)
-
-    def bias_act_bwd2(
-        self, ddx: Tensor, ddb: Tensor | None, dy: Tensor, x: Tensor, b: Tensor | None, dim: int, *numbers: Any
-    ) -> tuple[Tensor, ...]:
-        return self._bias_act("second", (ddx, dy, x), b, ddb, dim, *numbers)
-
-    def _bias_act(
-        self, which: str, given: tuple[Tensor, ...], b: Tensor | None, ddb: Tensor | None, dim: int, act: str,
-        alpha: float, gain: float, clamp: float | None, want_sums: bool = False,
-    ) -> tuple[Tensor, ...]:  # fmt: skip
-        """Results and sums. All tensors lie between NaN, in the layout of the last one given."""
-        x = dense(given[-1])
-        arrays = [between_nan(x, t) for t in given]
-        vectors = [None if t is None else between_nan(t.contiguous(), t) for t in (b, ddb)]
-        results = [between_nan(x) for _ in range(2 if which == "second" else 1)]
-        wide = torch.promote_types(x.dtype, torch.float32)
-        sums = between_nan(torch.empty(x.shape[dim] if want_sums else 0, dtype=wide))
-        if not x.numel():
-            return *results, sums.zero_()
-        outer, channels, inner = sizes(x, dim)
-        call = BiasActCall(
-            dtype=DTYPES[x.dtype], act=ACTS.index(act), which=PASSES.index(which), outer=outer, channels=channels,
-            inner=inner, alpha=alpha, gain=gain, clamp=math.nan if clamp is None else clamp, processors=self.processors,
-        )  # fmt: skip
-        call.in_[:], call.out[:] = _pointers(arrays, 3), _pointers(results, 2)
-        call.b, call.ddb = _pointers(vectors, 2)
+    def _run(self, name: str, given: tuple[Any, ...]) -> Any:
+        """The operator, all of whose tensors lie between NaN."""
         found = library(self.mode)
-        if want_sums:
-            table = between_nan(torch.empty(found.bias_act_table(ctypes.byref(call)), dtype=wide))
-            call.table, call.sums = table.data_ptr(), sums.data_ptr()
-        found.set_order(ORDERS.index(self.order), self.seed)
-
-        def run() -> None:
-            error = found.bias_act(ctypes.byref(call))
-            if error is not None:
-                raise RuntimeError(error.decode())
-
-        if self.mode == "counted":
-            names = {"forward": "x", "backward of y": "dy y", "backward": "dy x", "second": "ddx dy x"}[which].split()
-            outs = {"forward": "y", "second": "to_dy to_x"}.get(which, "dx").split()
-            self.traffic = counted(found, dict(zip([*names, *outs], [*arrays, *results], strict=True)), run)
-        else:
-            run()
-        return *results, sums
-
-
-def _pointers(tensors: list[Any], count: int) -> list[int | None]:
-    return [None if t is None else t.data_ptr() for t in tensors] + [None] * (count - len(tensors))
+        operator = getattr(getattr(torch.ops, library_name(self.mode)), name).default
+        found.set_device(ORDERS.index(self.order), self.seed, self.processors)
+        arguments, buffers = [], {}
+        for argument, value in zip(operator._schema.arguments, given, strict=True):
+            if isinstance(value, Tensor):
+                value = buffers[argument.name] = between_nan(value)
+            elif isinstance(value, list) and value and isinstance(value[0], Tensor):
+                value = [between_nan(t) for t in value]
+                buffers |= {f"{argument.name}{i}": t for i, t in enumerate(value)}
+            arguments.append(value)
+        if self.mode != "counted":
+            return operator(*arguments)
+        result, self.traffic = counted(found, buffers, lambda: operator(*arguments))
+        return result

@@ -1,38 +1,41 @@
-// The kernels of csrc/cuda as plain C functions over pointers, for ctypes. An error comes back as text, null for none.
+// What a test sets of the device that runs the kernels of csrc/cuda, after which host.py compiles this.
 #include "cuda_on_host.h"
 
-#include <exception>
-#include <string>
+#include "divide.cuh"
 
-#include "bias_act_launch.cuh"
+extern const char* const host_library = HOST_LIBRARY;  // under which device_on_host.h registers
 
-namespace {
+#ifdef COUNTED
+extern "C" void count_new(const char* kind, const void* begin, size_t bytes);
+#endif
 
-std::string message;
-
-template <class F>
-const char* caught(F&& f) {
-  try {
-    f();
-    return nullptr;
-  } catch (const std::exception& error) {
-    message = error.what();
-    return message.c_str();
-  }
+// Of a new tensor.
+void host_made(const char* kind, const void* begin, size_t bytes) {
+#ifdef COUNTED
+  count_new(kind, begin, bytes);
+#else
+  (void)kind, (void)begin, (void)bytes;
+#endif
 }
-
-}  // namespace
 
 extern "C" {
 
-void set_order(int order, unsigned seed) {
+void set_device(int order, unsigned seed, int processors) {
   on_host::order = on_host::Order(order);
   on_host::shuffler.seed(seed);
+  on_host::processors = processors;
 }
 
-long long bias_act_table(const idgan::BiasActCall* a) { return idgan::bias_act_table(*a); }
-const char* bias_act(const idgan::BiasActCall* a) {
-  return caught([&] { idgan::bias_act(*a, nullptr); });
+// What check_cuda says of a launch in a file that CUDA refused.
+const char* refusal(const char* file) {
+  static std::string text;
+  try {
+    idgan::check_cuda(cudaErrorInvalidValue, file);
+  } catch (const std::runtime_error& error) {
+    text = error.what();
+  }
+  return text.c_str();
 }
+
 unsigned quotient(unsigned n, unsigned d) { return idgan::Divisor(d).quotient(n); }
 }

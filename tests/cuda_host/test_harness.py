@@ -19,8 +19,8 @@ def summed(bug: str, order: str = "forward", mode: str = "plain", count: int = 2
     """The sums of blocks of 64 by samples.cpp; raises what the harness says."""
     found = host.library(mode, "samples.cpp")
     found.sample.restype = ctypes.c_char_p
-    x = host.between_nan(torch.empty(count), torch.arange(count).float())
-    sums = host.between_nan(torch.empty(-(-count // 64)))
+    x = host.between_nan(torch.arange(count).float())
+    sums = host.between_nan(torch.full((-(-count // 64),), torch.nan))
     pointers = [ctypes.c_void_p(t.data_ptr()) for t in (x, sums)]
     errors = []
 
@@ -28,7 +28,7 @@ def summed(bug: str, order: str = "forward", mode: str = "plain", count: int = 2
         errors.append(found.sample(BUGS.index(bug), *pointers, count, host.ORDERS.index(order), seed))
 
     if mode == "counted":
-        traffic = host.counted(found, {"x": x, "sums": sums}, call)
+        _, traffic = host.counted(found, {"x": x, "sums": sums}, call)
         if traffic["race"]:
             raise RuntimeError(traffic["race"])
     else:
@@ -76,6 +76,13 @@ def test_a_read_beside_a_tensor_reaches_a_result_as_nan() -> None:
     assert summed("beyond input").isnan().any()
 
 
+def test_a_launch_that_cuda_refuses_names_the_operator() -> None:
+    refusal = host.library().refusal
+    refusal.restype = ctypes.c_char_p
+    for file in (b"csrc/cuda/bias_act_launch.cuh", b"/somewhere/bias_act.cu", b"bias_act.cuh"):
+        assert refusal(file) == b"bias_act: CUDA says: an error"
+
+
 def sanitized(code: str) -> subprocess.CompletedProcess[str]:
     environment = {"LD_PRELOAD": " ".join(runtimes()), "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0"}
     return subprocess.run(
@@ -91,7 +98,7 @@ def sanitized(code: str) -> subprocess.CompletedProcess[str]:
 )
 def test_sanitizers_see_accesses_outside(bug: str, report: str | None) -> None:
     """x of an allocation of its own, 64 numbers in a buffer of 64."""
-    host.built(host.HERE / "samples.cpp", "sanitized")
+    host.built("samples.cpp", "sanitized")
     code = f"""
 import ctypes, sys
 sys.path.insert(0, "")
@@ -116,12 +123,14 @@ print("ended")
 @pytest.mark.skipif(not runtimes(), reason="needs g++ and its libasan")
 def test_kernels_stay_within_their_arrays() -> None:
     """The kernels' own tests, in one order of threads, under AddressSanitizer and UBSan."""
-    host.built(host.HERE / "kernels.cpp", "sanitized")
+    host.built("kernels.cpp", "sanitized")
     environment = {"LD_PRELOAD": " ".join(runtimes()), "CUDA_HOST_MODE": "sanitized"}
     environment["ASAN_OPTIONS"] = "detect_leaks=0:detect_stack_use_after_return=0"
     chosen = "not 16_bytes and not forward and not reverse"
+    others = ("test_harness.py", "test_admission.py", "test_traffic.py")  # large images, and counting
+    files = [path for path in sorted(host.HERE.glob("test_*.py")) if path.name not in others]
     outcome = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, host.HERE / "test_bias_act.py"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *files],
         env={**os.environ, **environment}, cwd=host.HERE.parents[1], capture_output=True, text=True,
     )  # fmt: skip
     assert outcome.returncode == 0, outcome.stdout[-2000:] + outcome.stderr[:5000]

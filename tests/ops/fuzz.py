@@ -6,6 +6,7 @@
 import importlib
 import itertools
 import random
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,6 +44,12 @@ def filters(rng: random.Random) -> Tensor | None:
     if kind == 1:
         return torch.randn(rng.choice([*range(1, 10), 12, 24]))
     return torch.randn(sizes[0], sizes[1]) if kind == 2 else torch.outer(torch.randn(sizes[2]), torch.randn(sizes[3]))
+
+
+def four_taps(rng: random.Random) -> Tensor:
+    """The filter of StyleGAN's layers, and others of its size, separable and not."""
+    usual = torch.outer(*[torch.tensor([1.0, 3.0, 3.0, 1.0])] * 2) / 64
+    return rng.choice([usual, torch.randn(4), torch.randn(4, 4), torch.outer(torch.rand(4), torch.rand(4))])
 
 
 def assert_same(got: Tensor, wanted: Tensor, tolerance: float, what: Any) -> None:
@@ -139,12 +146,29 @@ def check_upfirdn2d(kernels: Any, dtype: torch.dtype, count: int) -> None:
         assert_same(kernels.upfirdn2d(x, f, *numbers), wanted, ROUNDING[dtype], what)
 
 
-def check_styled_epilogue(kernels: Any, dtype: torch.dtype, count: int) -> None:
+def check_four_taps(kernels: Any, dtype: torch.dtype, count: int) -> None:
+    """upfirdn2d of the filters and factors of StyleGAN's layers."""
+    rng = random.Random(7)
+    done = 0
+    while done < count:
+        x, f = image(rng, dtype), four_taps(rng)
+        up, down = rng.choice(FACTORS[:3])
+        numbers = (up, down, [rng.randint(-3, 5) for _ in range(4)], rng.random() < 0.5, rng.choice([1.0, -2.5]))
+        if min(output_size(x.shape, f, *numbers[:3])) < 1:
+            continue
+        done += 1
+        assert_same(kernels.upfirdn2d(x, f, *numbers), reference(x, f, *numbers), ROUNDING[dtype], (x.shape, numbers))
+
+
+def check_styled_epilogue(
+    kernels: Any, dtype: torch.dtype, count: int, phased: bool = True, draw: Callable[..., Any] = filters
+) -> None:
+    """phased: whether the kernels take y as its phases too. draw: gives a filter."""
     rng = random.Random(3)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     done = 0
     while done < count:
-        y, f = image(rng, dtype), filters(rng)
+        y, f = image(rng, dtype), draw(rng)
         padding = [rng.randint(-1, 3) if rng.random() < 0.9 else 40 for _ in range(4)]
         out = y.shape[2:] if f is None else output_size(y.shape, f, (1, 1), (1, 1), padding)
         kept = [y.shape[3 - i] + min(padding[2 * i], 0) + min(padding[2 * i + 1], 0) for i in (0, 1)]
@@ -163,7 +187,7 @@ def check_styled_epilogue(kernels: Any, dtype: torch.dtype, count: int) -> None:
         clamp = rng.choice([None, 0.75])
         numbers = (padding, 1.5, rng.choice([1.0, 0.0, 0.2]), rng.choice([1.4, -0.7]), clamp)
         what = (y.shape, y.stride(), [None if t is None else t.shape for t in tensors], numbers)
-        parts = styled_epilogue.phases(y, 4 if min(y.shape[2:]) > 1 and rng.random() < 0.4 else 1)
+        parts = styled_epilogue.phases(y, 4 if phased and min(y.shape[2:]) > 1 and rng.random() < 0.4 else 1)
         # Computed again in the backward pass, a value within rounding of a kink may fall on its other side.
         exact = [None if t is None else t.double() for t in (y, *tensors[1:5])]
         u = styled_epilogue._filtered(exact[0], f, padding, False, 1.5)

@@ -1,0 +1,49 @@
+// What the CUDA kernels offer to the torch-facing files: plain structures, pointers and sizes. No torch, no CUDA header.
+//
+// Every function launches on the stream that it is given and does not wait; an error is a std::runtime_error.
+#pragma once
+
+#include <cstdint>
+
+struct CUstream_st;  // of which a cudaStream_t is a pointer
+
+namespace idgan {
+
+enum class Dtype : int { kFloat, kDouble, kBfloat16, kHalf };
+enum class Act : int { kLinear, kRelu, kLrelu, kTanh, kSigmoid, kElu, kSelu, kSoftplus, kSwish };
+enum class Pass : int { kForward, kBackwardOfY, kBackward, kSecond };
+
+// How many multiprocessors a device has.
+int processors_of(int device);
+
+// Dense arrays [outer, channels, inner], not empty.
+struct BiasActCall {
+  Dtype dtype;
+  Act act;
+  Pass pass;
+  const void* in[3];     // forward x; backward dy and y, or dy and x; second ddx, dy, x
+  void* out[2];          // y; dx; the gradients by dy and by x
+  const void *b, *ddb;   // [channels] in the type of the arithmetic, or null
+  void *table, *sums;    // bias_act_table() numbers of that type and [channels] of them, or null for no sums
+  int64_t outer, channels, inner;
+  double alpha, gain, clamp;  // clamp: NaN for none
+  int processors;             // of the device
+};
+
+// How many numbers the table of partial sums has.
+int64_t bias_act_table(const BiasActCall& a);
+void bias_act(const BiasActCall& a, CUstream_st* stream);
+
+// A weight [outputs, inputs, taps], or [outputs, taps, inputs] if channels_last, not empty.
+struct KernelEnergyCall {
+  Dtype dtype;
+  const void* weight;
+  void* energy;  // [outputs, inputs] in the type of the arithmetic
+  int64_t outputs, inputs, taps;
+  bool channels_last;
+  int processors;  // of the device
+};
+
+void kernel_energy(const KernelEnergyCall& a, CUstream_st* stream);
+
+}  // namespace idgan

@@ -1,0 +1,59 @@
+// What the torch-facing files share: dtypes, new tensors, what is wrong with those that are given.
+#pragma once
+
+#include "../layouts.h"
+#include "calls.h"
+#ifdef CUDA_ON_HOST
+#include "device_on_host.h"
+#else
+#include "device.h"
+#endif
+
+namespace idgan {
+
+inline Dtype dtype_of(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float: return Dtype::kFloat;
+    case ScalarType::Double: return Dtype::kDouble;
+    case ScalarType::BFloat16: return Dtype::kBfloat16;
+    case ScalarType::Half: return Dtype::kHalf;
+    default: STD_TORCH_CHECK(false, "idgan_fast: the CUDA kernels take floating tensors"); return Dtype::kFloat;
+  }
+}
+
+// A new result of x's dtype.
+inline Tensor empty_as(const Tensor& x, IntHeaderOnlyArrayRef size, bool last) {
+  return fresh(unwritten(x, size, last), "out");
+}
+
+// A new result in the type of the arithmetic.
+inline Tensor empty_wide(const Tensor& x, IntHeaderOnlyArrayRef size) {
+  return fresh(torch::stable::new_empty(x, size, wide_type(x)), "out");
+}
+
+// `count` numbers in the type of the arithmetic, from one kernel to the next.
+inline Tensor scratch(const Tensor& x, int64_t count) {
+  return fresh(torch::stable::new_empty(x, {count}, wide_type(x)), "scratch");
+}
+
+inline void check_given(const Tensor& t, const Tensor& x, ScalarType type, int64_t count) {
+  STD_TORCH_CHECK(t.device() == x.device() && t.scalar_type() == type && t.numel() == count,
+                  "idgan_fast: a kernel was given a tensor of another device, dtype or size than it takes");
+}
+
+// t, which is like x, without holes in x's layout.
+inline Tensor dense_like(const Tensor& t, const Tensor& x, bool last) {
+  check_given(t, x, x.scalar_type(), x.numel());
+  return dense(t, last);
+}
+
+// t, `count` numbers in the type of the arithmetic, without holes.
+inline std::optional<Tensor> dense_wide(const std::optional<Tensor>& t, const Tensor& x, int64_t count) {
+  if (!t) return t;
+  check_given(*t, x, wide_type(x), count);
+  return dense(*t, false);
+}
+
+inline void* data_or_null(const std::optional<Tensor>& t) { return t ? t->data_ptr() : nullptr; }
+
+}  // namespace idgan

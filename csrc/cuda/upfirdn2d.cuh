@@ -1,0 +1,216 @@
+// upfirdn2d with a filter of 4 x 4 taps and an optional epilogue: out = epilogue(decimated(FIR(x with zeros inserted))).
+//
+// x [N, C, H, W] of float16, bfloat16 or float32; the same size, up=2 or down=2 along both axes (up=2: even padding).
+// channels_last (C a multiple of 16 bytes): a thread has 16 bytes of channels of two results side by side and goes down
+// rows; neighbours find each other's input in the first-level cache. NCHW: a block lays its input, shifted so that each
+// thread's window is aligned, into shared memory by 16 bytes; a thread has 16 bytes of results of a row and goes down.
+// Blocks of small maps hold several samples, or planes. Bytes: x, with the rim of each block's tile, and out, once.
+// Operations: 8 products a result of separable taps (4 of up=2), else 16; sums in float. Source: arXiv 1912.04958, B.
+#pragma once
+
+#include <type_traits>
+
+#include "divide.cuh"
+#include "epilogue.cuh"
+#include "fir.cuh"
+
+namespace idgan {
+
+// What every FIR kernel is given, and how its blocks divide the results.
+struct Fir {
+  const void* in;
+  void* out;
+  Filter filter;
+  int64_t images;                       // planes of NCHW, samples of channels_last
+  int channels, height, width, out_height, out_width;
+  int pad_x, pad_y;                     // before the first pixel; negative crops
+  int rows;                             // of a thread
+  int log_c, log_x, log_y, log_images;  // threads of a block along channels, columns, strips and images
+  int blocks_c, blocks_x, blocks_y;     // of an image
+};
+
+// Threads of a block by their place, blocks by theirs.
+struct Place {
+  int c, x, y, block_x, block_y;  // in units of a thread, over the whole image; the blocks they are in
+  int in_x, in_y, image_in;       // within the block
+  int64_t first_image, image;
+
+  __device__ __forceinline__ explicit Place(const Fir& a) {
+    const int t = threadIdx.x;
+    uint32_t block = blockIdx.x;
+    const int block_c = block % a.blocks_c;
+    block /= a.blocks_c;
+    block_x = block % a.blocks_x;
+    block /= a.blocks_x;
+    block_y = block % a.blocks_y;
+    block /= a.blocks_y;
+    in_x = t >> a.log_c & ((1 << a.log_x) - 1), in_y = t >> (a.log_c + a.log_x) & ((1 << a.log_y) - 1);
+    image_in = t >> (a.log_c + a.log_x + a.log_y);
+    c = (block_c << a.log_c) + (t & ((1 << a.log_c) - 1));
+    x = (block_x << a.log_x) + in_x, y = (block_y << a.log_y) + in_y;
+    first_image = int64_t(block) << a.log_images;
+    image = image_in >> a.log_images ? a.images : first_image + image_in;  // a.images: of no image
+  }
+};
+
+constexpr int kFirThreads = 128;
+// Of a multiprocessor; an epilogue keeps its numbers in registers.
+template <class E>
+constexpr int kFirBlocks = std::is_same_v<E, Identity> ? 4 : 3;
+template <Change C>
+constexpr int kAcross = kUp<C>;  // results of a thread side by side, of channels_last
+
+template <class T, Change C, class E>
+__global__ void __launch_bounds__(kFirThreads, kFirBlocks<E>) fir_channels_last_kernel(Fir a, E epilogue) {
+  using A = wide_t<T>;
+  constexpr int L = kVector<T>, X = kAcross<C>;
+  __shared__ Taps<A> taps;
+  const bool separable = fill(taps, a.filter);
+  const Place p(a);
+  const int channel = p.c * L, ox = p.x * X, oy = p.y * a.rows;
+  if (p.image >= a.images || channel >= a.channels || ox >= a.out_width || oy >= a.out_height) return;
+  const Follow<E, A, L> follow(epilogue, p.image, channel, a.channels);
+  const int ix = (ox * kDown<C> - a.pad_x) / kUp<C>, iy = (oy * kDown<C> - a.pad_y) / kUp<C>;
+  const T* const in = static_cast<const T*>(a.in) + p.image * a.height * a.width * a.channels + channel;
+  T* const out = static_cast<T*>(a.out) + p.image * a.out_height * a.out_width * a.channels + channel;
+  const auto source = [&](int s, Vec<T, L>(&window)[kWindow<C, X>]) {
+    const int y = iy + s;
+    const bool there = y >= 0 && y < a.height;
+    const T* const row = in + int64_t(y) * a.width * a.channels;
+#pragma unroll
+    for (int i = 0; i < kWindow<C, X>; i++) {
+      const int x = ix + i;
+      window[i] = {};
+      if (there && x >= 0 && x < a.width) window[i] = load<L>(row + x * a.channels);
+    }
+  };
+  const auto finish = [&](int r, const Vec<A, L>(&sums)[X]) {
+    const int64_t pixel = int64_t(oy + r) * a.out_width + ox;
+#pragma unroll
+    for (int x = 0; x < X; x++) {
+      if (ox + x >= a.out_width) break;
+      const A noise = follow.noise_at(pixel + x);
+      Vec<T, L> result;
+#pragma unroll
+      for (int l = 0; l < L; l++) result.at[l] = rounded<T>(follow.run(sums[x].at[l], l, noise));
+      store(out + (pixel + x) * a.channels, result);
+    }
+  };
+  const int rows = min(a.rows, a.out_height - oy);
+  separable ? walk<true, C, X, L, T, A>(taps, rows, source, finish) : walk<false, C, X, L, T, A>(taps, rows, source, finish);
+}
+
+// The shared memory of a block's input, in bytes.
+constexpr int kTileBytes = 20480;
+
+// N numbers from element `at` of an array of `count` on, wherever that lies: 16 bytes on either side, shifted. Numbers
+// beyond the array are 0. aligned: the array's first element lies at a multiple of 16 bytes.
+template <class T, int N = kVector<T>>
+__device__ __forceinline__ Vec<T, N> load_shifted(const T* array, int64_t count, int64_t at, bool aligned) {
+  const int shift = aligned ? int(at & (N - 1)) : 0;
+  union Words {
+    uint32_t word[8];
+    Vec<T, N> half[2];
+    __device__ Words() : word{} {}
+  } both;
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    const int64_t from = at - shift + h * N;
+    if (h == 1 && shift == 0) break;
+    if (aligned && from >= 0 && from + N <= count) {
+      both.half[h] = load<N>(array + from);
+    } else {
+#pragma unroll
+      for (int i = 0; i < N; i++)
+        if (from + i >= 0 && from + i < count) both.half[h].at[i] = array[from + i];
+    }
+  }
+  const int bytes = shift * int(sizeof(T));
+  if (bytes & 8) {
+#pragma unroll
+    for (int i = 0; i < 6; i++) both.word[i] = both.word[i + 2];
+  }
+  if (bytes & 4) {
+#pragma unroll
+    for (int i = 0; i < 5; i++) both.word[i] = both.word[i + 1];
+  }
+  if (bytes & 2) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) both.word[i] = both.word[i] >> 16 | both.word[i + 1] << 16;
+  }
+  return both.half[0];
+}
+
+// How a block's input lies in shared memory: [images, rows, pitch], pitch a multiple of 16 bytes.
+struct Tile {
+  int rows, pitch;
+  Divisor by_rows, by_vectors;  // by_vectors: those of a row
+  bool aligned, wide_out;       // the input's first element lies at 16 bytes; so does every row of the result and its noise
+};
+
+// Numbers of a row that a thread reads from shared memory at once.
+template <class T, Change C>
+constexpr int kChunk = kVector<T> * kDown<C> / kUp<C> < kVector<T> ? kVector<T> / kUp<C> : kVector<T>;
+
+template <class T, Change C, class E>
+__global__ void __launch_bounds__(kFirThreads, 5) fir_planes_kernel(Fir a, Tile tile, E epilogue) {
+  using A = wide_t<T>;
+  constexpr int V = kVector<T>, X = V, W = kWindow<C, X>, CHUNK = kChunk<T, C>;
+  __shared__ Taps<A> taps;
+  __shared__ Vec<T, V> input[kTileBytes / 16];
+  const bool separable = fill(taps, a.filter);
+  const Place p(a);
+  const int first_x = ((p.block_x << a.log_x) * X * kDown<C> - a.pad_x) / kUp<C>;
+  const int first_y = ((p.block_y << a.log_y) * a.rows * kDown<C> - a.pad_y) / kUp<C>;
+  const int planes = 1 << a.log_images, vectors = tile.pitch / V;
+  const int64_t plane_size = int64_t(a.height) * a.width;
+  for (uint32_t i = threadIdx.x; i < uint32_t(planes * tile.rows * vectors); i += blockDim.x) {
+    const uint32_t row = tile.by_vectors.quotient(i), z = tile.by_rows.quotient(row);
+    const int x = first_x + int(i - row * vectors) * V, y = first_y + int(row - z * tile.rows);
+    const int64_t plane = p.first_image + z;
+    Vec<T, V> numbers{};
+    if (plane < a.images && y >= 0 && y < a.height && x > -V && x < a.width) {
+      const int64_t at = plane * plane_size + int64_t(y) * a.width + x;
+      numbers = load_shifted<T>(static_cast<const T*>(a.in), a.images * plane_size, at, tile.aligned);
+      if (x < 0 || x + V > a.width) {
+#pragma unroll
+        for (int j = 0; j < V; j++)
+          if (x + j < 0 || x + j >= a.width) numbers.at[j] = T(0);
+      }
+    }
+    input[i] = numbers;
+  }
+  __syncthreads();
+  const int ox = p.x * X, oy = p.y * a.rows;
+  if (p.image >= a.images || ox >= a.out_width || oy >= a.out_height) return;
+  const int sample = int(p.image / a.channels), channel = int(p.image - int64_t(sample) * a.channels);
+  const Follow<E, A, 1> follow(epilogue, sample, channel, a.channels);
+  const int row_in = p.image_in * tile.rows + p.in_y * a.rows * kDown<C> / kUp<C>;
+  const T* const mine = reinterpret_cast<const T*>(input) + row_in * tile.pitch + p.in_x * X * kDown<C> / kUp<C>;
+  T* const out = static_cast<T*>(a.out) + p.image * a.out_height * a.out_width;
+  const auto source = [&](int s, Vec<T, 1>(&window)[W]) {
+#pragma unroll
+    for (int i = 0; i < W; i += CHUNK) {
+      const Vec<T, CHUNK> part = load<CHUNK>(mine + s * tile.pitch + i);
+#pragma unroll
+      for (int j = 0; j < CHUNK && i + j < W; j++) window[i + j].at[0] = part.at[j];
+    }
+  };
+  const auto finish = [&](int r, const Vec<A, 1>(&sums)[X]) {
+    const int64_t pixel = int64_t(oy + r) * a.out_width + ox;
+    if (tile.wide_out) {
+      const Vec<A, V> noise = follow.template noises_at<V>(pixel);
+      Vec<T, V> result;
+#pragma unroll
+      for (int x = 0; x < X; x++) result.at[x] = rounded<T>(follow.run(sums[x].at[0], 0, noise.at[x]));
+      return store(out + pixel, result);
+    }
+#pragma unroll
+    for (int x = 0; x < X; x++)
+      if (ox + x < a.out_width) out[pixel + x] = rounded<T>(follow.run(sums[x].at[0], 0, follow.noise_at(pixel + x)));
+  };
+  const int rows = min(a.rows, a.out_height - oy);
+  separable ? walk<true, C, X, 1, T, A>(taps, rows, source, finish) : walk<false, C, X, 1, T, A>(taps, rows, source, finish);
+}
+
+}  // namespace idgan

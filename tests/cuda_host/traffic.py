@@ -1,0 +1,127 @@
+"""What the CUDA kernels move, counted on the CPU: `python -m tests.cuda_host.traffic` prints the table of
+docs/performance.md.
+
+Sectors of 32 bytes that the blocks of a launch touch, for each block once, over those of the images that have to be
+moved once; what a block reads again is in its first-level cache. Of images of 1 MB and more; the launchers plan for 132
+multiprocessors.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from idgan_fast.ops import styled_epilogue
+from tests.cuda_host.host import Host
+
+LAYOUTS = {"NHWC": torch.channels_last, "NCHW": torch.contiguous_format}
+DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
+FILTER = torch.outer(*[torch.tensor([1.0, 3.0, 3.0, 1.0])] * 2) / 64
+LEAKY = (0.2, 2**0.5, 256.0)
+LARGE = 0.1  # of the largest buffer: smaller ones are vectors, sums and noise
+
+
+@dataclass
+class Counted:
+    """Of one call: sectors moved and compulsory, and the narrowest access to an image."""
+
+    name: str
+    layout: str
+    dtype: str
+    moved: int
+    compulsory: int
+    narrowest: int
+    race: str
+
+    @property
+    def ratio(self) -> float:
+        return self.moved / self.compulsory
+
+
+def counted(name: str, layout: str, dtype: str, call: Any) -> Counted:
+    """call: of an operator of `Host`. Compulsory: every image that it is given or gives, once."""
+    kernels = Host("random", mode="counted", processors=132)
+    call(kernels)
+    buffers = kernels.traffic["buffers"]
+    largest = max(buffer["bytes"] for buffer in buffers.values())
+    images = {n: b for n, b in buffers.items() if b["bytes"] > LARGE * largest}
+    moved = sum(b[way]["sectors"] for b in images.values() for way in ("read", "write"))
+    compulsory = sum(-(-b["bytes"] // 32) for n, b in images.items() if not n.startswith("scratch"))
+    widths = [int(w) for b in images.values() for way in ("read", "write") for w in b[way]["accesses"]]
+    return Counted(name, layout, dtype, moved, compulsory, min(widths), kernels.traffic["race"])
+
+
+def image(layout: str, dtype: str, *shape: int) -> Tensor:
+    return torch.randn(shape).to(DTYPES[dtype]).contiguous(memory_format=LAYOUTS[layout])
+
+
+def image_sectors(dtype: str) -> int:
+    """Of an image of `epilogue`: I, and A."""
+    return 4 * 64 * 64 * 64 * DTYPES[dtype].itemsize // 32
+
+
+def bias_act(layout: str, dtype: str) -> Iterator[Counted]:
+    x, b = image(layout, dtype, 2, 64, 96, 96), torch.randn(64)
+    yield counted("bias_act forward", layout, dtype, lambda k: k.bias_lrelu_fwd(x, b, 1, *LEAKY))
+    yield counted("bias_act backward", layout, dtype, lambda k: k.bias_lrelu_bwd(x, x, 1, *LEAKY, True))
+
+
+def upfirdn2d(layout: str, dtype: str) -> Iterator[Counted]:
+    for name, shape, up, down, padding in (
+        ("upfirdn2d, 64x64", (4, 64, 64, 64), 1, 1, [2, 1, 2, 1]),
+        ("upfirdn2d, 65x65 to 64x64", (4, 64, 65, 65), 1, 1, [1, 1, 1, 1]),
+        ("upfirdn2d, up to 128x128", (4, 32, 64, 64), 2, 1, [2, 1, 2, 1]),
+        ("upfirdn2d, down to 64x64", (2, 32, 128, 128), 1, 2, [1, 1, 1, 1]),
+    ):
+        x, factors = image(layout, dtype, *shape), ([up] * 2, [down] * 2)
+        yield counted(name, layout, dtype, lambda k, x=x, a=(*factors, padding): k.upfirdn2d(x, FILTER, *a, False, 1.0))
+
+
+def epilogue(layout: str, dtype: str, filtered: bool) -> Iterator[Counted]:
+    """The kernels of a layer of 64 channels at 64x64: what they move of I and A, which are of one size here."""
+    y = image(layout, dtype, 4, 64, *[65 if filtered else 64] * 2)
+    f, padding = (FILTER, [1, 1, 1, 1]) if filtered else (None, [0] * 4)
+    vectors, noise = [torch.rand(4, 64) + 0.5 for _ in range(2)], torch.randn(4, 1, 64, 64)
+    what = "filter and epilogue" if filtered else "epilogue"
+    for next_styles in (None, vectors[1]):
+        tensors = (f, vectors[0], noise, torch.tensor(0.3), torch.randn(64), next_styles)
+        numbers = (padding, 4.0, *LEAKY)
+        name = what if next_styles is None else f"{what}, next style"
+        out = styled_epilogue.forward_reference([y], *tensors, *numbers)
+        want = [1, 0, 1, 1, int(next_styles is not None)]
+        yield counted(
+            f"{name}: forward", layout, dtype, lambda k, a=(*tensors, *numbers): k.styled_epilogue_fwd([y], *a)
+        )
+        arguments = (out, [y], out, *tensors, *numbers, want)
+        yield counted(f"{name}: backward", layout, dtype, lambda k, a=arguments: k.styled_epilogue_bwd(*a))
+    if not filtered:
+        style = (None, vectors[0], None, None, None, None, padding, 1.0, 1.0, 1.0, None)
+        yield counted("style before: forward", layout, dtype, lambda k: k.styled_epilogue_fwd([y], *style))
+        arguments = (y, [y], y, *style, [1, 0, 0, 0, 0])
+        yield counted("style before: backward", layout, dtype, lambda k: k.styled_epilogue_bwd(*arguments))
+
+
+def table() -> Iterator[Counted]:
+    for layout, dtype in product(LAYOUTS, DTYPES):
+        yield from bias_act(layout, dtype)
+        yield from upfirdn2d(layout, dtype)
+        yield from epilogue(layout, dtype, False)
+        yield from epilogue(layout, dtype, True)
+
+
+def main() -> None:
+    columns = list(product(LAYOUTS, DTYPES))
+    rows: dict[str, dict[tuple[str, str], Counted]] = {}
+    for one in table():
+        rows.setdefault(one.name, {})[one.layout, one.dtype] = one
+    print("| kernels | " + " | ".join(" ".join(column) for column in columns) + " |")
+    print("|---|" + "---|" * len(columns))
+    for name, found in rows.items():
+        print(f"| {name} | " + " | ".join(f"{found[column].ratio:.3f}" for column in columns) + " |")
+
+
+if __name__ == "__main__":
+    main()
