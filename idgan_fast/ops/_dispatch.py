@@ -179,6 +179,11 @@ def usable(backend: str, operators: tuple[LowLevel, ...], device: torch.device, 
     return _usable(backend, tuple([op.name for op in operators]), device.type, by_name)
 
 
+def automatic(impl: str) -> bool:
+    """Whether a call names no backend, nor does what stands around it."""
+    return IMPLS.get(impl) == "auto" == _requested.get()
+
+
 @contextmanager
 def backend(name: str) -> Iterator[None]:
     """Within the block, every operator whose `impl` is "auto" runs on this backend, or raises BackendError.

@@ -1,9 +1,10 @@
 """A whole StyleGAN2 layer: the convolution with the style before it and what `styled_epilogue` does after it.
 
 On a GPU the Triton backend has it as one low-level operator for channels_last images in float16, bfloat16 and float32,
-kernels of 1x1 and 3x3, up 1 and 2. Its backward pass needs nothing but x, weight and the result: leaky ReLU shows its
-input. Gradients of second and higher order are those of the composition, which all other backends, layouts and shapes
-take: style, torch's convolution, filter and epilogue.
+kernels of 1x1 and 3x3, up 1 and 2; by the prediction of docs/roofline.md `auto` takes it also where there are CUDA
+kernels for what surrounds a convolution. Its backward pass needs nothing but x, weight and the result: leaky ReLU shows
+its input. Gradients of second and higher order are those of the composition, which all other backends, layouts and
+shapes take: style, torch's convolution, filter and epilogue.
 Source: Karras et al., Analyzing and Improving the Image Quality of StyleGAN (arXiv 1912.04958), section 2.2.
 """
 
@@ -74,7 +75,8 @@ def _plan(function: str, x: Tensor, weight: Tensor, resampling: Resampling, impl
     """The form that the kernels take the layer in, and the filter after its convolution; None: the composition."""
     f, up, down, padding, _ = resampling
     (kh, kw), device, dtype = weight.shape[2:], x.device, x.dtype
-    if _dispatch.choose(function, epilogue.LOW_LEVEL, device, impl) != "triton":
+    chosen = _dispatch.choose(function, epilogue.LOW_LEVEL, device, impl)
+    if chosen != "triton" and not (chosen == "native" and device.type == "cuda" and _dispatch.automatic(impl)):
         return None
     pad = check(function, x, weight, f, up, down, padding, 1)
     if not _dispatch.usable("triton", LOW_LEVEL, device, impl):

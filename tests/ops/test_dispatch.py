@@ -1,5 +1,6 @@
 """Backends: chosen in Python, refused with the reason, the registered operators equal to their plain twins."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from idgan_fast import ops
@@ -39,6 +41,25 @@ def test_plain_torch_on_a_gpu_warns_once(monkeypatch: pytest.MonkeyPatch) -> Non
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert _dispatch._choose(*arguments, "auto", "reference") == "reference"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "impl", "wanted"),
+    [("native", "auto", "same"), ("native", "native", None), ("triton", "triton", "same"), ("reference", "auto", None)],
+)
+def test_a_whole_layer_in_triton_beside_cuda_kernels(
+    chosen: str, impl: str, wanted: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the caller named another backend."""
+    layer = importlib.import_module("idgan_fast.ops.styled_layer")
+    monkeypatch.setattr(_dispatch, "choose", lambda *_, **__: chosen)
+    monkeypatch.setattr(_dispatch, "usable", lambda *_: True)
+    monkeypatch.setattr(layer.conv_plan, "planned", lambda *_: "same")
+    with FakeTensorMode():
+        x = torch.empty(2, 8, 16, 16, device="cuda").contiguous(memory_format=torch.channels_last)
+        weight = torch.empty(8, 8, 3, 3, device="cuda")
+    plan = layer._plan("styled_conv2d", x, weight, layer.Resampling(None, 1, 1, (1, 1, 1, 1)), impl)
+    assert plan == (None if wanted is None else (wanted, None))
 
 
 def test_impl_accepts_the_names_of_the_peers() -> None:
