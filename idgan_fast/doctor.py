@@ -16,6 +16,7 @@ from rich.table import Table
 
 from idgan_fast import __version__, ops
 from idgan_fast.ops import numerics
+from idgan_fast.ops.available import libraries
 from idgan_fast.ops.cases import Case, cases, draw
 
 PACKAGES = ("torch", "triton", "numpy", "ninja", "pybind11", "nvidia-dali-cuda130")
@@ -55,6 +56,7 @@ def system() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cuda": torch.version.cuda,
+        **{f"{device} library": reason or "loaded" for device, reason in libraries().items()},
         "IDGAN_FAST_BACKEND": os.environ.get("IDGAN_FAST_BACKEND"),
         **{name: installed(name) for name in PACKAGES},
     }
@@ -109,7 +111,7 @@ def forward_us(case: Case, dtype: torch.dtype, layout: str, backend: str, device
 def show(report: dict[str, Any]) -> None:
     console = Console()
     for name, value in report["system"].items():
-        console.print(f"{name:20} {'not there' if value is None else value}", highlight=False)
+        console.print(f"{name:20} {'not there' if value is None else value}", highlight=False, soft_wrap=True)
     console.print()
     for device, operators in report["available"].items():
         for operator, backends in operators.items():

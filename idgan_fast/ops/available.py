@@ -1,5 +1,6 @@
 """Which backend can run which operator here, and why not."""
 
+from idgan_fast.ops import _dispatch
 from idgan_fast.ops._dispatch import BACKENDS, LowLevel, refused, why_not
 from idgan_fast.ops.bias_act import LOW_LEVEL as BIAS_ACT
 from idgan_fast.ops.bias_lrelu import LOW_LEVEL as BIAS_LRELU
@@ -34,3 +35,8 @@ def available(device: str = "cpu") -> dict[str, dict[str, str | None]]:
         return why_not(backend, names, device) or refused(backend, names, device)
 
     return {operator: {backend: reason(backend, lows) for backend in BACKENDS} for operator, lows in KERNELS.items()}
+
+
+def libraries() -> dict[str, str | None]:
+    """{device type: None if the compiled kernels for it are loaded, else the reason}."""
+    return {"cpu": _dispatch._no_cpu_library, "cuda": _dispatch._no_cuda_library}

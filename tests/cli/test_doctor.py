@@ -1,6 +1,7 @@
 """`idgan-fast doctor`: its table, its JSON, its exit status."""
 
 import json
+import re
 
 import pytest
 
@@ -21,6 +22,7 @@ def test_table_and_reasons(capsys: pytest.CaptureFixture[str]) -> None:
     assert "bias_act" in text
     assert "it has kernels for GPUs" in text
     assert "pass: " in text
+    assert re.search(r"^cuda library  +(loaded|the CUDA library|the torch installed)", text, re.MULTILINE)
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
