@@ -1,4 +1,4 @@
-"""What the CUDA kernels move, counted on the CPU: `python -m tests.cuda_host.traffic` prints the table of
+"""What the CUDA kernels move, counted on the CPU: `python -m tests.cuda_host.traffic` prints the tables of
 docs/performance.md.
 
 Sectors of 32 bytes that the blocks of a launch touch, for each block once, over those of the images that have to be
@@ -6,7 +6,7 @@ moved once; what a block reads again is in its first-level cache. Of images of 1
 multiprocessors.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -104,24 +104,24 @@ def epilogue(layout: str, dtype: str, filtered: bool) -> Iterator[Counted]:
         yield counted("style before: backward", layout, dtype, lambda k: k.styled_epilogue_bwd(*arguments))
 
 
-def table() -> Iterator[Counted]:
-    for layout, dtype in product(LAYOUTS, DTYPES):
-        yield from bias_act(layout, dtype)
-        yield from upfirdn2d(layout, dtype)
-        yield from epilogue(layout, dtype, False)
-        yield from epilogue(layout, dtype, True)
+def of_layer(layout: str, dtype: str) -> Iterator[Counted]:
+    yield from epilogue(layout, dtype, False)
+    yield from epilogue(layout, dtype, True)
 
 
-def main() -> None:
+def show(title: str, of_column: Callable[[str, str], Iterator[Counted]], number: Callable[[Counted], float]) -> None:
+    """A row for each call, a column for each layout and dtype."""
     columns = list(product(LAYOUTS, DTYPES))
-    rows: dict[str, dict[tuple[str, str], Counted]] = {}
-    for one in table():
-        rows.setdefault(one.name, {})[one.layout, one.dtype] = one
-    print("| kernels | " + " | ".join(" ".join(column) for column in columns) + " |")
+    rows: dict[str, list[str]] = {}
+    for column in columns:
+        for one in of_column(*column):
+            rows.setdefault(one.name, []).append(f"{number(one):.3f}")
+    print(f"| {title} | " + " | ".join(" ".join(column) for column in columns) + " |")
     print("|---|" + "---|" * len(columns))
-    for name, found in rows.items():
-        print(f"| {name} | " + " | ".join(f"{found[column].ratio:.3f}" for column in columns) + " |")
+    print(*(f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows.items()), sep="\n", end="\n\n")
 
 
 if __name__ == "__main__":
-    main()
+    show("sectors moved over compulsory", bias_act, lambda one: one.ratio)
+    show("sectors moved over compulsory", upfirdn2d, lambda one: one.ratio)
+    show("images of 64x64 moved", of_layer, lambda one: one.moved / image_sectors(one.dtype))
