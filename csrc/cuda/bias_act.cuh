@@ -44,7 +44,7 @@ struct BackwardOfY {
   template <class A>
   static __device__ __forceinline__ A run(const A* in, A, A, const Numbers<A>& n, A* out) {
     A g = in[0] * n.gain;
-    if ((n.gain > 0 ? in[1] : -in[1]) <= 0) g *= n.alpha;
+    if (!((n.gain > 0 ? in[1] : -in[1]) > 0)) g *= n.alpha;  // of NaN too, as torch does
     return out[0] = through_clamp(g, in[1], n.clamp);
   }
 };
@@ -109,19 +109,26 @@ __device__ __forceinline__ Vec<A, N> repeated(A v) {
   return all;
 }
 
+// How pointwise_kernel finds the channel of an element.
+struct Channels {
+  Divisor by_inner, by_channels;
+  bool in_vectors;  // inner = 1, N divides their number, and the biases lie at multiples of 16 bytes
+};
+
 // The biases of the N elements from `first` on; -0 where there are none, since x + -0 = x for every x.
 template <int N, class A>
-__device__ __forceinline__ Vec<A, N> biases(const A* b, uint32_t first, uint32_t inner, Divisor by_inner, Divisor by_channels) {
+__device__ __forceinline__ Vec<A, N> biases(const A* b, uint32_t first, const Channels& channels) {
   if (!b) return repeated<N>(A(-0.0));
+  const uint32_t inner = channels.by_inner.by, row = channels.by_inner.quotient(first);
+  uint32_t within = first - row * inner, c = row - channels.by_channels.quotient(row) * channels.by_channels.by;
+  if (N > 1 && channels.in_vectors) return load_pieces<N>(b + c);
   Vec<A, N> found;
-  const uint32_t row = by_inner.quotient(first);
-  uint32_t within = first - row * inner, c = row - by_channels.quotient(row) * by_channels.by;
   A bias = b[c];
 #pragma unroll
   for (int j = 0; j < N; j++) {
     found.at[j] = bias;
     if (++within == inner && j + 1 < N) {
-      within = 0, c = c + 1 == by_channels.by ? 0 : c + 1;
+      within = 0, c = c + 1 == channels.by_channels.by ? 0 : c + 1;
       bias = b[c];
     }
   }
@@ -131,63 +138,46 @@ __device__ __forceinline__ Vec<A, N> biases(const A* b, uint32_t first, uint32_t
 // A part of at most 2^31 elements, which begins with channel 0.
 template <class T, class OP, int N>
 __global__ void __launch_bounds__(kThreads, kResident<T>)
-    pointwise_kernel(Arrays<T, OP> arrays, uint32_t count, uint32_t inner, Divisor by_inner, Divisor by_channels,
-                     Numbers<wide_t<T>> numbers) {
+    pointwise_kernel(Arrays<T, OP> arrays, uint32_t count, Channels channels, Numbers<wide_t<T>> numbers) {
   using A = wide_t<T>;
   const uint32_t vectors = count / N, step = gridDim.x * kThreads, me = blockIdx.x * kThreads + threadIdx.x;
   Vec<A, N> sums = repeated<N>(A(0));
-  for (uint32_t i = me; i < vectors; i += step) {
-    const auto b = biases<N>(arrays.b, i * N, inner, by_inner, by_channels);
-    const auto ddb = biases<N>(arrays.ddb, i * N, inner, by_inner, by_channels);
-    apply<T, OP, N>(arrays, i * N, b, ddb, numbers, sums);
-  }
+  for (uint32_t i = me; i < vectors; i += step)
+    apply<T, OP, N>(arrays, i * N, biases<N>(arrays.b, i * N, channels), biases<N>(arrays.ddb, i * N, channels), numbers, sums);
   const uint32_t i = vectors * N + me;  // the rest
   if (N > 1 && i < count) {
     Vec<A, 1> sum = repeated<1>(A(0));
-    const auto b = biases<1>(arrays.b, i, inner, by_inner, by_channels);
-    apply<T, OP, 1>(arrays, i, b, biases<1>(arrays.ddb, i, inner, by_inner, by_channels), numbers, sum);
+    apply<T, OP, 1>(arrays, i, biases<1>(arrays.b, i, channels), biases<1>(arrays.ddb, i, channels), numbers, sum);
   }
 }
 
-// The sum over the threads of a block, in every thread of its first warp.
-template <class A>
-__device__ __forceinline__ A block_sum(A v) {
-  __shared__ A of_warp[kThreads / 32];
-#pragma unroll
-  for (int by = 16; by; by >>= 1) v += __shfl_xor_sync(0xffffffffu, v, by);
-  if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = v;
-  __syncthreads();
-  v = threadIdx.x % 32 < kThreads / 32 ? of_warp[threadIdx.x % 32] : A(0);
-#pragma unroll
-  for (int by = 16; by; by >>= 1) v += __shfl_xor_sync(0xffffffffu, v, by);
-  return v;
-}
-
-// inner > 1. A block takes `piece` elements of a row [inner] of one channel, up to multiples of N one by one;
-// table: [outer, pieces of a row, channels].
+// inner > 1. 2^log_p threads take `piece` elements of a row [inner] of one channel, up to multiples of N one by one; a
+// block has as many rows as it has room for. table: [outer, pieces of a row, channels].
 template <class T, class OP, int N>
 __global__ void __launch_bounds__(kThreads, kResident<T>)
-    rows_kernel(Arrays<T, OP> arrays, wide_t<T>* table, int64_t inner, int64_t piece, uint32_t pieces,
-                Divisor by_channels, Numbers<wide_t<T>> numbers) {
+    rows_kernel(Arrays<T, OP> arrays, wide_t<T>* table, int64_t inner, int64_t rows, int log_p, int64_t piece,
+                uint32_t pieces, Divisor by_channels, Numbers<wide_t<T>> numbers) {
   using A = wide_t<T>;
-  const uint32_t row = blockIdx.x / pieces, which = blockIdx.x - row * pieces;
-  const uint32_t sample = by_channels.quotient(row), c = row - sample * by_channels.by;
+  __shared__ Vec<A, 1> parts[kThreads];
+  const uint32_t block = blockIdx.x / pieces, which = blockIdx.x - block * pieces, of_row = 1u << log_p;
+  const int64_t mine = int64_t(block) * (kThreads >> log_p) + (threadIdx.x >> log_p), me = threadIdx.x & (of_row - 1);
+  const bool there = mine < rows;
+  const uint32_t row = there ? uint32_t(mine) : 0, sample = by_channels.quotient(row), c = row - sample * by_channels.by;
   const int64_t begin = int64_t(row) * inner + which * piece;
-  const int64_t end = int64_t(row) * inner + (which + 1 == pieces ? inner : (which + 1) * piece);
+  const int64_t end = there ? int64_t(row) * inner + (which + 1 == pieces ? inner : (which + 1) * piece) : begin;
   const A b = arrays.b ? arrays.b[c] : A(-0.0), ddb = arrays.ddb ? arrays.ddb[c] : A(-0.0);
   Vec<A, N> totals = repeated<N>(A(0));
-  Vec<A, 1> rest = repeated<1>(A(0));
-  const int64_t first = min((begin + N - 1) / N * N, end), last = max(end / N * N, first), me = threadIdx.x;
-  const auto one = [&](int64_t i) { apply<T, OP, 1>(arrays, i, repeated<1>(b), repeated<1>(ddb), numbers, rest); };
-  if (begin + me < first) one(begin + me);
-  for (int64_t i = first + me * N; i < last; i += kThreads * N)
+  Vec<A, 1> total = repeated<1>(A(0));
+  const int64_t first = min((begin + N - 1) / N * N, end), last = max(end / N * N, first);
+  const auto one = [&](int64_t i) { apply<T, OP, 1>(arrays, i, repeated<1>(b), repeated<1>(ddb), numbers, total); };
+  for (int64_t i = begin + me; i < first; i += of_row) one(i);
+  for (int64_t i = first + me * N; i < last; i += of_row * N)
     apply<T, OP, N>(arrays, i, repeated<N>(b), repeated<N>(ddb), numbers, totals);
-  if (last + me < end) one(last + me);
-  A total = rest.at[0];
+  for (int64_t i = last + me; i < end; i += of_row) one(i);
 #pragma unroll
-  for (int j = 0; j < N; j++) total += totals.at[j];
-  total = block_sum(total);
-  if (threadIdx.x == 0) table[(int64_t(sample) * pieces + which) * by_channels.by + c] = total;
+  for (int j = 0; j < N; j++) total.at[0] += totals.at[j];
+  total = group_sum(total, parts, 0, log_p);
+  if (there && me == 0) table[(int64_t(sample) * pieces + which) * by_channels.by + c] = total.at[0];
 }
 
 // inner = 1. A block has threads for 2^log_x times N channels and the rest of them for rows, of which it takes
@@ -199,9 +189,9 @@ __global__ void __launch_bounds__(kThreads, kResident<T>)
   using A = wide_t<T>;
   __shared__ A parts[N][kThreads];
   const uint32_t x = threadIdx.x & ((1u << log_x) - 1), y = threadIdx.x >> log_x, rows_at_once = kThreads >> log_x;
-  const uint32_t c = ((blockIdx.y << log_x) + x) * N;
+  const uint32_t c = ((blockIdx.x << log_x) + x) * N;
   Vec<A, N> totals = repeated<N>(A(0)), b = repeated<N>(A(-0.0)), ddb = b;
-  const int64_t first = blockIdx.x * rows_of_block, last = min(first + rows_of_block, rows);
+  const int64_t first = blockIdx.y * rows_of_block, last = min(first + rows_of_block, rows);
   if (c < channels) {
 #pragma unroll
     for (int j = 0; j < N; j++) {
@@ -219,7 +209,7 @@ __global__ void __launch_bounds__(kThreads, kResident<T>)
 #pragma unroll
       for (int j = 0; j < N; j++) totals.at[j] += parts[j][(i << log_x) + x];
 #pragma unroll
-    for (int j = 0; j < N; j++) table[int64_t(blockIdx.x) * channels + c + j] = totals.at[j];
+    for (int j = 0; j < N; j++) table[int64_t(blockIdx.y) * channels + c + j] = totals.at[j];
   }
 }
 

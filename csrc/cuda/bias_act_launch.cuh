@@ -68,8 +68,9 @@ void without_sums(const BiasActCall& a, cudaStream_t stream) {
     const int64_t blocks = ceil_div<int64_t>(ceil_div<int64_t>(count, wide ? kVector<T> : 1), kThreads);
     const dim3 grid(uint32_t(std::min<int64_t>(blocks, int64_t(a.processors) * kBlocksOfProcessor)));
     const auto kernel = wide ? pointwise_kernel<T, OP, kVector<T>> : pointwise_kernel<T, OP, 1>;
-    LAUNCH(kernel, grid, dim3(kThreads), stream, arrays, count, uint32_t(inner), Divisor(uint32_t(inner)),
-           Divisor(uint32_t(channels)), numbers);
+    const bool vectors = inner == 1 && channels % kVector<T> == 0 && at_16_bytes(arrays.b) && at_16_bytes(arrays.ddb);
+    const Channels by{Divisor(uint32_t(inner)), Divisor(uint32_t(channels)), vectors};
+    LAUNCH(kernel, grid, dim3(kThreads), stream, arrays, count, by, numbers);
   };
   in_parts(a.outer, a.channels, a.inner, a.b || a.ddb, part);
 }
@@ -78,7 +79,7 @@ void without_sums(const BiasActCall& a, cudaStream_t stream) {
 struct Division {
   int64_t rows, piece;  // piece: elements of a row of pixels, or rows of channels, that a block takes
   uint32_t pieces;      // of a row of pixels
-  int log_x;
+  int log_p, log_x;     // threads of a row of pixels, or along channels
   bool by_vectors;  // the channels
 };
 
@@ -91,6 +92,7 @@ inline Division divided(const BiasActCall& a, int vector) {
     d.piece = ceil_div(ceil_div(a.inner, pieces), int64_t(vector)) * vector;
     d.pieces = uint32_t(ceil_div(a.inner, d.piece));
     d.rows = a.outer * d.pieces;
+    d.log_p = std::min(log2_up(ceil_div(a.inner, int64_t(vector))), log2_up(kThreads));
     return d;
   }
   d.by_vectors = a.channels % vector == 0;
@@ -113,15 +115,15 @@ void with_sums(const BiasActCall& a, cudaStream_t stream) {
   const Division d = divided(a, kVector<T>);
   const uint32_t channels = uint32_t(a.channels);
   if (a.inner > 1) {
-    const int64_t blocks = a.outer * a.channels * d.pieces;
-    if (blocks > kMaxGrid) throw std::runtime_error("bias_act: at most 2^31 rows of pixels have a bias gradient");
+    const int64_t rows = a.outer * a.channels, blocks = ceil_div<int64_t>(rows, kThreads >> d.log_p) * d.pieces;
+    if (std::max(rows, blocks) > kMaxGrid) throw std::runtime_error("bias_act: at most 2^31 rows of pixels have a bias gradient");
     const auto kernel = wide ? rows_kernel<T, OP, kVector<T>> : rows_kernel<T, OP, 1>;
-    LAUNCH(kernel, dim3(uint32_t(blocks)), dim3(kThreads), stream, arrays, table, a.inner, d.piece, d.pieces,
-           Divisor(channels), numbers);
+    LAUNCH(kernel, dim3(uint32_t(blocks)), dim3(kThreads), stream, arrays, table, a.inner, rows, d.log_p, d.piece,
+           d.pieces, Divisor(channels), numbers);
   } else {
     const bool vectors = wide && d.by_vectors;
     const int64_t columns = vectors ? a.channels / kVector<T> : a.channels;
-    const dim3 grid(uint32_t(d.rows), uint32_t(ceil_div(columns, int64_t(1) << d.log_x)));
+    const dim3 grid(uint32_t(ceil_div(columns, int64_t(1) << d.log_x)), uint32_t(d.rows));  // d.rows: few
     const auto kernel = vectors ? columns_kernel<T, OP, kVector<T>> : columns_kernel<T, OP, 1>;
     LAUNCH(kernel, grid, dim3(kThreads), stream, arrays, table, a.outer, channels, d.log_x, d.piece, numbers);
   }

@@ -38,4 +38,12 @@ __host__ __device__ constexpr I ceil_div(I a, I b) {
   return (a + b - 1) / b;
 }
 
+inline int log2_up(int64_t n) {
+  int log = 0;
+  while ((int64_t(1) << log) < n) log++;
+  return log;
+}
+
+inline bool at_16_bytes(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
 }  // namespace idgan

@@ -54,7 +54,7 @@ KINDS = ("forward", "backward of y", "backward", "second")
 def counted(kind: str, dtype: torch.dtype, layout: torch.memory_format) -> tuple[dict, int]:
     """What a pass over [2, 64, 96, 96] moves, and how many bytes each of its images has."""
     x = torch.randn(2, 64, 96, 96).to(dtype).contiguous(memory_format=layout)
-    b, kernels = torch.randn(64), Host(mode="counted")
+    b, kernels = torch.randn(64), Host("random", mode="counted")
     numbers = (1, "swish", 0.0, 1.4, 1.0)
     if kind == "forward":
         kernels.bias_act_fwd(x, b, *numbers)
@@ -84,7 +84,7 @@ def test_every_array_moves_once_16_bytes_at_a_time(kind: str, dtype: torch.dtype
         assert name in images or buffer["bytes"] < 0.02 * size, name
 
 
-def test_arrays_that_lie_between_multiples_of_16_bytes() -> None:
+def test_arrays_beside_multiples_of_sixteen_bytes() -> None:
     for dtype in fuzz.DTYPES:
         x = torch.randn(2 * 3 * 40 + 1).to(dtype)[1:].view(2, 3, 40)
         assert x.data_ptr() % 16 != 0
@@ -106,3 +106,32 @@ def test_tensors_of_another_size_device_or_dtype_are_refused() -> None:
         Host().bias_act_bwd(x[:1], x, b, 1, "swish", 0.0, 1.0, None, True)
     with pytest.raises(RuntimeError, match="no activation named cube"):
         Host().bias_act_fwd(x, b, 1, "cube", 0.0, 1.0, None)
+
+
+def test_nan_goes_through_the_slope_as_in_torch() -> None:
+    y = torch.tensor([float("nan"), 1.0, -1.0, 0.0])
+    for gain in (1.5, -1.5):
+        wanted, _ = bias_lrelu._backward_reference(torch.ones(4), y, 0, 0.2, gain, None, False)
+        got, _ = Host().bias_lrelu_bwd(torch.ones(4), y, 0, 0.2, gain, None, False)
+        assert torch.equal(got, wanted)
+
+
+def test_bias_gradients_of_more_columns_than_a_grid_has_rows() -> None:
+    dy, y = torch.randn(2, 3, 700_001), torch.randn(2, 3, 700_001)
+    got = Host().bias_lrelu_bwd(dy, y, 2, 0.2, 1.4, None, True)
+    wanted = bias_lrelu._backward_reference(dy, y, 2, 0.2, 1.4, None, True)
+    fuzz.assert_same(got[1], wanted[1], 2e-5, "db")
+    x = torch.randn(1, 65536 * 32 + 5)
+    db = Host().bias_lrelu_bwd(x, x, 1, 0.2, 1.4, None, True)[1]
+    fuzz.assert_same(db, bias_lrelu._backward_reference(x, x, 1, 0.2, 1.4, None, True)[1], 2e-5, "db")
+
+
+@pytest.mark.parametrize("size", [2, 4, 8, 9])
+def test_bias_gradients_of_small_planes(size: int) -> None:
+    """Several of them in a block."""
+    for dtype in fuzz.DTYPES:
+        dy, y = torch.randn(5, 37, size, size).to(dtype), torch.randn(5, 37, size, size).to(dtype)
+        got = Host("random", processors=132).bias_lrelu_bwd(dy, y, 1, 0.2, 1.4, 1.0, True)
+        wanted = bias_lrelu._backward_reference(dy, y, 1, 0.2, 1.4, 1.0, True)
+        fuzz.assert_same(got[0], wanted[0], fuzz.ROUNDING[dtype], dtype)
+        fuzz.assert_same(got[1], wanted[1], fuzz.SUMS.get(dtype, 2e-5), dtype)

@@ -29,7 +29,7 @@ def test_any_number_of_taps(taps: tuple[int, int], processors: int) -> None:
         fuzz.assert_same(got, wanted, 1e-13 if dtype == torch.float64 else 1e-5, taps)
 
 
-def test_weights_that_lie_between_multiples_of_16_bytes() -> None:
+def test_weights_that_lie_beside_multiples_of_sixteen_bytes() -> None:
     weight = torch.randn(5 * 16 * 9 + 1)[1:]
     assert weight.data_ptr() % 16 != 0
     for w in (weight.view(5, 16, 3, 3), weight.view(5, 3, 3, 16).permute(0, 3, 1, 2)):
@@ -42,7 +42,7 @@ def test_weights_that_lie_between_multiples_of_16_bytes() -> None:
 def test_weight_and_energy_move_once_16_bytes_at_a_time(
     taps: int, dtype: torch.dtype, layout: torch.memory_format
 ) -> None:
-    kernels = Host(mode="counted")
+    kernels = Host("random", mode="counted")
     weight = torch.randn(64, 96, taps, taps).to(dtype).contiguous(memory_format=layout)
     kernels.kernel_energy(weight)
     buffers = kernels.traffic["buffers"]
