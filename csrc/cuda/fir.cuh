@@ -69,7 +69,8 @@ __device__ __forceinline__ bool fill(Taps<A>& taps, const Filter& f) {
   const A rounding = sizeof(A) == 8 ? A(1e-15) : A(3e-7);
   bool same = true;
   if (mine) same = fabs(taps.x[j] * taps.y[i] - taps.all[i][j] * sum) <= rounding * sum * sum;
-  const bool separable = __syncthreads_and(same && sum != 0);
+  // Of a sum whose square is too small for its rounding to count, nothing is known.
+  const bool separable = __syncthreads_and(same && fabs(sum) > A(1e-12));
   if (t < kTaps) taps.y[t] /= sum;
   __syncthreads();
   return separable;

@@ -19,6 +19,7 @@ struct FirCall {
   int channels, height, width, out_height, out_width;
   int up_x, up_y, down_x, down_y, pad_x, pad_y;
   int processors;  // of the device
+  bool wide_out;   // the result is in the type of the arithmetic: of filtered_epilogue, where wide_out_runs
 };
 
 // What follows in a layer; see epilogue.cuh.
@@ -32,6 +33,7 @@ void upfirdn2d(const FirCall& a, CUstream_st* stream);
 
 // styled_epilogue through a filter; up = down = 1.
 void filtered_epilogue(const FirCall& a, const EpilogueCall& e, CUstream_st* stream);
+bool wide_out_runs(const FirCall& a);
 
 // Dense images [samples, channels, pixels], not empty.
 struct PixelsCall {
@@ -69,7 +71,7 @@ void noise_bwd(const PixelsCall& a, const BackwardCall& b, void* dnoise, int64_t
 
 // Through a filter of 4 x 4 taps: `a` is its adjoint, from dout to dy, and s is z. y: for the sums of scale, else null.
 // own_x, own_y: which pixel of a result's window is its own, so that every pixel of dout has one result.
-bool fir_bwd_runs(const FirCall& a);
+bool fir_bwd_runs(const FirCall& a, const void* z, const void* y);
 // channels_last alone sums by strength, bias and next too.
 int64_t fir_bwd_table(const FirCall& a);
 void fir_bwd(const FirCall& a, const BackwardCall& b, const void* y, int own_x, int own_y, const EpilogueCall& e,

@@ -37,7 +37,36 @@ PixelsCall pixels_of(const Image& image, int processors) {
   return {dtype_of(image.x), image.last, image.n, image.h * image.w, int(image.c), processors};
 }
 
-Tensor in_wide(const Tensor& x) { return x.scalar_type() == wide_type(x) ? x : torch::stable::to(x, wide_type(x)); }
+// Through a filter of any length, to a result of dtype `to`: a long filter, and a wide result that no kernel gives of
+// narrow images, are computed in the type of the arithmetic.
+Tensor through_filter(const Image& y, const FilterTaps& taps, const std::vector<int64_t>& padding, double gain, int64_t h,
+                      int64_t w, const EpilogueCall& e, const OnDevice& on, ScalarType to, const char* kind) {
+  const auto call = [&](const Image& from, const Tensor& result) {
+    FirCall a = fir_of(from, taps, h, w, padding[0], padding[2], false, gain);
+    a.out = result.data_ptr(), a.processors = on.processors;
+    a.wide_out = result.scalar_type() != from.x.scalar_type();
+    return a;
+  };
+  Tensor out = scratch_image(y, h, w, to, kind);
+  if (!axis_by_axis(taps)) {
+    const FirCall a = call(y, out);
+    if (!a.wide_out || wide_out_runs(a)) {
+      filtered_epilogue(a, e, on.stream);
+      return out;
+    }
+  }
+  const Image from(in_wide(y.x), y.last);
+  const ScalarType wide = from.x.scalar_type();
+  const Tensor result = to == wide ? out : scratch_image(from, h, w, wide);
+  if (axis_by_axis(taps)) {
+    const Image u(scratch_image(from, h, w, wide), y.last);
+    filtered(call(from, u.x), from, taps, on);
+    epilogue_fwd(pixels_of(u, on.processors), u.x.data_ptr(), result.data_ptr(), e, on.stream);
+  } else {
+    filtered_epilogue(call(from, result), e, on.stream);
+  }
+  return to == wide ? out : torch::stable::copy_(out, result);
+}
 
 Tensor epilogue_forward(std::vector<Tensor> parts, Small f, Small scale, Small noise, Small strength, Small b, Small next,
                         std::vector<int64_t> padding, double fir_gain, double slope, double gain,
@@ -46,17 +75,12 @@ Tensor epilogue_forward(std::vector<Tensor> parts, Small f, Small scale, Small n
   const FilterTaps taps(f, y.x);
   if (!f) padding = {0, 0, 0, 0};
   const int64_t h = y.h + padding[2] + padding[3] - taps.height + 1, w = y.w + padding[0] + padding[1] - taps.width + 1;
-  Tensor out = empty_as(y.x, {y.n, y.c, h, w}, y.last);
-  if (out.numel() == 0) return out;
+  if (y.n * y.c == 0) return empty_as(y.x, {y.n, y.c, h, w}, y.last);
   const Small5 small(y, h * w, scale, noise, strength, b, next, slope, gain, clamp);
   const OnDevice on(y.x);
-  if (!f) {
-    epilogue_fwd(pixels_of(y, on.processors), y.x.data_ptr(), out.data_ptr(), small.call, on.stream);
-    return out;
-  }
-  FirCall a = fir_of(y, taps, h, w, padding[0], padding[2], false, fir_gain);
-  a.out = out.data_ptr(), a.processors = on.processors;
-  filtered_epilogue(a, small.call, on.stream);
+  if (f) return through_filter(y, taps, padding, fir_gain, h, w, small.call, on, y.x.scalar_type(), "out");
+  Tensor out = empty_as(y.x, {y.n, y.c, h, w}, y.last);
+  epilogue_fwd(pixels_of(y, on.processors), y.x.data_ptr(), out.data_ptr(), small.call, on.stream);
   return out;
 }
 
@@ -104,13 +128,14 @@ struct Backward {
     const bool wide = z.scalar_type() == wide_type(y.x);
     FirCall back = adjoint(dout);
     const int own_x = own(padding[0], padding[1], taps.width), own_y = own(padding[2], padding[3], taps.height);
-    if (own_x < 0 || own_y < 0 || !fir_bwd_runs(back)) return anyhow(z);
+    const void* const y_of_scale = of_scale ? y.x.data_ptr() : nullptr;
+    if (own_x < 0 || own_y < 0 || !fir_bwd_runs(back, z.data_ptr(), y_of_scale)) return anyhow(z);
     const PixelsCall a = pixels_of(dout, on.processors);
     BackwardCall b{dout.x.data_ptr(), z.data_ptr(), true, wide, dy.data_ptr(), sums(true, y.last)};
     Small table;
     if (any(b.sums)) table = scratch(y.x, fir_bwd_table(back));
     b.sums.table = data_or_null(table);
-    fir_bwd(back, b, of_scale ? y.x.data_ptr() : nullptr, own_x, own_y, small.call, on.stream);
+    fir_bwd(back, b, y_of_scale, own_x, own_y, small.call, on.stream);
     if (!y.last && any(sums(false, true)))
       pixelwise(a, {dout.x.data_ptr(), z.data_ptr(), true, wide, nullptr, sums(false, true)}, small.call);
     by_noise(a, b);
@@ -119,14 +144,9 @@ struct Backward {
   // out, or where something follows it z in the type of the arithmetic, computed again.
   Tensor computed_z() const {
     if (!small.next) return out;
-    const Image from(in_wide(y.x), y.last);
-    Tensor z = empty_as(from.x, dout.x.sizes(), y.last);
-    FirCall a = fir_of(from, taps, dout.h, dout.w, padding[0], padding[2], false, fir_gain);
-    a.out = z.data_ptr(), a.processors = on.processors;
     EpilogueCall e = small.call;
     e.next = nullptr;
-    filtered_epilogue(a, e, on.stream);
-    return z;
+    return through_filter(y, taps, padding, fir_gain, dout.h, dout.w, e, on, wide_type(y.x), "scratch");
   }
 
   FirCall adjoint(const Image& from) const {
@@ -144,17 +164,19 @@ struct Backward {
   // By any filter: h as an image, filtered, then multiplied; all in the type of the arithmetic.
   void anyhow(const Tensor& some_z) const {
     const Image g(in_wide(dout.x), y.last), from(in_wide(y.x), y.last);
-    const Tensor z = in_wide(some_z), h = empty_as(g.x, g.x.sizes(), y.last);
+    const Tensor z = in_wide(some_z), h = scratch_image(g, g.h, g.w, g.x.scalar_type());
     const PixelsCall a = pixels_of(g, on.processors);
     EpilogueCall without_scale = small.call;
     without_scale.scale = nullptr;
     const BackwardCall to_h{g.x.data_ptr(), z.data_ptr(), true, true, h.data_ptr(), sums(false, true)};
     pixelwise(a, to_h, without_scale);
     by_noise(a, to_h);
-    Tensor to_u = empty_as(from.x, from.x.sizes(), y.last), wide_dy = empty_as(from.x, from.x.sizes(), y.last);
-    FirCall back = adjoint(Image(h, y.last));
+    const ScalarType wide = from.x.scalar_type();
+    const Tensor to_u = scratch_image(from, y.h, y.w, wide), wide_dy = scratch_image(from, y.h, y.w, wide);
+    const Image of_h(h, y.last);
+    FirCall back = adjoint(of_h);
     back.out = to_u.data_ptr();
-    upfirdn2d(back, on.stream);
+    filtered(back, of_h, taps, on);
     const EpilogueCall scaled{small.call.scale, nullptr, nullptr, nullptr, nullptr, true, 1, 1, or_none(std::nullopt)};
     pixelwise(pixels_of(from, on.processors),
               {to_u.data_ptr(), from.x.data_ptr(), false, false, wide_dy.data_ptr(), sums(true, false)}, scaled);

@@ -8,12 +8,19 @@ void filtered_epilogue(const FirCall& a, const EpilogueCall& e, CUstream_st* str
     using T = decltype(t);
     const auto epilogue = epilogue_of<wide_t<T>>(e, int64_t(a.out_height) * a.out_width);
     Change change;
+    if constexpr (sizeof(T) == 2) {
+      if (a.wide_out) return walked<T, Change::kNone, Epilogue<float>, float>(a, epilogue, stream);
+    }
     if constexpr (sizeof(T) < 8) {
       if (walkable(a, &change) && (!a.channels_last || in_vectors<T>(a)))
         return walked<T, Change::kNone>(a, epilogue, stream);
     }
     a.channels_last ? any<T, true>(a, epilogue, stream) : any<T, false>(a, epilogue, stream);
   });
+}
+
+bool wide_out_runs(const FirCall& a) {
+  return a.channels_last && (a.dtype == Dtype::kHalf || a.dtype == Dtype::kBfloat16) && fir_bwd_runs(a, nullptr, nullptr);
 }
 
 void epilogue_fwd(const PixelsCall& a, const void* y, void* out, const EpilogueCall& e, CUstream_st* stream) {
@@ -55,10 +62,10 @@ void noise_bwd(const PixelsCall& a, const BackwardCall& b, void* dnoise, int64_t
     using T = decltype(t);
     using A = wide_t<T>;
     const Strides s{a.samples, a.pixels, a.channels};
-    const int64_t threads = images * a.pixels * (a.channels_last ? 32 : 1);
+    const int64_t of_block = a.channels_last ? kEpilogueThreads / 32 : 32;  // pixels
     const auto run = [&](auto from, auto kernel) {
       using S = decltype(from);
-      LAUNCH(kernel, grid_of(ceil_div<int64_t>(threads, kEpilogueThreads)), dim3(kEpilogueThreads), stream,
+      LAUNCH(kernel, grid_of(ceil_div(images * a.pixels, of_block)), dim3(kEpilogueThreads), stream,
              static_cast<const T*>(b.dout), static_cast<const S*>(b.s), static_cast<A*>(dnoise), s, images,
              epilogue_of<A>(e, a.pixels));
     };
@@ -68,12 +75,13 @@ void noise_bwd(const PixelsCall& a, const BackwardCall& b, void* dnoise, int64_t
   });
 }
 
-bool fir_bwd_runs(const FirCall& a) {
+// Whether the kernels that walk down rows take a call of up = down = 1; z, y: other images of theirs, or null.
+bool fir_bwd_runs(const FirCall& a, const void* z, const void* y) {
   bool runs = false;
   with_type(a.dtype, [&](auto t) {
     using T = decltype(t);
     Change change;
-    if constexpr (sizeof(T) < 8) runs = walkable(a, &change) && (!a.channels_last || in_vectors<T>(a));
+    if constexpr (sizeof(T) < 8) runs = walkable(a, &change) && (!a.channels_last || (in_vectors<T>(a) && at_16_bytes(z) && at_16_bytes(y)));
   });
   return runs;
 }

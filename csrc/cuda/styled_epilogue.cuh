@@ -155,27 +155,28 @@ __global__ void __launch_bounds__(kEpilogueThreads, 2)
 }
 
 // noise[i] = strength times the sum of h over channels, and over samples that share the noise: dnoise of [images, pixels].
-// channels_last: a warp has a pixel, its threads go along channels; NCHW: a thread has a pixel.
+// channels_last: a warp has a pixel, its threads go along channels; NCHW: a block has 32 pixels, its warps go along
+// channels.
 template <class T, class S, bool FROM_Y, bool LAST>
 __global__ void __launch_bounds__(kEpilogueThreads, 2)
     noise_bwd_kernel(const T* dout, const S* s, wide_t<T>* dnoise, Strides a, int64_t images, Epilogue<wide_t<T>> epilogue) {
   using A = wide_t<T>;
-  const int64_t me = int64_t(blockIdx.x) * kEpilogueThreads + threadIdx.x, place = LAST ? me / 32 : me;
-  if (place >= images * a.pixels) return;
+  constexpr int WARPS = kEpilogueThreads / 32;
+  __shared__ Vec<A, 1> parts[kEpilogueThreads];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int64_t place = LAST ? int64_t(blockIdx.x) * WARPS + warp : int64_t(blockIdx.x) * 32 + lane;
+  const bool there = place < images * a.pixels;
   const int64_t image = place / a.pixels, pixel = place - image * a.pixels, together = a.samples / images;
   A total = 0;
-  for (int64_t n = image * together; n < (image + 1) * together; n++) {
-    for (int c = LAST ? threadIdx.x % 32 : 0; c < a.channels; c += LAST ? 32 : 1) {
+  for (int64_t n = image * together; there && n < (image + 1) * together; n++) {
+    for (int c = LAST ? lane : warp; c < a.channels; c += LAST ? 32 : WARPS) {
       const Follow<Epilogue<A>, A, 1> follow(epilogue, n, c, a.channels);
       const int64_t at = LAST ? (n * a.pixels + pixel) * a.channels + c : (n * a.channels + c) * a.pixels + pixel;
       total += through<FROM_Y, T>(A(widened(dout[at])), A(widened(s[at])), 0, follow.noise_at(pixel), follow).h;
     }
   }
-  if (LAST) {
-#pragma unroll
-    for (int by = 16; by; by >>= 1) total += __shfl_xor_sync(0xffffffffu, total, by);
-    if (threadIdx.x % 32) return;
-  }
+  total = group_sum(Vec<A, 1>{total}, parts, LAST ? 0 : 5, LAST ? 5 : 3).at[0];
+  if (!there || (LAST ? lane : warp)) return;
   dnoise[place] = total * (epilogue.strength ? *epilogue.strength : A(1));
 }
 

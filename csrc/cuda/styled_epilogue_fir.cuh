@@ -136,12 +136,12 @@ __global__ void __launch_bounds__(kFirThreads, 4)
     }
   }
   __syncthreads();
-  const int ox = p.x * X, oy = p.y * a.rows;
+  const int ox = p.x * X, oy = p.y * a.rows, group = (p.block_x << a.log_x) * X;
   const bool there = p.image < a.images;
   const int64_t plane = there ? p.image : 0, sample = plane / a.channels;
   const A scale = epilogue.scale ? epilogue.scale[plane] : A(1);
   Vec<A, 1> sums[kSummed] = {};
-  if (there && ox < a.out_width && oy < a.out_height) {
+  if (there && oy < a.out_height) {
     const A* const mine = reinterpret_cast<const A*>(input) + (p.image_in * tile.rows + p.in_y * a.rows) * tile.pitch + p.in_x * X;
     const int64_t of_plane = plane * a.out_height * a.out_width;
     const T* const y = static_cast<const T*>(b.y);
@@ -157,16 +157,13 @@ __global__ void __launch_bounds__(kFirThreads, 4)
     const auto finish = [&](int r, const Vec<A, 1>(&results)[X]) {
       const int64_t at = of_plane + int64_t(oy + r) * a.out_width + ox;
       Vec<T, V> numbers{};
-      if (b.y) numbers = load_shifted<T>(y, a.images * a.out_height * a.out_width, at, tile.aligned);
+      if (b.y && ox < a.out_width) numbers = load_shifted<T>(y, a.images * a.out_height * a.out_width, at, tile.aligned);
 #pragma unroll
       for (int x = 0; x < X; x++) {
         if (ox + x < a.out_width) sums[kOfScale].at[0] += results[x].at[0] * widened(numbers.at[x]);
         numbers.at[x] = rounded<T>(results[x].at[0] * scale);
       }
-      if (tile.wide_out) return store(dy + at, numbers);
-#pragma unroll
-      for (int x = 0; x < X; x++)
-        if (ox + x < a.out_width) dy[at + x] = numbers.at[x];
+      store_row(dy + at - p.in_x * X, p.in_x, a.log_x, a.out_width - group, numbers);
     };
     const int rows = min(a.rows, a.out_height - oy);
     separable ? walk<true, C, X, 1, A, A>(taps, rows, source, finish) : walk<false, C, X, 1, A, A>(taps, rows, source, finish);

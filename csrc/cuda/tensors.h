@@ -36,6 +36,11 @@ inline Tensor scratch(const Tensor& x, int64_t count) {
   return fresh(torch::stable::new_empty(x, {count}, wide_type(x)), "scratch");
 }
 
+// x in the type of the arithmetic; itself where that is its own.
+inline Tensor in_wide(const Tensor& x) {
+  return x.scalar_type() == wide_type(x) ? x : torch::stable::to(x, wide_type(x));
+}
+
 inline void check_given(const Tensor& t, const Tensor& x, ScalarType type, int64_t count) {
   STD_TORCH_CHECK(t.device() == x.device() && t.scalar_type() == type && t.numel() == count,
                   "idgan_fast: a kernel was given a tensor of another device, dtype or size than it takes");

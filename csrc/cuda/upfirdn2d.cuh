@@ -60,7 +60,8 @@ constexpr int kFirBlocks = std::is_same_v<E, Identity> ? 4 : 3;
 template <Change C>
 constexpr int kAcross = kUp<C>;  // results of a thread side by side, of channels_last
 
-template <class T, Change C, class E>
+// O: the type of the result.
+template <class T, Change C, class E, class O>
 __global__ void __launch_bounds__(kFirThreads, kFirBlocks<E>) fir_channels_last_kernel(Fir a, E epilogue) {
   using A = wide_t<T>;
   constexpr int L = kVector<T>, X = kAcross<C>;
@@ -72,7 +73,7 @@ __global__ void __launch_bounds__(kFirThreads, kFirBlocks<E>) fir_channels_last_
   const Follow<E, A, L> follow(epilogue, p.image, channel, a.channels);
   const int ix = (ox * kDown<C> - a.pad_x) / kUp<C>, iy = (oy * kDown<C> - a.pad_y) / kUp<C>;
   const T* const in = static_cast<const T*>(a.in) + p.image * a.height * a.width * a.channels + channel;
-  T* const out = static_cast<T*>(a.out) + p.image * a.out_height * a.out_width * a.channels + channel;
+  O* const out = static_cast<O*>(a.out) + p.image * a.out_height * a.out_width * a.channels + channel;
   const auto source = [&](int s, Vec<T, L>(&window)[kWindow<C, X>]) {
     const int y = iy + s;
     const bool there = y >= 0 && y < a.height;
@@ -90,10 +91,10 @@ __global__ void __launch_bounds__(kFirThreads, kFirBlocks<E>) fir_channels_last_
     for (int x = 0; x < X; x++) {
       if (ox + x >= a.out_width) break;
       const A noise = follow.noise_at(pixel + x);
-      Vec<T, L> result;
+      Vec<O, L> result;
 #pragma unroll
-      for (int l = 0; l < L; l++) result.at[l] = rounded<T>(follow.run(sums[x].at[l], l, noise));
-      store(out + (pixel + x) * a.channels, result);
+      for (int l = 0; l < L; l++) result.at[l] = rounded<O>(follow.run(sums[x].at[l], l, noise));
+      store_pieces(out + (pixel + x) * a.channels, result);
     }
   };
   const int rows = min(a.rows, a.out_height - oy);
@@ -103,16 +104,38 @@ __global__ void __launch_bounds__(kFirThreads, kFirBlocks<E>) fir_channels_last_
 // The shared memory of a block's input, in bytes.
 constexpr int kTileBytes = 20480;
 
-// N numbers from element `at` of an array of `count` on, wherever that lies: 16 bytes on either side, shifted. Numbers
-// beyond the array are 0. aligned: the array's first element lies at a multiple of 16 bytes.
+// Two vectors of 16 bytes side by side, of which 16 bytes are wanted from any number on.
+template <class T>
+union Two {
+  uint32_t word[8];
+  Vec<T, kVector<T>> half[2];
+  __device__ Two() : word{} {}
+
+  // Those from number `shift` of the first on.
+  __device__ __forceinline__ Vec<T, kVector<T>> from(int shift) {
+    const int bytes = shift * int(sizeof(T));
+    if (bytes & 8) {
+#pragma unroll
+      for (int i = 0; i < 6; i++) word[i] = word[i + 2];
+    }
+    if (bytes & 4) {
+#pragma unroll
+      for (int i = 0; i < 5; i++) word[i] = word[i + 1];
+    }
+    if (bytes & 2) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) word[i] = word[i] >> 16 | word[i + 1] << 16;
+    }
+    return half[0];
+  }
+};
+
+// Numbers from element `at` of an array of `count` on, wherever that lies: 16 bytes on either side, shifted. Those beyond
+// the array are 0. aligned: the array's first element lies at a multiple of 16 bytes.
 template <class T, int N = kVector<T>>
 __device__ __forceinline__ Vec<T, N> load_shifted(const T* array, int64_t count, int64_t at, bool aligned) {
   const int shift = aligned ? int(at & (N - 1)) : 0;
-  union Words {
-    uint32_t word[8];
-    Vec<T, N> half[2];
-    __device__ Words() : word{} {}
-  } both;
+  Two<T> both;
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     const int64_t from = at - shift + h * N;
@@ -125,27 +148,44 @@ __device__ __forceinline__ Vec<T, N> load_shifted(const T* array, int64_t count,
         if (from + i >= 0 && from + i < count) both.half[h].at[i] = array[from + i];
     }
   }
-  const int bytes = shift * int(sizeof(T));
-  if (bytes & 8) {
+  return both.from(shift);
+}
+
+// Stores `count` numbers of a row from `row` on, of which 2^log_threads threads side by side, of one warp, have 16 bytes
+// each, thread number x the xth. Where these do not lie at multiples of 16 bytes, each thread takes the numbers up to the
+// next multiple from the one behind it. For all of these threads.
+template <class T>
+__device__ __forceinline__ void store_row(T* row, int x, int log_threads, int count, const Vec<T, kVector<T>>& mine) {
+  constexpr int N = kVector<T>;
+  const int threads = 1 << log_threads, lane = threadIdx.x % 32;
+  const int behind = int(reinterpret_cast<uintptr_t>(row) / sizeof(T) % N), shift = behind ? N - behind : 0;
+  Two<T> both;
+  both.half[0] = mine;
+  if (shift) {
+    const unsigned mask = (threads == 32 ? 0xffffffffu : (1u << threads) - 1) << (lane & ~(threads - 1));
 #pragma unroll
-    for (int i = 0; i < 6; i++) both.word[i] = both.word[i + 2];
+    for (int i = 0; i < 4; i++) both.word[4 + i] = __shfl_down_sync(mask, both.word[i], 1, threads);
   }
-  if (bytes & 4) {
+  const Vec<T, N> numbers = both.from(shift);
+  const int first = x * N + shift, there = x == threads - 1 ? N - shift : N;  // the last has none behind it
+  if (there == N && first + N <= count) {
+    store(row + first, numbers);
+  } else {
 #pragma unroll
-    for (int i = 0; i < 5; i++) both.word[i] = both.word[i + 1];
+    for (int i = 0; i < N; i++)
+      if (i < there && first + i < count) row[first + i] = numbers.at[i];
   }
-  if (bytes & 2) {
+  if (x > 0) return;
 #pragma unroll
-    for (int i = 0; i < 4; i++) both.word[i] = both.word[i] >> 16 | both.word[i + 1] << 16;
-  }
-  return both.half[0];
+  for (int i = 0; i < N; i++)
+    if (i < shift && i < count) row[i] = mine.at[i];
 }
 
 // How a block's input lies in shared memory: [images, rows, pitch], pitch a multiple of 16 bytes.
 struct Tile {
   int rows, pitch;
   Divisor by_rows, by_vectors;  // by_vectors: those of a row
-  bool aligned, wide_out;       // the input's first element lies at 16 bytes; so does every row of the result and its noise
+  bool aligned, aligned_noise;  // the input's first element lies at 16 bytes; so does every row of noise
 };
 
 // Numbers of a row that a thread reads from shared memory at once.
@@ -181,9 +221,10 @@ __global__ void __launch_bounds__(kFirThreads, 5) fir_planes_kernel(Fir a, Tile 
     input[i] = numbers;
   }
   __syncthreads();
-  const int ox = p.x * X, oy = p.y * a.rows;
-  if (p.image >= a.images || ox >= a.out_width || oy >= a.out_height) return;
-  const int sample = int(p.image / a.channels), channel = int(p.image - int64_t(sample) * a.channels);
+  const int ox = p.x * X, oy = p.y * a.rows, group = (p.block_x << a.log_x) * X;
+  if (p.image >= a.images || oy >= a.out_height) return;
+  const int64_t sample = p.image / a.channels;
+  const int channel = int(p.image - sample * a.channels);
   const Follow<E, A, 1> follow(epilogue, sample, channel, a.channels);
   const int row_in = p.image_in * tile.rows + p.in_y * a.rows * kDown<C> / kUp<C>;
   const T* const mine = reinterpret_cast<const T*>(input) + row_in * tile.pitch + p.in_x * X * kDown<C> / kUp<C>;
@@ -198,16 +239,18 @@ __global__ void __launch_bounds__(kFirThreads, 5) fir_planes_kernel(Fir a, Tile 
   };
   const auto finish = [&](int r, const Vec<A, 1>(&sums)[X]) {
     const int64_t pixel = int64_t(oy + r) * a.out_width + ox;
-    if (tile.wide_out) {
-      const Vec<A, V> noise = follow.template noises_at<V>(pixel);
-      Vec<T, V> result;
+    Vec<A, V> noise{};
+    if (tile.aligned_noise && ox < a.out_width) {
+      noise = follow.template noises_at<V>(pixel);
+    } else {
 #pragma unroll
-      for (int x = 0; x < X; x++) result.at[x] = rounded<T>(follow.run(sums[x].at[0], 0, noise.at[x]));
-      return store(out + pixel, result);
+      for (int x = 0; x < X; x++)
+        if (ox + x < a.out_width) noise.at[x] = follow.noise_at(pixel + x);
     }
+    Vec<T, V> result;
 #pragma unroll
-    for (int x = 0; x < X; x++)
-      if (ox + x < a.out_width) out[pixel + x] = rounded<T>(follow.run(sums[x].at[0], 0, follow.noise_at(pixel + x)));
+    for (int x = 0; x < X; x++) result.at[x] = rounded<T>(follow.run(sums[x].at[0], 0, noise.at[x]));
+    store_row(out + pixel - p.in_x * X, p.in_x, a.log_x, a.out_width - group, result);
   };
   const int rows = min(a.rows, a.out_height - oy);
   separable ? walk<true, C, X, 1, T, A>(taps, rows, source, finish) : walk<false, C, X, 1, T, A>(taps, rows, source, finish);

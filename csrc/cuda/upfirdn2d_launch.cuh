@@ -10,14 +10,6 @@
 
 namespace idgan {
 
-inline int log2_up(int64_t n) {
-  int log = 0;
-  while ((int64_t(1) << log) < n) log++;
-  return log;
-}
-
-inline bool at_16_bytes(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
-
 inline Filter filter_of(const FirCall& a) { return {a.f, a.f_height, a.f_width, a.both_axes, a.flip, a.gain}; }
 
 template <class A>
@@ -131,19 +123,19 @@ Division2d divided_planes(const FirCall& a) {
   while (rows > 2 && plan(rows).blocks < 2 * a.processors) rows /= 2;
   Division2d d = plan(rows);
   d.tile.by_rows = Divisor(uint32_t(d.tile.rows)), d.tile.by_vectors = Divisor(uint32_t(d.tile.pitch / V));
-  d.tile.aligned = at_16_bytes(a.in), d.tile.wide_out = at_16_bytes(a.out) && a.out_width % V == 0;
+  d.tile.aligned = at_16_bytes(a.in);
   return d;
 }
 
-template <class T, Change C, class E>
+template <class T, Change C, class E, class O = T>
 void walked(const FirCall& a, const E& epilogue, cudaStream_t stream) {
   if (a.channels_last) {
     const Division2d d = divided_channels_last<T, C>(a);
-    const auto kernel = fir_channels_last_kernel<T, C, E>;
+    const auto kernel = fir_channels_last_kernel<T, C, E, O>;
     LAUNCH(kernel, grid_of(d.blocks), dim3(d.threads), stream, d.fir, epilogue);
   } else {
     Division2d d = divided_planes<T, C, T>(a);
-    d.tile.wide_out &= aligned_noise(epilogue);
+    d.tile.aligned_noise = aligned_noise(epilogue) && a.out_width % kVector<T> == 0;
     const auto kernel = fir_planes_kernel<T, C, E>;
     LAUNCH(kernel, grid_of(d.blocks), dim3(d.threads), stream, d.fir, d.tile, epilogue);
   }

@@ -92,6 +92,18 @@ __device__ __forceinline__ void store(T* to, const Vec<T, N>& v) {
   *reinterpret_cast<M*>(to) = *reinterpret_cast<const M*>(&v);
 }
 
+template <int N, class T>
+__device__ __forceinline__ void store_pieces(T* to, const Vec<T, N>& v) {
+  constexpr int M = N < kVector<T> ? N : kVector<T>;
+#pragma unroll
+  for (int i = 0; i < N; i += M) {
+    Vec<T, M> piece;
+#pragma unroll
+    for (int j = 0; j < M; j++) piece.at[j] = v.at[i + j];
+    store(to + i, piece);
+  }
+}
+
 __device__ __forceinline__ float widened(float v) { return v; }
 __device__ __forceinline__ double widened(double v) { return v; }
 __device__ __forceinline__ float widened(__half v) { return __half2float(v); }

@@ -43,3 +43,27 @@ def test_a_result_that_rounding_takes_to_the_clamp_has_no_gradient(layout: torch
     assert (out == 0.75).all()
     dy, *_ = Host().styled_epilogue_bwd(torch.ones_like(out), [y], out, *tensors, *numbers, [0] * 5)
     assert not dy[0].any()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize("which", ["dout", "y", "out"])
+@pytest.mark.parametrize("f", [torch.rand(4, 4), None, torch.rand(60) / 30], ids=["four", "none", "long"])
+def test_images_beside_multiples_of_sixteen_bytes(
+    f: torch.Tensor | None, which: str, layout: torch.memory_format
+) -> None:
+    size, padding = (12, [30, 29, 30, 29]) if f is not None and f.ndim == 1 else (9, [2, 1, 2, 1])
+    y = torch.randn(2, 16, size, size, dtype=torch.float16).contiguous(memory_format=layout)
+    tensors = (f, torch.rand(2, 16), torch.randn(1, 1, size, size), torch.tensor(0.3), torch.randn(16), None)
+    numbers = ([0] * 4 if f is None else padding, 1.5, 0.2, 1.4, None)
+    out = styled_epilogue.forward_reference([y], *tensors, *numbers)
+    images = {"dout": torch.randn_like(out), "y": y, "out": out}
+    moved = torch.empty(images[which].numel() + 1, dtype=torch.float16)[1:]
+    images[which] = moved.as_strided(images[which].shape, images[which].stride()).copy_(images[which])
+    assert images[which].data_ptr() % 16
+    arguments = (images["dout"], [images["y"]], images["out"], *tensors, *numbers, [1, 1, 1, 1, 0])
+    got, wanted = Host().styled_epilogue_bwd(*arguments), styled_epilogue.backward_reference(*arguments)
+    fuzz.assert_same(got[0][0], wanted[0][0], 2e-3, which)
+    for one, other in zip(got[1:], wanted[1:], strict=True):
+        fuzz.assert_same(one, other, 1e-4, which)
+    forward = Host().styled_epilogue_fwd([images["y"]], *tensors, *numbers)
+    fuzz.assert_same(forward, out, 2e-3, which)

@@ -48,4 +48,5 @@ def test_a_layer_with_a_filter(layout: str, dtype: str) -> None:
             assert 1 <= one.ratio <= 1.3, one
         elif layout == "NHWC":
             assert_clean(one)
-            assert one.ratio <= 1.45, one
+            again = 0 if "next" not in one.name else 5 if dtype == "fp16" else 2.5  # z, in float32
+            assert one.moved / traffic.image_sectors(dtype) <= 5 + again, one

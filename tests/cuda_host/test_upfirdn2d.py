@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tests.cuda_host import host
+from idgan_fast.ops.upfirdn2d import reference
+from tests.cuda_host import host, traffic
 from tests.cuda_host.host import Host
 from tests.ops import fuzz
 
@@ -28,3 +29,36 @@ def test_four_taps(dtype: torch.dtype, order: str) -> None:
 def test_one_block_and_many(processors: int) -> None:
     torch.manual_seed(0)
     fuzz.check_four_taps(Host("random", processors=processors), torch.float16, 40)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "fp32"])
+def test_rows_of_odd_length_are_written_by_16_bytes_but_for_their_ends(dtype: str) -> None:
+    x, kernels = traffic.image("NCHW", dtype, 1, 8, 64, 64), Host("random", mode="counted")
+    y = kernels.upfirdn2d(x, traffic.FILTER, [1, 1], [1, 1], [2, 2, 2, 2], False, 1.0)
+    assert kernels.traffic["race"] == ""
+    accesses = kernels.traffic["buffers"]["out0"]["write"]["accesses"]
+    vector = 16 // x.element_size()
+    assert accesses.pop("16") >= 8 * 65 * (65 // vector - 1)
+    assert accesses.pop(str(x.element_size())) <= 8 * 65 * (2 * vector - 1)
+    assert not accesses
+    assert y.shape == (1, 8, 65, 65)
+
+
+@pytest.mark.parametrize("dtype", fuzz.DTYPES, ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
+def test_long_filters_pass_along_one_axis_after_the_other(layout: torch.memory_format, dtype: torch.dtype) -> None:
+    x, f = torch.randn(2, 3, 9, 17).to(dtype).contiguous(memory_format=layout), torch.randn(200) / 14
+    numbers = ([2, 1], [1, 2], [150, 120, 140, 130], False, 1.5)
+    fuzz.assert_same(Host().upfirdn2d(x, f, *numbers), reference(x, f, *numbers), fuzz.ROUNDING[dtype], dtype)
+
+
+def test_small_taps_are_not_taken_for_an_outer_product() -> None:
+    torch.manual_seed(0)
+    x, f = torch.randn(1, 4, 8, 8) * 1e24, torch.randn(4, 4) * 1e-24
+    numbers = ([1, 1], [1, 1], [2, 1, 2, 1], False, 1.0)
+    fuzz.assert_same(Host().upfirdn2d(x, f, *numbers), reference(x, f, *numbers), 4e-6, "small")
+
+
+def test_too_large_a_filter_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match=r"must fit 40 KB.*backend"):
+        Host().upfirdn2d(torch.randn(1, 1, 200, 200), torch.randn(150, 150), [1, 1], [1, 1], [0] * 4, False, 1.0)
