@@ -34,7 +34,8 @@ struct Buffer {
 struct Touched {
   uint64_t epoch = 0, warp_epoch = 0;
   unsigned thread = 0;
-  bool several = false;  // other threads too, in the same epoch
+  bool several = false;  // threads of other warps too, in the same epoch
+  bool mates = false;    // other threads of this warp too, in the same epoch of the warp
 };
 
 struct Byte {
@@ -77,13 +78,15 @@ bool is_shared(uintptr_t at) {
 // Whether an earlier access by another thread has no order with this one.
 bool unordered(const Touched& earlier, const on_host::Thread& me, unsigned number) {
   if (earlier.epoch != on_host::block->epoch) return false;
-  if (earlier.several) return true;
-  if (earlier.thread == number) return false;
-  return earlier.thread / on_host::kWarp != me.warp || earlier.warp_epoch == on_host::block->warp_epochs[me.warp];
+  if (earlier.several || earlier.thread / on_host::kWarp != me.warp) return true;
+  return (earlier.mates || earlier.thread != number) && earlier.warp_epoch == on_host::block->warp_epochs[me.warp];
 }
 
 void touch(Touched& t, const on_host::Thread& me, unsigned number) {
-  t.several = t.epoch == on_host::block->epoch && (t.several || t.thread != number) && t.thread / on_host::kWarp != me.warp;
+  const bool again = t.epoch == on_host::block->epoch, same_warp = t.thread / on_host::kWarp == me.warp;
+  const bool same_time = same_warp && t.warp_epoch == on_host::block->warp_epochs[me.warp];
+  t.several = again && (t.several || !same_warp);
+  t.mates = again && same_time && (t.mates || t.thread != number);
   t.epoch = on_host::block->epoch, t.thread = number, t.warp_epoch = on_host::block->warp_epochs[me.warp];
 }
 

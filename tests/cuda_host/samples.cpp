@@ -6,7 +6,7 @@
 
 #include "launch.cuh"
 
-enum Bug { kNone, kNoBarrier, kDivergent, kHalfWarp, kMissingLanes, kBeyondInput, kBeyondShared };
+enum Bug { kNone, kNoBarrier, kDivergent, kHalfWarp, kMissingLanes, kBeyondInput, kBeyondShared, kTwoReaders };
 
 template <Bug BUG>
 __global__ void sum_kernel(const float* x, float* sums, int count) {
@@ -21,6 +21,7 @@ __global__ void sum_kernel(const float* x, float* sums, int count) {
   }
   if (t < 32) {
     float total = parts[t] + parts[63 - t];
+    if (BUG == kTwoReaders && parts[32 + t / 2] >= 0 && t % 2) parts[32 + t / 2] = 0;  // which the neighbour reads too
     for (int by = 16; by; by >>= 1) {
       if (BUG == kHalfWarp && t >= 16) break;
       total += __shfl_xor_sync(BUG == kMissingLanes && t >= 16 ? 0x0000ffffu : 0xffffffffu, total, by);
@@ -53,6 +54,7 @@ extern "C" const char* sample(int bug, const float* x, float* sums, int count, i
     case kMissingLanes: return run<kMissingLanes>(x, sums, count, order, seed);
     case kBeyondInput: return run<kBeyondInput>(x, sums, count, order, seed);
     case kBeyondShared: return run<kBeyondShared>(x, sums, count, order, seed);
+    case kTwoReaders: return run<kTwoReaders>(x, sums, count, order, seed);
     default: return run<kNone>(x, sums, count, order, seed);
   }
 }

@@ -12,7 +12,7 @@ from tests.cuda_host import host
 from tests.ops.test_sanitizers import runtimes
 
 pytestmark = pytest.mark.skipif(host.missing() is not None, reason=str(host.missing()))
-BUGS = ("none", "no barrier", "divergent", "half warp", "missing lanes", "beyond input", "beyond shared")
+BUGS = ("none", "no barrier", "divergent", "half warp", "missing lanes", "beyond input", "beyond shared", "two readers")
 
 
 def summed(bug: str, order: str = "forward", mode: str = "plain", count: int = 200, seed: int = 1) -> torch.Tensor:
@@ -53,6 +53,12 @@ def test_a_missing_barrier_shows_in_an_order_and_as_a_race() -> None:
     for order in host.ORDERS:
         with pytest.raises(RuntimeError, match="race on shared memory"):
             summed("no barrier", order, "counted")
+
+
+def test_a_write_to_what_several_have_read_is_a_race() -> None:
+    for order in host.ORDERS:
+        with pytest.raises(RuntimeError, match="race on shared memory"):
+            summed("two readers", order, "counted")
 
 
 @pytest.mark.parametrize(
