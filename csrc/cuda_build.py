@@ -14,7 +14,8 @@ from setuptools.errors import PlatformError
 
 TORCH_TARGET = "0x020d000000000000"  # 2.13, the oldest that pyproject.toml allows
 NVCC = ["-std=c++20", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-Xfatbin", "-compress-all"]
-ALL = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"  # of GPUs that torch for CUDA 13 serves; the last as text for those to come
+ALL = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"  # since Ampere; the last as text for those to come
+NAMES = {"ampere": "8.0;8.6", "ada": "8.9", "hopper": "9.0", "blackwell": "10.0;12.0"}  # as torch has them
 PACKAGES = "nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl"
 
 
@@ -108,6 +109,8 @@ def present() -> list[str]:
 def flags(architectures: str) -> list[str]:
     """What nvcc is told for a list such as "8.0;9.0a 12.0+PTX"."""
     made = []
+    for name, numbers in NAMES.items():
+        architectures = re.sub(rf"\b{name}\b", numbers, architectures, flags=re.IGNORECASE)
     for one in re.split(r"[;,\s]+", architectures.strip(";, \t\n")):
         found = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", one)
         if found is None:

@@ -45,6 +45,7 @@ def with_runtime(folder: Path, major: int) -> Path:
     [
         ("8.0", ["compute_80,code=sm_80"]),
         ("8.0;9.0+PTX", ["compute_80,code=sm_80", "compute_90,code=sm_90", "compute_90,code=compute_90"]),
+        ("Hopper;Ada", ["compute_90,code=sm_90", "compute_89,code=sm_89"]),
         (" 8.0 9.0a, 12.0f ;8.0", ["compute_80,code=sm_80", "compute_90a,code=sm_90a", "compute_120f,code=sm_120f"]),
     ],
 )
@@ -52,7 +53,7 @@ def test_lists_of_architectures(listed: str, wanted: list[str]) -> None:
     assert BUILD.flags(listed) == [f"-gencode=arch={one}" for one in wanted]
 
 
-@pytest.mark.parametrize("listed", ["Hopper", "90", "sm_90", "9.0+ptx", "8.0;;x"])
+@pytest.mark.parametrize("listed", ["Hoper", "90", "sm_90", "9.0+ptx", "8.0;;x"])
 def test_what_is_no_list_of_architectures(listed: str) -> None:
     with pytest.raises(PlatformError, match="TORCH_CUDA_ARCH_LIST: must be a list such as"):
         BUILD.flags(listed)
