@@ -1,7 +1,7 @@
 // Activations of v, their first and second derivatives; the formulas of idgan_fast/ops/activations.py.
 //
-// The piecewise linear ones are leaky ReLU with a slope of 1, 0 or alpha. Which of the smooth ones it is the kernels find
-// out as they run, the same way for all threads: a kernel of its own for each would be five times the library.
+// The piecewise linear ones are leaky ReLU with a slope of 1, 0 or alpha. Which of the smooth ones it is the kernels
+// find out as they run, the same way for all threads: a kernel of its own for each would be five times the library.
 #pragma once
 
 #include <math.h>

@@ -143,7 +143,8 @@ __global__ void __launch_bounds__(kThreads, kResident<T>)
   const uint32_t vectors = count / N, step = gridDim.x * kThreads, me = blockIdx.x * kThreads + threadIdx.x;
   Vec<A, N> sums = repeated<N>(A(0));
   for (uint32_t i = me; i < vectors; i += step)
-    apply<T, OP, N>(arrays, i * N, biases<N>(arrays.b, i * N, channels), biases<N>(arrays.ddb, i * N, channels), numbers, sums);
+    apply<T, OP, N>(arrays, i * N, biases<N>(arrays.b, i * N, channels), biases<N>(arrays.ddb, i * N, channels),
+                    numbers, sums);
   const uint32_t i = vectors * N + me;  // the rest
   if (N > 1 && i < count) {
     Vec<A, 1> sum = repeated<1>(A(0));
@@ -162,7 +163,8 @@ __global__ void __launch_bounds__(kThreads, kResident<T>)
   const uint32_t block = blockIdx.x / pieces, which = blockIdx.x - block * pieces, of_row = 1u << log_p;
   const int64_t mine = int64_t(block) * (kThreads >> log_p) + (threadIdx.x >> log_p), me = threadIdx.x & (of_row - 1);
   const bool there = mine < rows;
-  const uint32_t row = there ? uint32_t(mine) : 0, sample = by_channels.quotient(row), c = row - sample * by_channels.by;
+  const uint32_t row = there ? uint32_t(mine) : 0, sample = by_channels.quotient(row),
+                 c = row - sample * by_channels.by;
   const int64_t begin = int64_t(row) * inner + which * piece;
   const int64_t end = there ? int64_t(row) * inner + (which + 1 == pieces ? inner : (which + 1) * piece) : begin;
   const A b = arrays.b ? arrays.b[c] : A(-0.0), ddb = arrays.ddb ? arrays.ddb[c] : A(-0.0);

@@ -49,7 +49,8 @@ void in_parts(int64_t outer, int64_t channels, int64_t inner, bool biased, F&& f
   if (sample <= kPart) {
     int64_t samples = kPart / sample;
     if (samples >= 16) samples = samples / 16 * 16;  // so that parts begin at multiples of 16 bytes
-    for (int64_t n = 0; n < outer; n += samples) f(n * sample, std::min(samples, outer - n), channels, inner, int64_t(0));
+    for (int64_t n = 0; n < outer; n += samples)
+      f(n * sample, std::min(samples, outer - n), channels, inner, int64_t(0));
     return;
   }
   for (int64_t row = 0; row < outer * channels; row++)
@@ -116,7 +117,8 @@ void with_sums(const BiasActCall& a, cudaStream_t stream) {
   const uint32_t channels = uint32_t(a.channels);
   if (a.inner > 1) {
     const int64_t rows = a.outer * a.channels, blocks = ceil_div<int64_t>(rows, kThreads >> d.log_p) * d.pieces;
-    if (std::max(rows, blocks) > kMaxGrid) throw std::runtime_error("bias_act: at most 2^31 rows of pixels have a bias gradient");
+    if (std::max(rows, blocks) > kMaxGrid)
+      throw std::runtime_error("bias_act: at most 2^31 rows of pixels have a bias gradient");
     const auto kernel = wide ? rows_kernel<T, OP, kVector<T>> : rows_kernel<T, OP, 1>;
     LAUNCH(kernel, dim3(uint32_t(blocks)), dim3(kThreads), stream, arrays, table, a.inner, rows, d.log_p, d.piece,
            d.pieces, Divisor(channels), numbers);

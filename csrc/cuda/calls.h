@@ -1,4 +1,5 @@
-// What the CUDA kernels offer to the torch-facing files: plain structures, pointers and sizes. No torch, no CUDA header.
+// What the CUDA kernels offer to the torch-facing files: plain structures, pointers and sizes, without a header of
+// torch or CUDA.
 //
 // Every function launches on the stream that it is given and does not wait; an error is a std::runtime_error.
 #pragma once

@@ -1,5 +1,6 @@
-// What follows a convolution or a filter in a StyleGAN2 layer: v = u scale + noise strength + b, z = clamp(gain lrelu(v)),
-// the result z next. Each of them may be missing; all numbers are of the type of the arithmetic.
+// What follows a convolution or a filter in a StyleGAN2 layer: v = u scale + noise strength + b,
+// z = clamp(gain lrelu(v)), the result z next. Each of them may be missing; all numbers are of the type of the
+// arithmetic.
 #pragma once
 
 #include "activations.cuh"

@@ -99,7 +99,8 @@ __device__ __forceinline__ void along_x(const Vec<T, L> (&window)[kWindow<C, X>]
       const int k = i * kUp<C> - x * kDown<C>;
       if (k < 0 || k >= kTaps) continue;
 #pragma unroll
-      for (int l = 0; l < L; l++) sums[x].at[l] = k < kUp<C> ? pixel.at[l] * taps[k] : sums[x].at[l] + pixel.at[l] * taps[k];
+      for (int l = 0; l < L; l++)
+        sums[x].at[l] = k < kUp<C> ? pixel.at[l] * taps[k] : sums[x].at[l] + pixel.at[l] * taps[k];
     }
   }
 }

@@ -97,7 +97,8 @@ __global__ void __launch_bounds__(kAnyThreads, 4) fir_any_kernel(FirAny a, Epilo
   if (a.filter.both_axes) {
     between.each([&](int lane, int row, int column, int i) {
       A sum = 0;
-      each_tap(a.x, ox + column, ix, [&](int x, int k) { sum += numbers[input.at(lane, row, x)] * a.filter.along<A>(k); });
+      each_tap(a.x, ox + column, ix,
+               [&](int x, int k) { sum += numbers[input.at(lane, row, x)] * a.filter.along<A>(k); });
       along_x[i] = sum * gain;
     });
     __syncthreads();

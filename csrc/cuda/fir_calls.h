@@ -65,7 +65,8 @@ struct BackwardCall {
 int64_t epilogue_bwd_table(const PixelsCall& a);
 void epilogue_bwd(const PixelsCall& a, const BackwardCall& b, const EpilogueCall& e, CUstream_st* stream);
 
-// dnoise [images, pixels]: strength times the sums of h over channels, and over the samples that share an image's noise.
+// dnoise [images, pixels]: strength times the sums of h over channels, and over the samples that share an image's
+// noise.
 void noise_bwd(const PixelsCall& a, const BackwardCall& b, void* dnoise, int64_t images, const EpilogueCall& e,
                CUstream_st* stream);
 

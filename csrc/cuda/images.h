@@ -20,7 +20,8 @@ struct Image {
   // In a layout that one pixel alone does not show.
   Image(const Tensor& given, bool last)
       : last(last), x(dense(given, last)), n(x.size(0)), c(x.size(1)), h(x.size(2)), w(x.size(3)) {
-    STD_TORCH_CHECK(std::max({c, h, w}) < int64_t(1) << 31, "idgan_fast: an image must have fewer than 2^31 pixels along an axis");
+    STD_TORCH_CHECK(std::max({c, h, w}) < int64_t(1) << 31,
+                    "idgan_fast: an image must have fewer than 2^31 pixels along an axis");
   }
 };
 
@@ -46,7 +47,8 @@ inline FirCall fir_of(const Image& image, const FilterTaps& taps, int64_t out_h,
   FirCall a{};
   a.dtype = dtype_of(image.x), a.channels_last = image.last, a.in = image.x.data_ptr();
   a.f = static_cast<const float*>(data_or_null(taps.f));
-  a.f_height = int(taps.height), a.f_width = int(taps.width), a.both_axes = taps.both_axes(), a.flip = flip, a.gain = gain;
+  a.f_height = int(taps.height), a.f_width = int(taps.width), a.both_axes = taps.both_axes(), a.flip = flip,
+  a.gain = gain;
   a.samples = image.n, a.channels = int(image.c), a.height = int(image.h), a.width = int(image.w);
   a.out_height = int(out_h), a.out_width = int(out_w);
   a.up_x = a.up_y = a.down_x = a.down_y = 1, a.pad_x = int(pad_x), a.pad_y = int(pad_y);

@@ -1,11 +1,10 @@
 // energy[o, i] = the sum over k of weight[o, i, k]^2: what demodulation needs of a weight.
 //
-// weight [O, I, taps], or [O, taps, I] if it is channels_last, of float16, bfloat16, float32 or float64; energy [O, I] in
-// the type of the arithmetic, float32 for the half types. Where channels lie side by side, a thread has 16 bytes of them
-// and goes through the taps. Where taps do, a block reads the taps of up to 256 kernels by 16 bytes, whatever the number
-// of taps, and lays their squares into shared memory, from which a thread sums a kernel.
-// Bytes: weight and energy once. Operations: 2 a number. Sums tap after tap. Source: Karras et al., arXiv 1912.04958,
-// equation 3.
+// weight [O, I, taps], or [O, taps, I] if it is channels_last, of float16, bfloat16, float32 or float64; energy [O, I]
+// in the type of the arithmetic, float32 for the half types. Where channels lie side by side, a thread has 16 bytes of
+// them and goes through the taps. Where taps do, a block reads the taps of up to 256 kernels by 16 bytes, whatever the
+// number of taps, and lays their squares into shared memory, from which a thread sums a kernel. Bytes: weight and
+// energy once. Operations: 2 a number. Sums tap after tap. Source: Karras et al., arXiv 1912.04958, equation 3.
 #pragma once
 
 #include "vector.cuh"

@@ -39,8 +39,9 @@ PixelsCall pixels_of(const Image& image, int processors) {
 
 // Through a filter of any length, to a result of dtype `to`: a long filter, and a wide result that no kernel gives of
 // narrow images, are computed in the type of the arithmetic.
-Tensor through_filter(const Image& y, const FilterTaps& taps, const std::vector<int64_t>& padding, double gain, int64_t h,
-                      int64_t w, const EpilogueCall& e, const OnDevice& on, ScalarType to, const char* kind) {
+Tensor through_filter(const Image& y, const FilterTaps& taps, const std::vector<int64_t>& padding, double gain,
+                      int64_t h, int64_t w, const EpilogueCall& e, const OnDevice& on, ScalarType to,
+                      const char* kind) {
   const auto call = [&](const Image& from, const Tensor& result) {
     FirCall a = fir_of(from, taps, h, w, padding[0], padding[2], false, gain);
     a.out = result.data_ptr(), a.processors = on.processors;
@@ -68,8 +69,8 @@ Tensor through_filter(const Image& y, const FilterTaps& taps, const std::vector<
   return to == wide ? out : torch::stable::copy_(out, result);
 }
 
-Tensor epilogue_forward(std::vector<Tensor> parts, Small f, Small scale, Small noise, Small strength, Small b, Small next,
-                        std::vector<int64_t> padding, double fir_gain, double slope, double gain,
+Tensor epilogue_forward(std::vector<Tensor> parts, Small f, Small scale, Small noise, Small strength, Small b,
+                        Small next, std::vector<int64_t> padding, double fir_gain, double slope, double gain,
                         std::optional<double> clamp) {
   const Image y(whole(parts));
   const FilterTaps taps(f, y.x);
@@ -94,14 +95,13 @@ struct Backward {
   const OnDevice on;
   std::vector<int64_t> padding;
   double fir_gain;
-  Tensor dy, dscale, dnoise, dstrength, db, dnext;
-  bool of_scale, of_noise, of_strength, of_b, of_next;
-  Tensor out;
+  Tensor out, dy, dscale, dnoise, dstrength, db, dnext;
+  std::vector<int64_t> want;  // which of the gradients by scale, noise, strength, b and next
 
   SumsCall sums(bool by_scale, bool by_others) const {
     const auto at = [](bool wanted, const Tensor& t) { return wanted ? t.data_ptr() : nullptr; };
-    return {at(by_scale && of_scale, dscale), at(by_others && of_strength, dstrength), at(by_others && of_b, db),
-            at(by_others && of_next, dnext), nullptr};
+    return {at(by_scale && want[0], dscale), at(by_others && want[2], dstrength), at(by_others && want[3], db),
+            at(by_others && want[4], dnext), nullptr};
   }
   static bool any(const SumsCall& s) { return s.scale || s.strength || s.bias || s.next; }
 
@@ -114,7 +114,7 @@ struct Backward {
   }
 
   void by_noise(const PixelsCall& a, const BackwardCall& b) const {
-    if (of_noise) noise_bwd(a, b, dnoise.data_ptr(), small.noise_images, small.call, on.stream);
+    if (want[1]) noise_bwd(a, b, dnoise.data_ptr(), small.noise_images, small.call, on.stream);
   }
 
   void run() const {
@@ -128,7 +128,7 @@ struct Backward {
     const bool wide = z.scalar_type() == wide_type(y.x);
     FirCall back = adjoint(dout);
     const int own_x = own(padding[0], padding[1], taps.width), own_y = own(padding[2], padding[3], taps.height);
-    const void* const y_of_scale = of_scale ? y.x.data_ptr() : nullptr;
+    const void* const y_of_scale = want[0] ? y.x.data_ptr() : nullptr;
     if (own_x < 0 || own_y < 0 || !fir_bwd_runs(back, z.data_ptr(), y_of_scale)) return anyhow(z);
     const PixelsCall a = pixels_of(dout, on.processors);
     BackwardCall b{dout.x.data_ptr(), z.data_ptr(), true, wide, dy.data_ptr(), sums(true, y.last)};
@@ -155,7 +155,8 @@ struct Backward {
     return a;
   }
 
-  // The pixel of dout in the window of dy's every pixel that is its own, so that each pixel of dout has one; -1 if none.
+  // A pixel of dy meets a window of dout. Which place in it is its own, so that over all of dy each pixel of dout has
+  // been someone's own once; -1 if there is no such place.
   static int own(int64_t before, int64_t after, int64_t taps) {
     const int64_t first = std::max<int64_t>(0, after), last = std::min(taps - 1, taps - 1 - before);
     return first <= last ? int(first) : -1;
@@ -186,8 +187,8 @@ struct Backward {
 };
 
 Gradients epilogue_backward(Tensor dout, std::vector<Tensor> parts, Tensor out, Small f, Small scale, Small noise,
-                            Small strength, Small b, Small next, std::vector<int64_t> padding, double fir_gain, double slope,
-                            double gain, std::optional<double> clamp, std::vector<int64_t> want) {
+                            Small strength, Small b, Small next, std::vector<int64_t> padding, double fir_gain,
+                            double slope, double gain, std::optional<double> clamp, std::vector<int64_t> want) {
   const Image y(whole(parts));
   const bool last = y.last;
   const auto sums_of = [&](bool wanted, std::vector<int64_t> size) {
@@ -201,9 +202,10 @@ Gradients epilogue_backward(Tensor dout, std::vector<Tensor> parts, Tensor out, 
     for (Tensor t : {dscale, dnoise, dstrength, db, dnext}) torch::stable::zero_(t);
   } else {
     dout = dense_like(dout, out, last), out = dense(out, last);
-    const Backward pass{y, Image(dout, last), FilterTaps(f, y.x), Small5(y, h * w, scale, noise, strength, b, next, slope, gain, clamp),
-                        OnDevice(y.x), f ? padding : std::vector<int64_t>{0, 0, 0, 0}, fir_gain, dy, dscale, dnoise, dstrength,
-                        db, dnext, want[0] != 0, want[1] != 0, want[2] != 0, want[3] != 0, want[4] != 0, out};
+    const Small5 small(y, h * w, scale, noise, strength, b, next, slope, gain, clamp);
+    if (!f) padding = {0, 0, 0, 0};
+    const Backward pass{y, Image(dout, last), FilterTaps(f, y.x), small, OnDevice(y.x), padding, fir_gain,
+                        out, dy, dscale, dnoise, dstrength, db, dnext, want};
     pass.run();
   }
   return {{dy}, dscale, dnoise, dstrength, db, dnext};

@@ -20,7 +20,8 @@ void filtered_epilogue(const FirCall& a, const EpilogueCall& e, CUstream_st* str
 }
 
 bool wide_out_runs(const FirCall& a) {
-  return a.channels_last && (a.dtype == Dtype::kHalf || a.dtype == Dtype::kBfloat16) && fir_bwd_runs(a, nullptr, nullptr);
+  return a.channels_last && (a.dtype == Dtype::kHalf || a.dtype == Dtype::kBfloat16) &&
+         fir_bwd_runs(a, nullptr, nullptr);
 }
 
 void epilogue_fwd(const PixelsCall& a, const void* y, void* out, const EpilogueCall& e, CUstream_st* stream) {
@@ -69,8 +70,10 @@ void noise_bwd(const PixelsCall& a, const BackwardCall& b, void* dnoise, int64_t
              static_cast<const T*>(b.dout), static_cast<const S*>(b.s), static_cast<A*>(dnoise), s, images,
              epilogue_of<A>(e, a.pixels));
     };
-    if (!b.of_z) return run(T(), a.channels_last ? noise_bwd_kernel<T, T, true, true> : noise_bwd_kernel<T, T, true, false>);
-    if (b.wide) return run(A(), a.channels_last ? noise_bwd_kernel<T, A, false, true> : noise_bwd_kernel<T, A, false, false>);
+    if (!b.of_z)
+      return run(T(), a.channels_last ? noise_bwd_kernel<T, T, true, true> : noise_bwd_kernel<T, T, true, false>);
+    if (b.wide)
+      return run(A(), a.channels_last ? noise_bwd_kernel<T, A, false, true> : noise_bwd_kernel<T, A, false, false>);
     run(T(), a.channels_last ? noise_bwd_kernel<T, T, false, true> : noise_bwd_kernel<T, T, false, false>);
   });
 }
@@ -81,7 +84,8 @@ bool fir_bwd_runs(const FirCall& a, const void* z, const void* y) {
   with_type(a.dtype, [&](auto t) {
     using T = decltype(t);
     Change change;
-    if constexpr (sizeof(T) < 8) runs = walkable(a, &change) && (!a.channels_last || (in_vectors<T>(a) && at_16_bytes(z) && at_16_bytes(y)));
+    if constexpr (sizeof(T) < 8)
+      runs = walkable(a, &change) && (!a.channels_last || (in_vectors<T>(a) && at_16_bytes(z) && at_16_bytes(y)));
   });
   return runs;
 }

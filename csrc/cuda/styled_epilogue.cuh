@@ -1,10 +1,10 @@
 // out = clamp(gain lrelu(y scale + noise strength + b)) next where no filter comes between, and its gradients.
 //
-// y [N, C, P pixels], NCHW or channels_last; the other tensors as in epilogue.cuh. channels_last: a thread has 16 bytes of
-// channels of a sample, whose numbers it keeps, and goes along pixels; NCHW: 16 bytes of pixels of a plane, and goes on
-// in it. Backward, with g = dout and M = dz/dv, from y alone: h = g next M, dy = h scale, and sums over pixels of y h for
-// scale, noise h for strength, h for b, g z for next. Blocks write theirs to a table [4, samples, pieces, channels].
-// Bytes: forward y + out; backward dout + y + dy. Operations: 10 and 20 an element, in float (double).
+// y [N, C, P pixels], NCHW or channels_last; the other tensors as in epilogue.cuh. channels_last: a thread has 16 bytes
+// of channels of a sample, whose numbers it keeps, and goes along pixels; NCHW: 16 bytes of pixels of a plane, and goes
+// on in it. Backward, with g = dout and M = dz/dv, from y alone: h = g next M, dy = h scale, and sums over pixels of y
+// h for scale, noise h for strength, h for b, g z for next. Blocks write theirs to a table [4, samples, pieces,
+// channels]. Bytes: forward y + out; backward dout + y + dy. Operations: 10 and 20 an element, in float (double).
 // Source: Karras et al., arXiv 1912.04958, section 2.2.
 #pragma once
 
@@ -15,8 +15,8 @@ namespace idgan {
 
 enum Summed : int { kOfScale, kOfStrength, kOfBias, kOfNext, kSummed };
 
-// Where the threads of a block are. channels_last: 2^log_c of them along vectors of channels, the others along pixels of
-// a sample. NCHW: 2^log_p along vectors of pixels, the others along planes.
+// Where the threads of a block are. channels_last: 2^log_c of them along vectors of channels, the others along pixels
+// of a sample. NCHW: 2^log_p along vectors of pixels, the others along planes.
 struct Strides {
   int64_t samples, pixels;
   int channels, log_c, log_p;
@@ -106,8 +106,8 @@ struct Table {
   bool wanted[kSummed];
 
   template <int L>
-  __device__ __forceinline__ void write(const Vec<A, L> (&sums)[kSummed], Vec<A, L>* parts, int log_first, int log_members,
-                                        int64_t sample, int64_t piece, int channel, bool mine) const {
+  __device__ __forceinline__ void write(const Vec<A, L> (&sums)[kSummed], Vec<A, L>* parts, int log_first,
+                                        int log_members, int64_t sample, int64_t piece, int channel, bool mine) const {
 #pragma unroll
     for (int k = 0; k < kSummed; k++) {
       if (!wanted[k]) continue;
@@ -123,8 +123,8 @@ struct Table {
 // dy and the table may be missing. s: y, or z, of type S.
 template <class T, class S, bool FROM_Y, bool LAST, int N>
 __global__ void __launch_bounds__(kEpilogueThreads, 2)
-    epilogue_bwd_kernel(const T* __restrict__ dout, const S* __restrict__ s, T* __restrict__ dy, Table<wide_t<T>> table, Strides strides,
-                        Epilogue<wide_t<T>> epilogue) {
+    epilogue_bwd_kernel(const T* __restrict__ dout, const S* __restrict__ s, T* __restrict__ dy, Table<wide_t<T>> table,
+                        Strides strides, Epilogue<wide_t<T>> epilogue) {
   using A = wide_t<T>;
   constexpr int L = LAST ? N : 1;
   __shared__ Vec<A, L> parts[kEpilogueThreads];
@@ -154,12 +154,13 @@ __global__ void __launch_bounds__(kEpilogueThreads, 2)
   table.write(sums, parts, LAST ? strides.log_c : 0, log_members, sample, walk.piece, channel, mine);
 }
 
-// noise[i] = strength times the sum of h over channels, and over samples that share the noise: dnoise of [images, pixels].
-// channels_last: a warp has a pixel, its threads go along channels; NCHW: a block has 32 pixels, its warps go along
-// channels.
+// noise[i] = strength times the sum of h over channels, and over samples that share the noise: dnoise of [images,
+// pixels]. channels_last: a warp has a pixel, its threads go along channels; NCHW: a block has 32 pixels, its warps go
+// along channels.
 template <class T, class S, bool FROM_Y, bool LAST>
 __global__ void __launch_bounds__(kEpilogueThreads, 2)
-    noise_bwd_kernel(const T* dout, const S* s, wide_t<T>* dnoise, Strides a, int64_t images, Epilogue<wide_t<T>> epilogue) {
+    noise_bwd_kernel(const T* dout, const S* s, wide_t<T>* dnoise, Strides a, int64_t images,
+                     Epilogue<wide_t<T>> epilogue) {
   using A = wide_t<T>;
   constexpr int WARPS = kEpilogueThreads / 32;
   __shared__ Vec<A, 1> parts[kEpilogueThreads];

@@ -3,8 +3,8 @@
 //
 // The walk of upfirdn2d.cuh, whose input is h, computed from g = dout and z as it is read: out where nothing follows,
 // else z computed again. channels_last: each thread sums h, noise h and g z of the pixels of h that are its own, and
-// y FIR^T(h) of its results. NCHW: h lies in shared memory, in the type of the arithmetic, and the sums of h are left to
-// epilogue_bwd_kernel. Bytes: dout, z, y (for the sums of scale) and dy once, with the rims of dout and z.
+// y FIR^T(h) of its results. NCHW: h lies in shared memory, in the type of the arithmetic, and the sums of h are left
+// to epilogue_bwd_kernel. Bytes: dout, z, y (for the sums of scale) and dy once, with the rims of dout and z.
 // Operations: 30 a result. Source: Karras et al., arXiv 1912.04958, section 2.2.
 #pragma once
 
@@ -18,9 +18,6 @@ struct Through4 {
   const void *z, *y;  // y null: no sums of scale
   int own_x, own_y;   // where in its window a result's own pixel of h lies
 };
-
-// Pieces of a block, for the table of sums.
-__device__ __forceinline__ int64_t pieces_of(const Fir& a) { return int64_t(a.blocks_x) * a.blocks_y; }
 
 template <class T, class S>
 __global__ void __launch_bounds__(kFirThreads, sizeof(T) == 2 ? 2 : 3)
@@ -63,7 +60,8 @@ __global__ void __launch_bounds__(kFirThreads, sizeof(T) == 2 ? 2 : 3)
           const A wide_g = widened(g.at[l]), wide_z = widened(from.at[l]);
           const A h = through_activation(wide_g * follow.next.at[l], wide_z, epilogue);
           window[i].at[l] = h;
-          if (own) sums[kOfStrength].at[l] += h * noise, sums[kOfBias].at[l] += h, sums[kOfNext].at[l] += wide_g * wide_z;
+          if (own)
+            sums[kOfStrength].at[l] += h * noise, sums[kOfBias].at[l] += h, sums[kOfNext].at[l] += wide_g * wide_z;
         }
       }
     };
@@ -78,7 +76,8 @@ __global__ void __launch_bounds__(kFirThreads, sizeof(T) == 2 ? 2 : 3)
       }
       store(dy + at, numbers);
     };
-    separable ? walk<true, C, 1, L, A, A>(taps, rows, source, finish) : walk<false, C, 1, L, A, A>(taps, rows, source, finish);
+    separable ? walk<true, C, 1, L, A, A>(taps, rows, source, finish)
+              : walk<false, C, 1, L, A, A>(taps, rows, source, finish);
   }
   if (!table.numbers) return;
   table.write(sums, parts, a.log_c, a.log_x + a.log_y, image, p.block_y * a.blocks_x + p.block_x, channel,
@@ -125,7 +124,8 @@ __global__ void __launch_bounds__(kFirThreads, 4)
       const A next = epilogue.next ? epilogue.next[plane] : A(1);
 #pragma unroll
       for (int j = 0; j < V; j++)
-        if (x + j >= 0 && x + j < a.width) h.at[j] = through_activation(widened(g.at[j]) * next, A(widened(s.at[j])), epilogue);
+        if (x + j >= 0 && x + j < a.width)
+          h.at[j] = through_activation(widened(g.at[j]) * next, A(widened(s.at[j])), epilogue);
     }
 #pragma unroll
     for (int j = 0; j < V; j += CHUNK) {
@@ -142,22 +142,17 @@ __global__ void __launch_bounds__(kFirThreads, 4)
   const A scale = epilogue.scale ? epilogue.scale[plane] : A(1);
   Vec<A, 1> sums[kSummed] = {};
   if (there && oy < a.out_height) {
-    const A* const mine = reinterpret_cast<const A*>(input) + (p.image_in * tile.rows + p.in_y * a.rows) * tile.pitch + p.in_x * X;
+    const A* const mine =
+        reinterpret_cast<const A*>(input) + (p.image_in * tile.rows + p.in_y * a.rows) * tile.pitch + p.in_x * X;
     const int64_t of_plane = plane * a.out_height * a.out_width;
     const T* const y = static_cast<const T*>(b.y);
     T* const dy = static_cast<T*>(a.out);
-    const auto source = [&](int s, Vec<A, 1>(&window)[W]) {
-#pragma unroll
-      for (int i = 0; i < W; i += CHUNK) {
-        const Vec<A, CHUNK> part = load<CHUNK>(mine + s * tile.pitch + i);
-#pragma unroll
-        for (int j = 0; j < CHUNK && i + j < W; j++) window[i + j].at[0] = part.at[j];
-      }
-    };
+    const auto source = [&](int s, Vec<A, 1>(&window)[W]) { read_window<CHUNK>(mine + s * tile.pitch, window); };
     const auto finish = [&](int r, const Vec<A, 1>(&results)[X]) {
       const int64_t at = of_plane + int64_t(oy + r) * a.out_width + ox;
       Vec<T, V> numbers{};
-      if (b.y && ox < a.out_width) numbers = load_shifted<T>(y, a.images * a.out_height * a.out_width, at, tile.aligned);
+      if (b.y && ox < a.out_width)
+        numbers = load_shifted<T>(y, a.images * a.out_height * a.out_width, at, tile.aligned);
 #pragma unroll
       for (int x = 0; x < X; x++) {
         if (ox + x < a.out_width) sums[kOfScale].at[0] += results[x].at[0] * widened(numbers.at[x]);
@@ -166,11 +161,12 @@ __global__ void __launch_bounds__(kFirThreads, 4)
       store_row(dy + at - p.in_x * X, p.in_x, a.log_x, a.out_width - group, numbers);
     };
     const int rows = min(a.rows, a.out_height - oy);
-    separable ? walk<true, C, X, 1, A, A>(taps, rows, source, finish) : walk<false, C, X, 1, A, A>(taps, rows, source, finish);
+    separable ? walk<true, C, X, 1, A, A>(taps, rows, source, finish)
+              : walk<false, C, X, 1, A, A>(taps, rows, source, finish);
   }
   if (!table.numbers) return;
-  table.write(sums, parts, 0, a.log_x + a.log_y, sample, p.block_y * a.blocks_x + p.block_x, int(plane - sample * a.channels),
-              there && p.in_x == 0 && p.in_y == 0);
+  table.write(sums, parts, 0, a.log_x + a.log_y, sample, p.block_y * a.blocks_x + p.block_x,
+              int(plane - sample * a.channels), there && p.in_x == 0 && p.in_y == 0);
 }
 
 }  // namespace idgan

@@ -22,7 +22,8 @@ inline Strides divided(const PixelsCall& a, int vector) {
   } else {
     s.log_p = std::min(log2_up(units), kLogEpilogueThreads);
     others = ceil_div<int64_t>(a.samples * a.channels, kEpilogueThreads >> s.log_p), turn = 1 << s.log_p;
-    if (others > kMaxGrid) throw std::runtime_error("styled_epilogue: at most 2^31 planes go into a launch: split the batch");
+    if (others > kMaxGrid)
+      throw std::runtime_error("styled_epilogue: at most 2^31 planes go into a launch: split the batch");
     s.blocks_c = int(others);
   }
   const int64_t most = std::max<int64_t>(units / (turn * 4), 1);
@@ -68,7 +69,8 @@ inline int64_t table_of(int64_t samples, int64_t pieces, int channels) {
 template <class A>
 Table<A> table_of(const SumsCall& s, int64_t samples, int64_t pieces, int64_t channels) {
   Table<A> t{static_cast<A*>(s.table), samples, pieces, channels};
-  t.wanted[kOfScale] = s.scale, t.wanted[kOfStrength] = s.strength, t.wanted[kOfBias] = s.bias, t.wanted[kOfNext] = s.next;
+  t.wanted[kOfScale] = s.scale, t.wanted[kOfStrength] = s.strength, t.wanted[kOfBias] = s.bias,
+  t.wanted[kOfNext] = s.next;
   return t;
 }
 
@@ -88,14 +90,17 @@ void epilogue_bwd_of(const PixelsCall& a, const BackwardCall& b, const EpilogueC
   constexpr int V = kVector<T>;
   const bool wide = in_vectors<T>(a, e, {b.dout, b.s, b.dy});
   if (a.channels_last) {
-    wide ? epilogue_bwd_as<T, S, FROM_Y, true, V>(a, b, e, stream) : epilogue_bwd_as<T, S, FROM_Y, true, 1>(a, b, e, stream);
+    wide ? epilogue_bwd_as<T, S, FROM_Y, true, V>(a, b, e, stream)
+         : epilogue_bwd_as<T, S, FROM_Y, true, 1>(a, b, e, stream);
   } else {
-    wide ? epilogue_bwd_as<T, S, FROM_Y, false, V>(a, b, e, stream) : epilogue_bwd_as<T, S, FROM_Y, false, 1>(a, b, e, stream);
+    wide ? epilogue_bwd_as<T, S, FROM_Y, false, V>(a, b, e, stream)
+         : epilogue_bwd_as<T, S, FROM_Y, false, 1>(a, b, e, stream);
   }
 }
 
 template <class T, class S>
-void fir_bwd_of(const FirCall& a, const BackwardCall& b, const Through4& through, const EpilogueCall& e, cudaStream_t stream) {
+void fir_bwd_of(const FirCall& a, const BackwardCall& b, const Through4& through, const EpilogueCall& e,
+                cudaStream_t stream) {
   using A = wide_t<T>;
   const auto epilogue = epilogue_of<A>(e, int64_t(a.height) * a.width);
   Division2d d = a.channels_last ? divided_channels_last<T, Change::kNone>(a) : divided_planes<T, Change::kNone, A>(a);

@@ -1,4 +1,5 @@
-// Sums over the threads and blocks of a kernel in a fixed order: each block writes its own, a second kernel adds them up.
+// Sums over the threads and blocks of a kernel in a fixed order: each block writes its own, a second kernel adds them
+// up.
 #pragma once
 
 #include "vector.cuh"
@@ -24,9 +25,11 @@ __device__ __forceinline__ Vec<A, L> group_sum(const Vec<A, L>& v, Vec<A, L>* pa
 
 constexpr int kSumThreads = 256;
 
-// sums[batch, c] = sum over rows of table[batch, row, c]; batch: blockIdx.y. A block has 32 columns, and 8 rows at a time.
+// sums[batch, c] = sum over rows of table[batch, row, c]; batch: blockIdx.y. A block has 32 columns, and 8 rows at a
+// time.
 template <class A>
-__global__ void __launch_bounds__(kSumThreads, 4) add_rows_kernel(const A* table, A* sums, int64_t rows, int64_t columns) {
+__global__ void __launch_bounds__(kSumThreads, 4)
+    add_rows_kernel(const A* table, A* sums, int64_t rows, int64_t columns) {
   constexpr int Y = kSumThreads / 32;
   __shared__ A parts[Y][32];
   const int x = threadIdx.x % 32, y = threadIdx.x / 32;
@@ -50,7 +53,8 @@ void add_rows(const A* table, A* sums, int64_t batch, int64_t rows, int64_t colu
   for (int64_t first = 0; first < batch; first += kMost) {
     const dim3 grid(uint32_t(ceil_div<int64_t>(columns, 32)), uint32_t(std::min(kMost, batch - first)));
     const auto kernel = add_rows_kernel<A>;
-    LAUNCH(kernel, grid, dim3(kSumThreads), stream, table + first * rows * columns, sums + first * columns, rows, columns);
+    LAUNCH(kernel, grid, dim3(kSumThreads), stream, table + first * rows * columns, sums + first * columns, rows,
+           columns);
   }
 }
 

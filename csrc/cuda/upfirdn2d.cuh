@@ -1,9 +1,11 @@
-// upfirdn2d with a filter of 4 x 4 taps and an optional epilogue: out = epilogue(decimated(FIR(x with zeros inserted))).
+// upfirdn2d with a filter of 4 x 4 taps and an optional epilogue: out = epilogue(decimated(FIR(x with zeros
+// inserted))).
 //
 // x [N, C, H, W] of float16, bfloat16 or float32; the same size, up=2 or down=2 along both axes (up=2: even padding).
-// channels_last (C a multiple of 16 bytes): a thread has 16 bytes of channels of two results side by side and goes down
-// rows; neighbours find each other's input in the first-level cache. NCHW: a block lays its input, shifted so that each
-// thread's window is aligned, into shared memory by 16 bytes; a thread has 16 bytes of results of a row and goes down.
+// channels_last (C a multiple of 16 bytes): a thread has 16 bytes of channels of a result, of up=2 of two side by
+// side, and goes down rows; neighbours find each other's input in the first-level cache. NCHW: a block lays its input,
+// shifted so that each thread's window is aligned, into shared memory by 16 bytes; a thread has 16 bytes of results of
+// a row and goes down; threads exchange rows that do not lie at multiples of 16 bytes before they store them.
 // Blocks of small maps hold several samples, or planes. Bytes: x, with the rim of each block's tile, and out, once.
 // Operations: 8 products a result of separable taps (4 of up=2), else 16; sums in float. Source: arXiv 1912.04958, B.
 #pragma once
@@ -98,7 +100,8 @@ __global__ void __launch_bounds__(kFirThreads, kFirBlocks<E>) fir_channels_last_
     }
   };
   const int rows = min(a.rows, a.out_height - oy);
-  separable ? walk<true, C, X, L, T, A>(taps, rows, source, finish) : walk<false, C, X, L, T, A>(taps, rows, source, finish);
+  separable ? walk<true, C, X, L, T, A>(taps, rows, source, finish)
+            : walk<false, C, X, L, T, A>(taps, rows, source, finish);
 }
 
 // The shared memory of a block's input, in bytes.
@@ -130,8 +133,8 @@ union Two {
   }
 };
 
-// Numbers from element `at` of an array of `count` on, wherever that lies: 16 bytes on either side, shifted. Those beyond
-// the array are 0. aligned: the array's first element lies at a multiple of 16 bytes.
+// Numbers from element `at` of an array of `count` on, wherever that lies: 16 bytes on either side, shifted. Those
+// beyond the array are 0. aligned: the array's first element lies at a multiple of 16 bytes.
 template <class T, int N = kVector<T>>
 __device__ __forceinline__ Vec<T, N> load_shifted(const T* array, int64_t count, int64_t at, bool aligned) {
   const int shift = aligned ? int(at & (N - 1)) : 0;
@@ -151,9 +154,9 @@ __device__ __forceinline__ Vec<T, N> load_shifted(const T* array, int64_t count,
   return both.from(shift);
 }
 
-// Stores `count` numbers of a row from `row` on, of which 2^log_threads threads side by side, of one warp, have 16 bytes
-// each, thread number x the xth. Where these do not lie at multiples of 16 bytes, each thread takes the numbers up to the
-// next multiple from the one behind it. For all of these threads.
+// Stores `count` numbers of a row from `row` on, of which 2^log_threads threads side by side, of one warp, have 16
+// bytes each, thread number x the xth. Where these do not lie at multiples of 16 bytes, each thread takes the numbers
+// up to the next multiple from the one behind it. For all of these threads.
 template <class T>
 __device__ __forceinline__ void store_row(T* row, int x, int log_threads, int count, const Vec<T, kVector<T>>& mine) {
   constexpr int N = kVector<T>;
@@ -192,6 +195,16 @@ struct Tile {
 template <class T, Change C>
 constexpr int kChunk = kVector<T> * kDown<C> / kUp<C> < kVector<T> ? kVector<T> / kUp<C> : kVector<T>;
 
+template <int CHUNK, int W, class T>
+__device__ __forceinline__ void read_window(const T* from, Vec<T, 1> (&window)[W]) {
+#pragma unroll
+  for (int i = 0; i < W; i += CHUNK) {
+    const Vec<T, CHUNK> part = load<CHUNK>(from + i);
+#pragma unroll
+    for (int j = 0; j < CHUNK && i + j < W; j++) window[i + j].at[0] = part.at[j];
+  }
+}
+
 template <class T, Change C, class E>
 __global__ void __launch_bounds__(kFirThreads, 5) fir_planes_kernel(Fir a, Tile tile, E epilogue) {
   using A = wide_t<T>;
@@ -229,14 +242,7 @@ __global__ void __launch_bounds__(kFirThreads, 5) fir_planes_kernel(Fir a, Tile 
   const int row_in = p.image_in * tile.rows + p.in_y * a.rows * kDown<C> / kUp<C>;
   const T* const mine = reinterpret_cast<const T*>(input) + row_in * tile.pitch + p.in_x * X * kDown<C> / kUp<C>;
   T* const out = static_cast<T*>(a.out) + p.image * a.out_height * a.out_width;
-  const auto source = [&](int s, Vec<T, 1>(&window)[W]) {
-#pragma unroll
-    for (int i = 0; i < W; i += CHUNK) {
-      const Vec<T, CHUNK> part = load<CHUNK>(mine + s * tile.pitch + i);
-#pragma unroll
-      for (int j = 0; j < CHUNK && i + j < W; j++) window[i + j].at[0] = part.at[j];
-    }
-  };
+  const auto source = [&](int s, Vec<T, 1>(&window)[W]) { read_window<CHUNK>(mine + s * tile.pitch, window); };
   const auto finish = [&](int r, const Vec<A, 1>(&sums)[X]) {
     const int64_t pixel = int64_t(oy + r) * a.out_width + ox;
     Vec<A, V> noise{};
@@ -253,7 +259,8 @@ __global__ void __launch_bounds__(kFirThreads, 5) fir_planes_kernel(Fir a, Tile 
     store_row(out + pixel - p.in_x * X, p.in_x, a.log_x, a.out_width - group, result);
   };
   const int rows = min(a.rows, a.out_height - oy);
-  separable ? walk<true, C, X, 1, T, A>(taps, rows, source, finish) : walk<false, C, X, 1, T, A>(taps, rows, source, finish);
+  separable ? walk<true, C, X, 1, T, A>(taps, rows, source, finish)
+            : walk<false, C, X, 1, T, A>(taps, rows, source, finish);
 }
 
 }  // namespace idgan

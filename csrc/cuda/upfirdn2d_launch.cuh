@@ -26,7 +26,8 @@ bool aligned_noise(const Epilogue<A>& e) {
 }
 
 inline dim3 grid_of(int64_t blocks) {
-  if (blocks > kMaxGrid) throw std::runtime_error("upfirdn2d: the images are too large for one launch: split the batch");
+  if (blocks > kMaxGrid)
+    throw std::runtime_error("upfirdn2d: the images are too large for one launch: split the batch");
   return dim3(uint32_t(blocks));
 }
 
@@ -51,7 +52,8 @@ inline Fir described(const FirCall& a) {
   Fir f{};
   f.in = a.in, f.out = a.out, f.filter = filter_of(a);
   f.images = a.channels_last ? a.samples : a.samples * a.channels;
-  f.channels = a.channels, f.height = a.height, f.width = a.width, f.out_height = a.out_height, f.out_width = a.out_width;
+  f.channels = a.channels, f.height = a.height, f.width = a.width, f.out_height = a.out_height,
+  f.out_width = a.out_width;
   f.pad_x = a.pad_x, f.pad_y = a.pad_y;
   return f;
 }
@@ -148,7 +150,8 @@ void any(const FirCall& a, const Epilogue<wide_t<T>>& epilogue, cudaStream_t str
   f.y = {a.height, a.out_height, a.f ? (a.both_axes ? a.f_width : a.f_height) : 1, a.up_y, a.down_y, a.pad_y};
   f.images = LAST ? a.samples : a.samples * a.channels, f.channels = a.channels;
   f.tile_x = std::min(a.out_width, LAST ? 8 : 32), f.tile_y = std::min(a.out_height, LAST ? 8 : 16);
-  const int64_t lanes = LAST ? std::min(a.channels, 32) : std::min<int64_t>(f.images, std::max(1, 512 / (f.tile_x * f.tile_y)));
+  const int64_t lanes =
+      LAST ? std::min(a.channels, 32) : std::min<int64_t>(f.images, std::max(1, 512 / (f.tile_x * f.tile_y)));
   f.tile_c = int(lanes);
   const auto bytes = [&] {
     const int64_t rows = f.y.met(f.tile_y), columns = f.x.met(f.tile_x) + (a.both_axes ? f.tile_x : 0);
@@ -158,8 +161,9 @@ void any(const FirCall& a, const Epilogue<wide_t<T>>& epilogue, cudaStream_t str
   while (bytes() > kAnyBytes && f.tile_x * f.tile_y > 1) (f.tile_x > f.tile_y ? f.tile_x : f.tile_y) /= 2;
   while (bytes() > kAnyBytes && f.tile_c > 1) f.tile_c /= 2;
   if (bytes() > kAnyBytes)
-    throw std::runtime_error("upfirdn2d: the pixels that one result meets must fit 40 KB, got a filter that is too large: "
-                             "use ops.backend(\"triton\")");
+    throw std::runtime_error(
+        "upfirdn2d: the pixels that one result meets must fit 40 KB, got a filter that is too large: "
+        "use ops.backend(\"triton\")");
   f.blocks_x = ceil_div(a.out_width, f.tile_x), f.blocks_y = ceil_div(a.out_height, f.tile_y);
   f.blocks_c = int(ceil_div<int64_t>(LAST ? a.channels : f.images, f.tile_c));
   const int64_t blocks = int64_t(f.blocks_c) * f.blocks_x * f.blocks_y * (LAST ? a.samples : 1);

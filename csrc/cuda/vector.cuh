@@ -75,16 +75,16 @@ __device__ __forceinline__ Vec<T, N> load_pieces(const T* from) {
   return v;
 }
 
-// 16 bytes in PTX: nvcc takes other stores apart where some of the numbers are known earlier than others. It clobbers no
-// memory, since no kernel reads what it has stored.
+// 16 bytes in PTX: nvcc takes other stores apart where some of the numbers are known earlier than others. It clobbers
+// no memory, since no kernel reads what it has stored.
 template <int N, class T>
 __device__ __forceinline__ void store(T* to, const Vec<T, N>& v) {
 #ifndef CUDA_ON_HOST
   if constexpr (sizeof(v) == 16) {
     uint4 words;
     memcpy(&words, &v, 16);
-    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(words.x), "r"(words.y),
-                 "r"(words.z), "r"(words.w));
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(words.x),
+                 "r"(words.y), "r"(words.z), "r"(words.w));
     return;
   }
 #endif
