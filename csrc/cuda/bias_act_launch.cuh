@@ -11,7 +11,6 @@
 namespace idgan {
 
 constexpr int64_t kPart = int64_t(1) << 30;  // elements that a kernel of 32-bit indices is given
-constexpr int kBlocksOfProcessor = 8;        // 2048 threads
 
 inline bool smooth(Act act) { return act > Act::kLrelu; }
 
@@ -98,7 +97,7 @@ inline Division divided(const BiasActCall& a, int vector) {
   }
   d.by_vectors = a.channels % vector == 0;
   const int64_t columns = d.by_vectors ? a.channels / vector : a.channels;
-  while (d.log_x < 5 && (int64_t(1) << d.log_x) < columns) d.log_x++;
+  d.log_x = std::min(log2_up(columns), 5);
   const int64_t at_once = kThreads >> d.log_x, across = ceil_div(columns, int64_t(1) << d.log_x);
   const int64_t blocks = std::clamp<int64_t>(wanted / across, 1, ceil_div(a.outer, at_once * 4));
   d.piece = ceil_div(a.outer, blocks);

@@ -30,7 +30,7 @@ void energy_of_taps(const KernelEnergyCall& a, CUstream_st* stream) {
 template <class T>
 void energy_of(const KernelEnergyCall& a, CUstream_st* stream) {
   constexpr int N = kVector<T>;
-  const bool aligned = reinterpret_cast<uintptr_t>(a.weight) % 16 == 0;
+  const bool aligned = at_16_bytes(a.weight);
   if (a.channels_last || a.taps == 1) {
     const int64_t rows = a.taps == 1 ? 1 : a.outputs, channels = a.taps == 1 ? a.outputs * a.inputs : a.inputs;
     return aligned && channels % N == 0 ? energy_of_channels<T, N>(a, rows, channels, stream)

@@ -28,7 +28,6 @@ template <class T, int N>
 __global__ void __launch_bounds__(kEnergyThreads, 4)
     energy_of_channels_kernel(const T* weight, wide_t<T>* energy, int64_t rows, int64_t taps, int64_t channels) {
   using A = wide_t<T>;
-  constexpr int S = N < kVector<A> ? N : kVector<A>;
   const int64_t vector = int64_t(blockIdx.x) * kEnergyThreads + threadIdx.x, of_row = channels / N;
   if (vector >= rows * of_row) return;
   const int64_t row = vector / of_row, c = (vector - row * of_row) * N;
@@ -39,13 +38,7 @@ __global__ void __launch_bounds__(kEnergyThreads, 4)
 #pragma unroll
     for (int j = 0; j < N; j++) sum.at[j] += squares.at[j];
   }
-#pragma unroll
-  for (int j = 0; j < N; j += S) {
-    Vec<A, S> part;
-#pragma unroll
-    for (int i = 0; i < S; i++) part.at[i] = sum.at[j + i];
-    store(energy + vector * N + j, part);
-  }
+  store_pieces(energy + vector * N, sum);
 }
 
 // weight [count, taps]. A block has `kernels` of them, kEnergyTile numbers at most; of N > 1 a multiple of N.

@@ -12,8 +12,7 @@ void filtered_epilogue(const FirCall& a, const EpilogueCall& e, CUstream_st* str
       if (a.wide_out) return walked<T, Change::kNone, Epilogue<float>, float>(a, epilogue, stream);
     }
     if constexpr (sizeof(T) < 8) {
-      if (walkable(a, &change) && (!a.channels_last || in_vectors<T>(a)))
-        return walked<T, Change::kNone>(a, epilogue, stream);
+      if (walks<T>(a, &change)) return walked<T, Change::kNone>(a, epilogue, stream);
     }
     a.channels_last ? any<T, true>(a, epilogue, stream) : any<T, false>(a, epilogue, stream);
   });
@@ -85,7 +84,7 @@ bool fir_bwd_runs(const FirCall& a, const void* z, const void* y) {
     using T = decltype(t);
     Change change;
     if constexpr (sizeof(T) < 8)
-      runs = walkable(a, &change) && (!a.channels_last || (in_vectors<T>(a) && at_16_bytes(z) && at_16_bytes(y)));
+      runs = walks<T>(a, &change) && (!a.channels_last || (at_16_bytes(z) && at_16_bytes(y)));
   });
   return runs;
 }

@@ -27,7 +27,7 @@ struct Strides {
 
 constexpr int kLogEpilogueThreads = 8, kEpilogueThreads = 1 << kLogEpilogueThreads;
 
-template <class T, bool LAST, int N>
+template <bool LAST, int N>
 struct Walk {
   int64_t sample;
   int channel, piece;
@@ -65,7 +65,7 @@ template <class T, bool LAST, int N>
 __global__ void __launch_bounds__(kEpilogueThreads, 4)
     epilogue_fwd_kernel(const T* __restrict__ y, T* __restrict__ out, Strides strides, Epilogue<wide_t<T>> epilogue) {
   using A = wide_t<T>;
-  Walk<T, LAST, N> walk(strides);
+  Walk<LAST, N> walk(strides);
   if (walk.steps == 0) return;
   const Follow<Epilogue<A>, A, LAST ? N : 1> follow(epilogue, walk.sample, walk.channel, strides.channels);
 #pragma unroll 2
@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(kEpilogueThreads, 2)
   using A = wide_t<T>;
   constexpr int L = LAST ? N : 1;
   __shared__ Vec<A, L> parts[kEpilogueThreads];
-  Walk<T, LAST, N> walk(strides);
+  Walk<LAST, N> walk(strides);
   const int64_t sample = walk.there ? walk.sample : 0;
   const int channel = walk.there ? walk.channel : 0;
   const Follow<Epilogue<A>, A, L> follow(epilogue, sample, channel, strides.channels);

@@ -110,15 +110,10 @@ __global__ void __launch_bounds__(kFirThreads, 4)
   const bool separable = fill(taps, a.filter);
   const Place p(a);
   const int first_x = (p.block_x << a.log_x) * X - a.pad_x, first_y = (p.block_y << a.log_y) * a.rows - a.pad_y;
-  const int planes = 1 << a.log_images, vectors = tile.pitch / V;
-  const int64_t plane_size = int64_t(a.height) * a.width, count = a.images * plane_size;
-  for (uint32_t i = threadIdx.x; i < uint32_t(planes * tile.rows * vectors); i += blockDim.x) {
-    const uint32_t row = tile.by_vectors.quotient(i), z = tile.by_rows.quotient(row);
-    const int x = first_x + int(i - row * vectors) * V, y = first_y + int(row - z * tile.rows);
-    const int64_t plane = p.first_image + z;
+  const int64_t count = a.images * a.height * a.width;
+  each_vector<V>(a, p, tile, first_x, first_y, [&](uint32_t i, int x, bool there, int64_t plane, int64_t at) {
     Vec<A, V> h{};
-    if (plane < a.images && y >= 0 && y < a.height && x > -V && x < a.width) {
-      const int64_t at = plane * plane_size + int64_t(y) * a.width + x;
+    if (there) {
       const Vec<T, V> g = load_shifted<T>(static_cast<const T*>(a.in), count, at, tile.aligned);
       const Vec<S, V> s = load_shifted_pieces<S, V>(static_cast<const S*>(b.z), count, at, tile.aligned);
       const A next = epilogue.next ? epilogue.next[plane] : A(1);
@@ -134,7 +129,7 @@ __global__ void __launch_bounds__(kFirThreads, 4)
       for (int k = 0; k < CHUNK; k++) part.at[k] = h.at[j + k];
       input[i * (V / CHUNK) + j / CHUNK] = part;
     }
-  }
+  });
   __syncthreads();
   const int ox = p.x * X, oy = p.y * a.rows, group = (p.block_x << a.log_x) * X;
   const bool there = p.image < a.images;

@@ -9,7 +9,6 @@ namespace idgan {
 // channels_last: a block has 128 bytes of channels of a sample; NCHW: up to 256 vectors of a plane. As many pieces of
 // the pixels as give every multiprocessor several blocks, of four turns of a block at least.
 inline Strides divided(const PixelsCall& a, int vector) {
-  constexpr int kBlocksOfProcessor = 8;
   Strides s{a.samples, a.pixels, a.channels};
   const int64_t units = a.channels_last ? a.pixels : a.pixels / vector;
   int64_t others, turn;

@@ -8,7 +8,7 @@ void upfirdn2d(const FirCall& a, CUstream_st* stream) {
     using T = decltype(t);
     Change change;
     if constexpr (sizeof(T) < 8) {
-      if (walkable(a, &change) && (!a.channels_last || in_vectors<T>(a))) {
+      if (walks<T>(a, &change)) {
         switch (change) {
           case Change::kNone: return walked<T, Change::kNone>(a, Identity(), stream);
           case Change::kUp: return walked<T, Change::kUp>(a, Identity(), stream);

@@ -191,6 +191,22 @@ struct Tile {
   bool aligned, aligned_noise;  // the input's first element lies at 16 bytes; so does every row of noise
 };
 
+// Calls f(i, x, there, plane, at) for this thread's share of a block's input, V numbers of a row at once: the ith of
+// them in shared memory, the column of the first, whether any lies in the image, their plane, and where the first would
+// lie in memory. The block's input begins at (first_y, first_x) of its first plane.
+template <int V, class F>
+__device__ __forceinline__ void each_vector(const Fir& a, const Place& p, const Tile& tile, int first_x, int first_y,
+                                            F&& f) {
+  const uint32_t vectors = tile.pitch / V, all = (tile.rows * vectors) << a.log_images;
+  for (uint32_t i = threadIdx.x; i < all; i += blockDim.x) {
+    const uint32_t row = tile.by_vectors.quotient(i), z = tile.by_rows.quotient(row);
+    const int x = first_x + int(i - row * vectors) * V, y = first_y + int(row - z * tile.rows);
+    const int64_t plane = p.first_image + z;
+    const bool there = plane < a.images && y >= 0 && y < a.height && x > -V && x < a.width;
+    f(i, x, there, plane, (plane * a.height + y) * a.width + x);
+  }
+}
+
 // Numbers of a row that a thread reads from shared memory at once.
 template <class T, Change C>
 constexpr int kChunk = kVector<T> * kDown<C> / kUp<C> < kVector<T> ? kVector<T> / kUp<C> : kVector<T>;
@@ -215,16 +231,11 @@ __global__ void __launch_bounds__(kFirThreads, 5) fir_planes_kernel(Fir a, Tile 
   const Place p(a);
   const int first_x = ((p.block_x << a.log_x) * X * kDown<C> - a.pad_x) / kUp<C>;
   const int first_y = ((p.block_y << a.log_y) * a.rows * kDown<C> - a.pad_y) / kUp<C>;
-  const int planes = 1 << a.log_images, vectors = tile.pitch / V;
-  const int64_t plane_size = int64_t(a.height) * a.width;
-  for (uint32_t i = threadIdx.x; i < uint32_t(planes * tile.rows * vectors); i += blockDim.x) {
-    const uint32_t row = tile.by_vectors.quotient(i), z = tile.by_rows.quotient(row);
-    const int x = first_x + int(i - row * vectors) * V, y = first_y + int(row - z * tile.rows);
-    const int64_t plane = p.first_image + z;
+  const int64_t count = a.images * a.height * a.width;
+  each_vector<V>(a, p, tile, first_x, first_y, [&](uint32_t i, int x, bool there, int64_t, int64_t at) {
     Vec<T, V> numbers{};
-    if (plane < a.images && y >= 0 && y < a.height && x > -V && x < a.width) {
-      const int64_t at = plane * plane_size + int64_t(y) * a.width + x;
-      numbers = load_shifted<T>(static_cast<const T*>(a.in), a.images * plane_size, at, tile.aligned);
+    if (there) {
+      numbers = load_shifted<T>(static_cast<const T*>(a.in), count, at, tile.aligned);
       if (x < 0 || x + V > a.width) {
 #pragma unroll
         for (int j = 0; j < V; j++)
@@ -232,7 +243,7 @@ __global__ void __launch_bounds__(kFirThreads, 5) fir_planes_kernel(Fir a, Tile 
       }
     }
     input[i] = numbers;
-  }
+  });
   __syncthreads();
   const int ox = p.x * X, oy = p.y * a.rows, group = (p.block_x << a.log_x) * X;
   if (p.image >= a.images || oy >= a.out_height) return;

@@ -48,6 +48,19 @@ inline bool walkable(const FirCall& a, Change* change) {
   return *change != Change::kUp || (a.pad_x % 2 == 0 && a.pad_y % 2 == 0);
 }
 
+// Whether channels_last images can be read by 16 bytes; a row has fewer than 2^31 numbers.
+template <class T>
+bool in_vectors(const FirCall& a) {
+  const int64_t widest = int64_t(std::max(a.width, a.out_width)) * a.channels;
+  return a.channels % kVector<T> == 0 && at_16_bytes(a.in) && at_16_bytes(a.out) && widest < (int64_t(1) << 31);
+}
+
+// Whether the kernels that walk down rows take a call, and how it changes the size.
+template <class T>
+bool walks(const FirCall& a, Change* change) {
+  return walkable(a, change) && (!a.channels_last || in_vectors<T>(a));
+}
+
 inline Fir described(const FirCall& a) {
   Fir f{};
   f.in = a.in, f.out = a.out, f.filter = filter_of(a);
@@ -169,13 +182,6 @@ void any(const FirCall& a, const Epilogue<wide_t<T>>& epilogue, cudaStream_t str
   const int64_t blocks = int64_t(f.blocks_c) * f.blocks_x * f.blocks_y * (LAST ? a.samples : 1);
   const auto kernel = fir_any_kernel<T, LAST>;
   LAUNCH(kernel, grid_of(blocks), dim3(kAnyThreads), stream, f, epilogue);
-}
-
-// Whether channels_last images can be read by 16 bytes; a row has fewer than 2^31 numbers.
-template <class T>
-bool in_vectors(const FirCall& a) {
-  const int64_t widest = int64_t(std::max(a.width, a.out_width)) * a.channels;
-  return a.channels % kVector<T> == 0 && at_16_bytes(a.in) && at_16_bytes(a.out) && widest < (int64_t(1) << 31);
 }
 
 }  // namespace idgan
