@@ -13,6 +13,7 @@ import hashlib
 import math
 import os
 import re
+import runpy
 import shutil
 import subprocess
 from collections import Counter, defaultdict
@@ -24,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 CUDA = ROOT / "csrc/cuda"
 BUILD = ROOT / "build/cuda_report"
-FLAGS = ["-O3", "-std=c++20", f"-I{CUDA}"]
+FLAGS = [*runpy.run_path(str(CUDA.parent / "cuda_build.py"))["KERNELS"], f"-I{CUDA}"]
 # Bytes of shared memory of a multiprocessor: CUDA C++ Programming Guide, table of compute capabilities.
 TARGETS = {"sm_80": 164 << 10, "sm_90": 228 << 10}
 

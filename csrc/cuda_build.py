@@ -13,7 +13,8 @@ from typing import NamedTuple
 from setuptools.errors import PlatformError
 
 TORCH_TARGET = "0x020d000000000000"  # 2.13, the oldest that pyproject.toml allows
-NVCC = ["-std=c++20", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-Xfatbin", "-compress-all"]
+KERNELS = ["-std=c++20", "-O3"]  # what shapes the machine code, of the report too
+NVCC = [*KERNELS, "-Xcompiler", "-fPIC,-fvisibility=hidden", "-Xfatbin", "-compress-all"]
 ALL = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"  # since Ampere; the last as text for those to come
 NAMES = {"ampere": "8.0;8.6", "ada": "8.9", "hopper": "9.0", "blackwell": "10.0;12.0"}  # as torch has them
 PACKAGES = "nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl"
