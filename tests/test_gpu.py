@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from idgan_fast.ops import _dispatch, admission, samples
 from tests.ops import fuzz
@@ -24,9 +23,7 @@ GRAPHED = ("bias_lrelu_fwd", "bias_lrelu_bwd", "bias_act_bwd2", "kernel_energy",
 
 
 def moved(value: Any, device: str) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    return type(value)(moved(v, device) for v in value) if isinstance(value, (list, tuple)) else value
+    return admission._moved(value, lambda t: t.to(device))
 
 
 class Kernels:
@@ -40,12 +37,6 @@ class Kernels:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         operator = getattr(getattr(torch.ops, NAMESPACES[self.backend]), name).default
         return lambda *given: moved(operator(*moved(given, DEVICE)), "cpu")
-
-
-def tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    return [t for part in value for t in tensors(part)] if isinstance(value, (list, tuple)) else []
 
 
 @pytest.mark.parametrize("dtype", fuzz.DTYPES, ids=str)
@@ -89,19 +80,19 @@ def test_a_stream_and_a_graph_give_what_the_default_stream_gives(name: str) -> N
     operator = getattr(torch.ops.idgan_fast, name).default
     for arguments in samples.of(name, torch.float16, torch.channels_last):
         first = moved(arguments, DEVICE)
-        wanted = tensors(operator(*first))
+        wanted = admission._tensors(operator(*first))
         stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             operator(*first)
         torch.cuda.synchronize()
-        values = [t.clone() for t in tensors(first)]
+        values = [t.clone() for t in admission._tensors(first)]
         with torch.cuda.graph(graph, stream=stream):
-            captured = tensors(operator(*first))
-        for t in tensors(first):
+            captured = admission._tensors(operator(*first))
+        for t in admission._tensors(first):
             t.zero_()
         graph.replay()
-        for t, value in zip(tensors(first), values, strict=True):
+        for t, value in zip(admission._tensors(first), values, strict=True):
             t.copy_(value)
         graph.replay()
         torch.cuda.synchronize()

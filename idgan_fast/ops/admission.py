@@ -159,7 +159,7 @@ def check(low: LowLevel, kernel: Callable[..., Any], device: str) -> str | None:
 def _tensors(result: Any) -> list[Tensor]:
     if isinstance(result, Tensor):
         return [result]
-    return [t for part in result for t in _tensors(part)]
+    return [t for part in result for t in _tensors(part)] if isinstance(result, (tuple, list)) else []
 
 
 def _moved(arguments: Any, move: Callable[[Tensor], Tensor]) -> Any:
