@@ -233,7 +233,8 @@ class _StyledEpilogue(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple:
         want = [int(needed) for needed in ctx.needs_input_grad[1:6]]
-        gradients = _styled_epilogue_grad(dout, *ctx.saved_tensors[:6], want, *ctx.args, *ctx.saved_tensors[6:])
+        saved = ctx.saved_tensors  # once: activation checkpointing allows no more
+        gradients = _styled_epilogue_grad(dout, *saved[:6], want, *ctx.args, *saved[6:])
         others, dy = gradients[:5], gradients[5:]
         return None, *[g if w else None for g, w in zip(others, want, strict=True)], *[None] * len(ctx.args), *dy
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils.checkpoint import checkpoint
 
 from idgan_fast import ops
-from idgan_fast.ops import _dispatch
+from idgan_fast.ops import _dispatch, cases
 from idgan_fast.ops.activations import activation_funcs
 from tests.ops import networks
 
@@ -360,6 +361,17 @@ def test_a_clamp_that_the_dtype_cannot_hold_still_stops_gradients(dtype: torch.d
     ):
         (gradient,) = torch.autograd.grad(y.sum(), x)
         assert [g != 0 for g in gradient.flatten().tolist()] == [False, True, False]
+
+
+@pytest.mark.parametrize("name", [case.name for case in cases.cases()])
+def test_activation_checkpointing(name: str) -> None:
+    """Saved tensors computed again in the backward pass, which may ask for them once."""
+    case = next(case for case in cases.cases(size=4, channels=3) if case.name == name)
+    tensors = [t.requires_grad_() for t in cases.draw(case, F64, "NCHW")]
+    expected = torch.autograd.grad(case.ours(*tensors).square().sum(), tensors)
+    y = checkpoint(case.ours, *tensors, use_reentrant=False)
+    for got, wanted in zip(torch.autograd.grad(y.square().sum(), tensors), expected, strict=True):
+        torch.testing.assert_close(got, wanted)
 
 
 def test_relu_of_minus_infinity_is_zero() -> None:
