@@ -92,7 +92,8 @@ def setup_filter(
     normalize: taps sum to 1. gain: factor of the whole filter. separable: keep a 1-D filter 1-D; by default from
     8 taps on, a shorter one becomes its outer product. Returns a new float32 tensor; None gives a single tap.
     """
-    f = torch.as_tensor(1.0 if f is None else f, dtype=torch.float32).detach().clone()
+    on = f.device if isinstance(f, Tensor) else "cpu"  # not the default device, which a caller may have set
+    f = torch.as_tensor(1.0 if f is None else f, dtype=torch.float32, device=on).detach().clone()
     if f.ndim > 2 or f.numel() == 0:
         raise ValueError(f"setup_filter: f must be 1-D or 2-D with at least one tap, got shape {tuple(f.shape)}")
     f = f.reshape(1) if f.ndim == 0 else f

@@ -1,0 +1,298 @@
+"""StyleGAN2's generator with a code: G(s, c), s through a mapping network, c beside its output in the styles.
+
+Source: Karras et al., Analyzing and Improving the Image Quality of StyleGAN (arXiv 1912.04958), sections 2 and 4,
+figures 2 and 7; clamp and low precision: Karras et al. (arXiv 2006.06676), appendix. Every convolution layer is one
+`ops.styled_conv2d`. Module and parameter names are those of the published stylegan2-ada weights.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from idgan_fast import ops
+from idgan_fast.models.equalised import (
+    CLAMP,
+    HALF,
+    EqualisedConv2d,
+    FullyConnected,
+    channels_at,
+    check_shape,
+    no_autocast,
+    resolutions,
+    wide,
+)
+
+W_AVERAGE_DECAY = 0.998
+
+
+class MappingNetwork(nn.Module):
+    """s [N, s_dim], and c [N, c_dim] if it enters here -> w [N, w_dim]; always in float32.
+
+    s is scaled to a root mean square of 1; c is N(0, 1) as it comes. `w_avg` is the moving average of w.
+    """
+
+    w_avg: Tensor
+
+    def __init__(self, s_dim: int, c_dim: int, w_dim: int, layers: int, lr_multiplier: float = 0.01) -> None:
+        super().__init__()
+        self.layers = layers
+        for i in range(layers):
+            features = s_dim + c_dim if i == 0 else w_dim
+            setattr(self, f"fc{i}", FullyConnected(features, w_dim, "lrelu", lr_multiplier))
+        self.register_buffer("w_avg", torch.zeros(w_dim))
+
+    def forward(self, s: Tensor, c: Tensor | None = None) -> Tensor:
+        with no_autocast(s):
+            x = wide(s)
+            x = x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+            x = x if c is None else torch.cat([x, wide(c)], dim=1)
+            for i in range(self.layers):
+                x = getattr(self, f"fc{i}")(x)
+            return x
+
+
+class SynthesisLayer(nn.Module):
+    """A styled 3x3 convolution: x [N, I, R / up, R / up], w [N, w_dim], noise [N, 1, R, R] or None -> [N, O, R, R].
+
+    The weight is N(0, 1), as demodulation cancels its scale. Without noise the fixed `noise_const` is taken.
+    """
+
+    noise_const: Tensor
+    resample_filter: Tensor
+
+    def __init__(self, c_in: int, c_out: int, w_dim: int, size: int, up: int, clamp: float | None) -> None:
+        super().__init__()
+        self.size, self.up, self.clamp = size, up, clamp
+        self.affine = FullyConnected(w_dim, c_in, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(c_out, c_in, 3, 3))
+        self.noise_strength = nn.Parameter(torch.zeros(()))
+        self.bias = nn.Parameter(torch.zeros(c_out))
+        self.register_buffer("noise_const", torch.randn(size, size))
+        self.register_buffer("resample_filter", ops.setup_filter((1, 3, 3, 1)), persistent=False)
+
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, gain: float = 1.0) -> Tensor:
+        with no_autocast(w):
+            styles = self.affine(w)
+        return ops.styled_conv2d(
+            x,
+            self.weight,
+            styles,
+            self.noise_const if noise is None else noise,
+            self.noise_strength,
+            self.bias,
+            self.up,
+            self.resample_filter.float(),
+            gain=math.sqrt(2) * gain,
+            clamp=None if self.clamp is None else self.clamp * gain,
+        )
+
+
+class ToRGB(nn.Module):
+    """A modulated 1x1 convolution without demodulation: x [N, I, R, R], w [N, w_dim] -> [N, channels, R, R]."""
+
+    def __init__(self, c_in: int, channels: int, w_dim: int, clamp: float | None) -> None:
+        super().__init__()
+        self.clamp = clamp
+        self.affine = FullyConnected(w_dim, c_in, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(channels, c_in, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.scale = 1 / math.sqrt(c_in)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        with no_autocast(w):
+            styles = self.affine(w) * self.scale
+        options = {"demodulate": False, "act": "linear", "clamp": self.clamp}
+        return ops.styled_conv2d(x, self.weight, styles, bias=self.bias, **options)  # type: ignore[arg-type]
+
+
+class SynthesisBlock(nn.Module):
+    """The layers of one resolution R: two convolutions (one at 4x4) and, where there is an image, to-RGB.
+
+    "skip": images of all resolutions add up. "residual": features do, and the last block alone makes an image.
+    Under autocast a block that is not `low_precision` computes in float32.
+    """
+
+    resample_filter: Tensor
+
+    def __init__(
+        self, c_in: int, c_out: int, size: int, w_dim: int, channels: int, residual: bool, last: bool, low: bool
+    ) -> None:
+        super().__init__()
+        self.size, self.low_precision, self.residual = size, low, residual and size > 4
+        clamp = CLAMP if low else None
+        if size == 4:
+            self.const = nn.Parameter(torch.randn(c_out, 4, 4))
+        else:
+            self.conv0 = SynthesisLayer(c_in, c_out, w_dim, size, 2, clamp)
+        self.conv1 = SynthesisLayer(c_out, c_out, w_dim, size, 1, clamp)
+        self.torgb = ToRGB(c_out, channels, w_dim, clamp) if last or not residual else None
+        if self.residual:
+            self.skip = EqualisedConv2d(c_in, c_out, 1, bias=False, up=2, gain=HALF)
+        self.register_buffer("resample_filter", ops.setup_filter((1, 3, 3, 1)), persistent=False)
+
+    @property
+    def convolutions(self) -> int:
+        return 1 if self.size == 4 else 2
+
+    def forward(
+        self, x: Tensor | None, image: Tensor | None, w: Sequence[Tensor], noise: Sequence[Tensor | None]
+    ) -> tuple[Tensor, Tensor | None]:
+        """x [N, I, R/2, R/2] and image [N, channels, R/2, R/2], None at 4x4, -> [N, O, R, R], [N, channels, R, R].
+
+        w: a style input [N, w_dim] for each convolution and one for to-RGB. noise: one for each convolution, or None.
+        """
+        with no_autocast(w[0], when=not self.low_precision):
+            if x is None:
+                x = self.const.expand(len(w[0]), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+                x = self.conv1(x, w[0], noise[0])
+            else:
+                x = x if self.low_precision else wide(x)
+                shortcut = self.skip(x) if self.residual else None
+                x = self.conv0(x, w[0], noise[0])
+                x = self.conv1(x, w[1], noise[1], HALF if self.residual else 1.0)
+                x = x if shortcut is None else shortcut + x
+            rgb = None if self.torgb is None else wide(self.torgb(x, w[-1]))
+        if image is not None and rgb is not None:
+            rgb = rgb + ops.upsample2d(image, self.resample_filter.float())
+        return x, rgb
+
+
+class SynthesisNetwork(nn.Module):
+    """w [N, num_ws, w_dim], c [N, c_dim] and noise -> images [N, channels, size, size], not limited to [-1, 1].
+
+    Consecutive blocks share an entry of w: that of a block's to-RGB is that of the next one's first convolution.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        c_dim: int,
+        w_dim: int,
+        channel_base: int,
+        channel_max: int,
+        channels: int,
+        architecture: str,
+        code_from: int,
+        code_to: int,
+        low_precision_levels: int,
+        recompute: bool,
+    ) -> None:
+        super().__init__()
+        self.levels = resolutions(size)
+        self.recompute, self.code_from, self.code_to = recompute, code_from, code_to
+        c_in = 0
+        for at in self.levels:
+            c_out = channels_at(at, channel_base, channel_max)
+            low, last = at << low_precision_levels > size, at == size
+            style_dim = w_dim + (c_dim if self.takes_code(at) else 0)
+            residual = architecture == "residual"
+            block = SynthesisBlock(c_in, c_out, at, style_dim, channels, residual, last, low)
+            setattr(self, f"b{at}", block)
+            c_in = c_out
+        self.num_ws = 2 * len(self.levels)
+
+    def takes_code(self, resolution: int) -> bool:
+        return self.code_from <= resolution <= self.code_to
+
+    def blocks(self) -> Iterator[SynthesisBlock]:
+        for at in self.levels:
+            yield getattr(self, f"b{at}")
+
+    @property
+    def noise_numel(self) -> int:
+        """Numbers of noise that one picture takes."""
+        return sum(block.convolutions * block.size**2 for block in self.blocks())
+
+    def forward(self, w: Tensor, c: Tensor, noise: Tensor | None = None) -> Tensor:
+        """noise: N(0, 1) [N, noise_numel], or None for each layer's fixed one. Raises ValueError for wrong shapes."""
+        n = w.shape[0]
+        check_shape("StyleGAN2Generator", "w", w, n, self.num_ws, "w_dim")
+        if noise is not None:
+            check_shape("StyleGAN2Generator", "noise", noise, n, self.noise_numel)
+        x = image = None
+        at = taken = 0
+        for block in self.blocks():
+            styles = list(w[:, at : at + block.convolutions + 1].unbind(1))
+            if self.takes_code(block.size):
+                styles = [torch.cat([style, c.to(style.dtype)], dim=1) for style in styles]
+            noises: list[Tensor | None] = []
+            for _ in range(block.convolutions):
+                pixels = block.size**2
+                part = None if noise is None else noise[:, taken : taken + pixels]
+                noises.append(None if part is None else part.reshape(-1, 1, block.size, block.size))
+                taken += pixels
+            if self.recompute and torch.is_grad_enabled():
+                x, image = checkpoint(block, x, image, styles, noises, use_reentrant=False)
+            else:
+                x, image = block(x, image, styles, noises)
+            at += block.convolutions
+        assert image is not None
+        return image
+
+
+class StyleGAN2Generator(nn.Module):
+    """G(s, c): s [N, s_dim] and c [N, c_dim] -> images [N, channels, size, size], around [-1, 1].
+
+    channel_base, channel_max: a block of resolution R has min(channel_base / R, channel_max) channels.
+    architecture: "skip" or "residual". code: "style" joins c to w for the styles of the resolutions code_from to
+    code_to; "mapping" joins it to s. low_precision_levels: how many of the highest resolutions autocast computes in its
+    half type. recompute: keep only what passes between blocks, and compute the rest again in the backward pass.
+    Raises ValueError, one line on the argument.
+    """
+
+    def __init__(
+        self,
+        size: int = 256,
+        s_dim: int = 512,
+        c_dim: int = 20,
+        w_dim: int = 512,
+        mapping_layers: int = 8,
+        channel_base: int = 16384,
+        channel_max: int = 512,
+        channels: int = 3,
+        architecture: str = "skip",
+        code: str = "style",
+        code_from: int = 4,
+        code_to: int = 1024,
+        low_precision_levels: int = 4,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__()
+        if architecture not in ("skip", "residual"):
+            raise ValueError(f"StyleGAN2Generator: architecture must be skip or residual, got {architecture!r}")
+        if code not in ("style", "mapping"):
+            raise ValueError(f"StyleGAN2Generator: code must be style or mapping, got {code!r}")
+        self.s_dim, self.c_dim, self.code = s_dim, c_dim, code
+        in_styles = c_dim if code == "style" else 0
+        self.mapping = MappingNetwork(s_dim, c_dim - in_styles, w_dim, mapping_layers)
+        widths = (channel_base, channel_max)
+        self.synthesis = SynthesisNetwork(
+            size, in_styles, w_dim, *widths, channels, architecture, code_from, code_to, low_precision_levels, recompute
+        )
+
+    @property
+    def num_ws(self) -> int:
+        return self.synthesis.num_ws
+
+    def map(self, s: Tensor, c: Tensor) -> Tensor:
+        """w [N, w_dim]."""
+        return self.mapping(s, c if self.code == "mapping" else None)
+
+    def mixed(self, s: Tensor, other: Tensor, first: Tensor, c: Tensor) -> Tensor:
+        """Style mixing (arXiv 1812.04948, section 3.1): w [N, num_ws, w_dim], of `other` from entry first [N] on."""
+        at = torch.arange(self.num_ws, device=s.device)[None, :, None]
+        return torch.where(at < first[:, None, None], self.map(s, c)[:, None], self.map(other, c)[:, None])
+
+    def synthesise(self, w: Tensor, c: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Images of w [N, num_ws, w_dim], c [N, c_dim] and noise as in `SynthesisNetwork`."""
+        return self.synthesis(w, c if self.code == "style" else c[:, :0], noise)
+
+    def forward(self, s: Tensor, c: Tensor, noise: Tensor | None = None, truncation: float = 1.0) -> Tensor:
+        """truncation: w is drawn towards its average by this factor (arXiv 1812.04948, appendix B)."""
+        w = self.map(s, c)
+        if truncation != 1:
+            w = self.mapping.w_avg.lerp(w, truncation)
+        return self.synthesise(w[:, None].expand(-1, self.num_ws, -1), c, noise)
