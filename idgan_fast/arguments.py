@@ -87,10 +87,12 @@ def _spread_batch_size(config: Config) -> Config:
 
 # Least and greatest value of the numbers that have one, by the end of their names.
 BOUNDS: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("iters", "workers", "s_dim", "min_side", "cache_gib"), (0, math.inf)),
-    **dict.fromkeys(("batch_size", "c_dim", "width", "crop", "_every"), (1, math.inf)),
+    **dict.fromkeys(("iters", "workers", "s_dim", "min_side", "cache_gib", "low_precision_levels"), (0, math.inf)),
+    **dict.fromkeys(("batch_size", "c_dim", "w_dim", "width", "crop", "_every", "path_shrink"), (1, math.inf)),
+    **dict.fromkeys(("channel_base", "channel_max", "mapping_layers"), (1, math.inf)),
+    **dict.fromkeys(("distill_warmup", "distill_eps", "path_weight"), (0, math.inf)),
     **dict.fromkeys(("beta", "beta_start", "lr", "lr_g", "lr_d", "r1_weight", "distill_weight"), (0, math.inf)),
-    **dict.fromkeys(("beta_hold", "beta_reach", "lr_warmup", "lr_decay", "ema"), (0, 1)),
+    **dict.fromkeys(("beta_hold", "beta_reach", "lr_warmup", "lr_decay", "ema", "ema_rampup", "style_mixing"), (0, 1)),
     "seed": (0, 2**32),
 }
 
@@ -122,7 +124,11 @@ def check(config: Config) -> None:
         raise UserError(f"--images.size: dSprites has pictures of 64x64, got {size}")
     if size not in (64, 128, 256, 512, 1024):
         raise UserError(f"--images.size: must be 64, 128, 256, 512 or 1024, got {size}")
-    if gan.model == "dsprites" and (size != 64 or gan.bottleneck):
-        raise UserError("--gan.model dsprites: works at --images.size 64 and without --gan.bottleneck; use resnet")
+    if gan.model == "dsprites" and size != 64:
+        raise UserError(f"--gan.model dsprites: works at --images.size 64, got {size}; use resnet")
+    if gan.bottleneck and gan.model != "resnet":
+        raise UserError(f"--gan.bottleneck: is the ResNet discriminator's, got --gan.model {gan.model}")
+    if gan.model == "stylegan2" and gan.s_dim == 0:
+        raise UserError("--gan.s-dim: StyleGAN2's mapping network needs at least 1, got 0")
     if gan.warm_start and (gan.model != "dsprites" or gan.width != config.vae.width):
         raise UserError("--gan.warm-start: needs --gan.model dsprites and --gan.width equal to --vae.width")

@@ -15,6 +15,7 @@ import yaml
 from idgan_fast.errors import UserError, nearest
 
 Amp = Literal["auto", "bf16", "fp16", "off"]
+Compile = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,43 @@ class VAEConfig:
 
 
 @dataclass(frozen=True)
+class StyleGAN2Config:
+    """What only `--gan.model stylegan2` reads."""
+
+    channel_base: int = 16384
+    """Channels at resolution R are min(channel_base / R, channel_max)."""
+    channel_max: int = 512
+    w_dim: int = 512
+    mapping_layers: int = 8
+    architecture: Literal["skip", "residual"] = "skip"
+    """Of the generator; the discriminator is residual."""
+    code: Literal["style", "mapping"] = "style"
+    """Where c enters: beside w in the styles, or beside s in the mapping network."""
+    code_from: int = 4
+    """First resolution whose styles see c (code style only)."""
+    code_to: int = 1024
+    """Last resolution whose styles see c (code style only)."""
+    style_mixing: float = 0.9
+    """Share of the training pictures whose later layers take another s."""
+    path_weight: float = 2.0
+    """Weight of the path length penalty."""
+    path_every: int = 4
+    """A path length step after every k-th step, k times as strong."""
+    path_shrink: int = 2
+    """The path length step takes this fraction of the batch."""
+    low_precision_levels: int = 4
+    """How many of the highest resolutions mixed precision computes in its half type."""
+    recompute: bool = False
+    """Compute the blocks' activations again in the backward pass instead of keeping them: less memory, more time."""
+
+
+@dataclass(frozen=True)
 class GANConfig:
     """Stage 2: generator and discriminator, with the frozen encoder as teacher."""
 
     iters: int = 300_000
     batch_size: int = 64
-    model: Literal["resnet", "dsprites"] = "resnet"
+    model: Literal["resnet", "dsprites", "stylegan2"] = "resnet"
     bottleneck: bool = False
     """The VGAN discriminator (resnet only)."""
     s_dim: int = 256
@@ -78,6 +110,9 @@ class GANConfig:
     width: int = 64
     """Channels of G and D at full size."""
     max_width: int = 512
+    stylegan2: StyleGAN2Config = field(default_factory=lambda: StyleGAN2Config())
+    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
+    """RMSprop (alpha 0.99), or Adam (betas 0, 0.99)."""
     lr_g: float = 1e-4
     lr_d: float = 1e-4
     r1_weight: float = 10.0
@@ -86,8 +121,14 @@ class GANConfig:
     """R1 in every k-th step, k times as strong."""
     distill_weight: float = 1e-3
     """Weight of the information distillation loss, lambda."""
+    distill_warmup: int = 0
+    """Iterations over which that weight rises linearly from 0."""
+    distill_eps: float = 1e-8
+    """Added to the encoder's variance in that loss."""
     ema: float = 0.999
     """Decay of the moving average of G's weights, which all pictures are made with."""
+    ema_rampup: float = 0.0
+    """Its half-life is at most this share of the iterations done; 0 for no such limit."""
     sample_code: Literal["posterior", "prior"] = "prior"
     """Where c comes from in sample pictures: q(c|x) of real images, or N(0, I) as in the public code."""
     warm_start: bool = False
@@ -111,6 +152,8 @@ class Config:
     """auto (a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, ..."""
     amp: Amp = "off"
     """Mixed precision; a bare --amp means auto."""
+    compile: Compile = "auto"
+    """Each step as one compiled graph. auto: on a GPU; on a CPU where it was compiled before, or the run is long."""
     resume: str = "auto"
     """auto: go on where the run's folder stopped; never: start anew; or the path of a checkpoint."""
     config: Path | None = None

@@ -1,7 +1,7 @@
 """The losses of both stages. Shapes: images [N, C, H, W], codes [N, d], logits of D [N]; results are scalars.
 
 Sources: ID-GAN (arXiv 2001.04296), beta-VAE (Higgins et al., ICLR 2017), R1 (Mescheder et al., arXiv 1801.04406,
-eq. 9), VGAN (Peng et al., arXiv 1810.00821). Units are nats.
+eq. 9), VGAN (Peng et al., arXiv 1810.00821), StyleGAN2 (Karras et al., arXiv 1912.04958). Units are nats.
 """
 
 import math
@@ -46,18 +46,31 @@ def g_fake(logits: Tensor) -> Tensor:
     return F.softplus(-logits).mean()
 
 
-def distillation(c: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
+def distillation(c: Tensor, mean: Tensor, logvar: Tensor, eps: float = VARIANCE_EPS) -> Tensor:
     """-log q(c | G(s, c)), summed over dimensions, averaged over the batch (ID-GAN eq. 5: minus R_ID, less H(c)).
 
-    mean, logvar: the frozen encoder's reading of G(s, c). The variance is not detached.
+    mean, logvar: the frozen encoder's reading of G(s, c). The variance is not detached; eps is added to it.
     """
-    nll = math.log(2 * math.pi) + logvar + (c - mean).square() / (logvar.exp() + VARIANCE_EPS)
+    nll = math.log(2 * math.pi) + logvar + (c - mean).square() / (logvar.exp() + eps)
     return 0.5 * nll.sum(1).mean()
 
 
 def gradient_penalty(gradient: Tensor) -> Tensor:
     """E ||grad_x D(x)||^2 of R1, without the 1/2 of the paper, from the gradient of sum D(x) by x [N, C, H, W]."""
     return gradient.square().sum((1, 2, 3)).mean()
+
+
+def path_lengths(gradient: Tensor) -> Tensor:
+    """|J^T y| for each picture [N], from the gradient of sum(G(w) y) by w [N, L, w_dim]; root mean square over L.
+
+    y ~ N(0, I) / sqrt(H W), one for each picture [N, C, H, W] (arXiv 1912.04958, equation 4).
+    """
+    return gradient.square().sum(2).mean(1).sqrt()
+
+
+def path_penalty(lengths: Tensor, average: Tensor) -> Tensor:
+    """E (|J^T y| - a)^2 with the moving average a of the lengths [N], a constant here (arXiv 1912.04958, eq. 4)."""
+    return (lengths - average).square().mean()
 
 
 def bottleneck_kl(mean: Tensor, logstd: Tensor) -> Tensor:

@@ -28,7 +28,10 @@ _NEUTRAL_NAMES = {"__get__", "_set_grad_enabled"}  # attributes' getters; torch'
 
 
 class _Layers(TorchFunctionMode):
-    """Sees every torch function that the network calls, and refuses those that are not piecewise linear."""
+    """Sees every torch function that the network calls, and refuses those that are not piecewise linear.
+
+    What it finds goes into lists that the caller holds: torch.compile follows these through a mode, not attributes.
+    """
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
@@ -63,10 +66,9 @@ class _Layers(TorchFunctionMode):
 class _Record(_Layers):
     """The ordinary forward pass; keeps each layer's output and each activation's input."""
 
-    def __init__(self) -> None:
+    def __init__(self, outputs: list[Tensor], signs: list[Tensor]) -> None:
         super().__init__()
-        self.outputs: list[Tensor] = []
-        self.signs: list[Tensor] = []
+        self.outputs, self.signs = outputs, signs
 
     def is_signal(self, term: Any) -> bool:
         return super().is_signal(term) and term.requires_grad
@@ -74,8 +76,9 @@ class _Record(_Layers):
     def weighted(
         self, func: Callable, x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kw: Any
     ) -> Tensor:
-        self.outputs.append(func(x, weight, bias, *args, **kw))
-        return self.outputs[-1]
+        out = func(x, weight, bias, *args, **kw)
+        self.outputs.append(out)
+        return out
 
     def activation(self, x: Tensor, negative_slope: float = 0.0, inplace: bool = False) -> Tensor:
         self.signs.append(x.detach())
@@ -83,25 +86,26 @@ class _Record(_Layers):
 
 
 class _Replay(_Layers):
-    """The pass with recorded signs and scaled biases; adds each layer's weight gradient on the way."""
+    """The pass with recorded signs and scaled biases; adds (parameter, its gradient) to `found` on the way."""
 
-    def __init__(self, signs: list[Tensor], deltas: list[Tensor], scale: Tensor) -> None:
+    def __init__(
+        self, signs: list[Tensor], deltas: list[Tensor], scale: Tensor, found: list[tuple[Tensor, Tensor]]
+    ) -> None:
         super().__init__()
-        self.signs, self.deltas = signs[::-1], deltas[::-1]  # taken from the end, freed as they are used
-        self.scale = scale
+        self.signs, self.deltas, self.scale, self.found = signs, deltas, scale, found
 
     def weighted(
         self, func: Callable, x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kw: Any
     ) -> Tensor:
-        delta = self.deltas.pop()  # [N, O, H, W] or [N, O]
+        delta = self.deltas.pop(0)  # [N, O, H, W] or [N, O]; freed as soon as it is used
         x = x.to(delta.dtype)  # autocast's, chosen in the recorded pass
-        if func is F.linear:
-            _accumulate(weight, delta.t() @ x)
-        else:
-            _accumulate(weight, conv2d_weight(x, weight.shape, delta, *args, **kw))
-        if bias is not None:
+        if weight.requires_grad:
+            linear = func is F.linear
+            gradient = delta.t() @ x if linear else conv2d_weight(x, weight.shape, delta, *args, **kw)
+            self.found.append((weight, gradient.to(weight.dtype)))
+        if bias is not None and bias.requires_grad:
             by_sample = delta if delta.ndim == 2 else delta.sum((2, 3), dtype=self.scale.dtype)
-            _accumulate(bias, self.scale @ by_sample.to(self.scale.dtype))
+            self.found.append((bias, (self.scale @ by_sample.to(self.scale.dtype)).to(bias.dtype)))
         if not self.deltas:  # nobody reads the last output
             return delta
         out = func(x, weight, None, *args, **kw)
@@ -110,37 +114,38 @@ class _Replay(_Layers):
         return out
 
     def activation(self, x: Tensor, negative_slope: float = 0.0, inplace: bool = False) -> Tensor:
-        return torch.ops.aten.leaky_relu_backward(x, self.signs.pop(), negative_slope, False)
+        return torch.ops.aten.leaky_relu_backward(x, self.signs.pop(0), negative_slope, False)
 
 
-def _accumulate(parameter: Tensor, gradient: Tensor) -> None:
-    if not parameter.requires_grad:
-        return
-    gradient = gradient.to(parameter.dtype)
-    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-
-
-def backward_real(
+def real_gradients(
     discriminator: nn.Module, x: Tensor, r1_weight: float, loss_scale: Tensor | float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """Add the gradient of loss_scale * (BCE(D(x), 1) + r1_weight * E|grad_x D(x)|^2) to the parameters' `.grad`.
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """The gradients of loss_scale * (BCE(D(x), 1) + r1_weight * E|grad_x D(x)|^2) by the discriminator's parameters.
 
     discriminator: a piecewise linear module, images [N, C, H, W] -> logits [N], no layer mixing samples.
-    Returns the loss and the penalty, both detached and unscaled. Raises TypeError where the network calls
-    anything that is not known to be piecewise linear. Runs under autocast if the caller has it on.
+    Returns the loss and the penalty, unscaled, and a gradient for each parameter, zeros for one that is frozen or that
+    no layer uses; nothing of it carries a graph. Raises TypeError where the network calls anything that is not known
+    to be piecewise linear. Runs under autocast if the caller has it on.
     """
     x = x.detach().requires_grad_()
-    with _Record() as record:
+    outputs: list[Tensor] = []
+    signs: list[Tensor] = []
+    with _Record(outputs, signs):
         logits = discriminator(x)
     # Scaled like the gradient of an averaged loss, which is what a gradient scaler for fp16 expects.
     delta_scale = loss_scale / len(x)
-    gradient, *deltas = torch.autograd.grad((logits * delta_scale).sum(), [x, *record.outputs])
-    record.outputs.clear()
+    gradient, *deltas = torch.autograd.grad((logits * delta_scale).sum(), [x, *outputs])
+    outputs.clear()
     with torch.no_grad():
-        logits = logits.to(x.dtype)
+        logits = logits.detach().to(x.dtype)
         gradient = gradient / delta_scale
         scale = -torch.sigmoid(-logits)  # of softplus(-f)
-        start = scale[:, None, None, None] * x + 2 * r1_weight * gradient
-        with _Replay(record.signs, deltas, scale):
+        start = scale[:, None, None, None] * x.detach() + 2 * r1_weight * gradient
+        found: list[tuple[Tensor, Tensor]] = []
+        with _Replay(signs, deltas, scale, found):
             discriminator(start)
-        return losses.d_real(logits), losses.gradient_penalty(gradient)
+        gradients = []
+        for parameter in discriminator.parameters():
+            parts = [part for owner, part in found if owner is parameter]
+            gradients.append(sum(parts[1:], parts[0]) if parts else torch.zeros_like(parameter))
+        return losses.d_real(logits), losses.gradient_penalty(gradient), gradients

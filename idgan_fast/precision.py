@@ -1,9 +1,11 @@
 """The device, and mixed precision: what --device and --amp come to, and why."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from idgan_fast.config import Amp
 from idgan_fast.errors import UserError
@@ -38,9 +40,52 @@ class Precision:
     def autocast(self) -> AbstractContextManager:
         return torch.autocast(self.device_type, _DTYPES[self.name], enabled=self.name != "off")
 
-    def scaler(self) -> torch.amp.GradScaler:
-        """A gradient scaler that does nothing unless the dtype is fp16."""
-        return torch.amp.GradScaler(self.device_type, enabled=self.name == "fp16")
+    def loss_scale(self, device: torch.device) -> "LossScale":
+        """One that does nothing unless the dtype is fp16."""
+        return LossScale(device, enabled=self.name == "fp16")
+
+
+class LossScale:
+    """Keeps fp16 gradients in range, as torch.amp.GradScaler does, but on the device and inside a compiled graph.
+
+    The loss is multiplied by `factor`; gradients are divided by it again. An update with a gradient that is not finite
+    is left out and halves the factor; GROWTH_INTERVAL good ones in a row double it.
+    """
+
+    FACTOR, GROWTH_INTERVAL = 2.0**16, 2000
+
+    def __init__(self, device: torch.device, enabled: bool) -> None:
+        self.enabled = enabled
+        self.factor = torch.full((), self.FACTOR if enabled else 1.0, device=device)
+        self.good = torch.zeros((), dtype=torch.int32, device=device)
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        return loss * self.factor if self.enabled else loss
+
+    def unscaled(self, gradients: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor | None]:
+        """The gradients of the loss itself, and whether any number of them is not finite: a bool scalar, or None."""
+        if not self.enabled:
+            return gradients, None
+        gradients = torch._foreach_mul(list(gradients), self.factor.reciprocal())
+        finite = torch.stack([g.isfinite().all() for g in gradients]).all()
+        return gradients, ~finite
+
+    @torch.no_grad()
+    def update(self, *overflows: Tensor | None) -> None:
+        """After an iteration, with what its updates found."""
+        if self.enabled:
+            overflow = torch.stack([found for found in overflows if found is not None]).any()
+            grown = self.good + 1 >= self.GROWTH_INTERVAL
+            self.factor.mul_(torch.where(overflow, 0.5, torch.where(grown, 2.0, 1.0)))
+            self.good.copy_(torch.where(overflow | grown, 0, self.good + 1))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"factor": self.factor, "good": self.good}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        if self.enabled:
+            self.factor.copy_(state["factor"])
+            self.good.copy_(state["good"])
 
 
 def _cpu_has_bf16() -> bool:

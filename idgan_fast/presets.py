@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from idgan_fast.config import Config, GANConfig, ImagesConfig, VAEConfig, flatten
+from idgan_fast.config import Config, GANConfig, ImagesConfig, StyleGAN2Config, VAEConfig, flatten
 from idgan_fast.errors import UserError, nearest
 
 _DSPRITES = Config(
@@ -14,6 +14,28 @@ _DSPRITES = Config(
     gan=GANConfig(model="dsprites", s_dim=0, width=32, lr_g=1e-3, distill_weight=1e-4),
 )
 _CELEBA_64 = Config(preset="celeba-64", images=ImagesConfig(crop=160))
+# The StyleGAN2 pairing: widths and rates of arXiv 1912.04958 and 2006.06676, R1's gamma 10 (with the 1/2: 5 here),
+# the distillation of github.com/rosinality/id-gan-pytorch.
+_STYLEGAN2_64 = Config(
+    preset="stylegan2-64",
+    images=ImagesConfig(size=64),
+    gan=GANConfig(
+        model="stylegan2",
+        batch_size=32,
+        s_dim=512,
+        optimizer="adam",
+        lr_g=2e-3,
+        lr_d=2e-3,
+        r1_weight=5.0,
+        r1_every=16,
+        distill_weight=0.01,
+        distill_warmup=1000,
+        distill_eps=1e-6,
+        ema=0.998,
+        ema_rampup=0.05,
+        sample_code="posterior",
+    ),
+)
 
 PRESETS: dict[str, Config] = {
     "dsprites": _DSPRITES,
@@ -77,6 +99,19 @@ PRESETS: dict[str, Config] = {
         images=ImagesConfig(size=1024),
         gan=GANConfig(batch_size=1, width=16, distill_weight=1e-4),
     ),
+    "stylegan2-64": _STYLEGAN2_64,
+    "stylegan2-256": replace(
+        _STYLEGAN2_64,
+        preset="stylegan2-256",
+        images=ImagesConfig(size=256),
+        gan=replace(_STYLEGAN2_64.gan, batch_size=16),
+    ),
+    "stylegan2-1024": replace(
+        _STYLEGAN2_64,
+        preset="stylegan2-1024",
+        images=ImagesConfig(size=1024),
+        gan=replace(_STYLEGAN2_64.gan, batch_size=4, ema=0.9997, stylegan2=StyleGAN2Config(channel_base=32768)),
+    ),
 }
 
 # What the short presets are held against in the report's list of departures from the paper.
@@ -96,6 +131,8 @@ def departures(config: Config) -> list[tuple[str, Any, Any]]:
     rows = [(key, paper[key], ours[key]) for key in ours if key.startswith(science) and ours[key] != paper[key]]
     if config.dataset == "dsprites" and config.data is None:
         rows.insert(0, ("data", "the public dSprites file", "the same factor grid, rendered by this project"))
+    if config.gan.model == "stylegan2":
+        rows.insert(0, ("networks of stage 2", "ResNet G and D", "StyleGAN2's, with the settings of its preset"))
     if config.preset == "celebahq-1024":
         rows.insert(0, ("teacher's pictures", "CelebA, 160-pixel centre crops", "those of stage 2, at 64x64"))
     return [row for row in rows if row[0] != "images.cache_gib"]

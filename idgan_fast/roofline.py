@@ -44,7 +44,11 @@ from idgan_fast.ops.up2_plan import composite_is_faster, seconds
 from idgan_fast.presets import PRESETS
 
 ELEMENT = {"fp16": 2, "bf16": 2, "tf32": 4, "fp32": 4}  # bytes of a number
-STYLEGAN2 = {"stylegan2-256": (256, 16384), "stylegan2-1024": (1024, 32768)}  # size, channel base
+STYLEGAN2 = {  # size, channel base
+    name: (config.images.size, config.gan.stylegan2.channel_base)
+    for name, config in PRESETS.items()
+    if config.gan.model == "stylegan2"
+}
 RESNET = [name for name, config in PRESETS.items() if config.gan.model == "resnet"]
 
 Row = dict[str, str | int | float]

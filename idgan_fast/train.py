@@ -25,6 +25,7 @@ from idgan_fast.evaluate import (
     read_codes,
     summarise,
 )
+from idgan_fast.graphs import Graphs, mark_warm, whether_to_compile
 from idgan_fast.models.vae import IMAGE_SIZE
 from idgan_fast.precision import Precision, choose, pick_device
 from idgan_fast.resume import find
@@ -58,9 +59,12 @@ class Trainer:
         self.device = pick_device(config.device)
         self.folder, self.resumed = find(config, console.line)
         self.precision = self._precision()
+        on, self.why_compiled = self._compiled()
+        self.graphs = Graphs(on, self.device)
         self.choices = {
             "device": str(self.device),
             "amp": self.precision.name,
+            "compile": "on" if on else "off",
             "threads": torch.get_num_threads(),
             "torch": str(torch.__version__),
         }
@@ -77,6 +81,21 @@ class Trainer:
         chosen = self.resumed.choices["amp"] if self.resumed and self.config.amp == "auto" else None
         return Precision(chosen, self.device.type, "as before") if chosen else choose(self.config.amp, self.device)
 
+    def _compiled(self) -> tuple[bool, str]:
+        """What --compile comes to; what auto chose once stays for the whole run."""
+        if self.resumed and self.config.compile == "auto":
+            return self.resumed.choices.get("compile", "off") == "on", "as before"
+        iters = max(self.config.vae.iters, self.config.gan.iters)
+        return whether_to_compile(self.config.compile, self.device, iters, self._steps())
+
+    def _steps(self) -> str:
+        """What decides which graphs a run compiles."""
+        settings = flatten(self.config)
+        decides = ("images.size", "images.channels", "vae.", "gan.")
+        free = ("iters", "distill_weight", "distill_warmup", "sample_code", "ema", "ema_rampup")
+        kept = {k: v for k, v in settings.items() if k.startswith(decides) and not k.endswith(free)}
+        return f"{kept} {self.device} {self.precision.name} {torch.get_num_threads()}"
+
     def run(self) -> None:
         config = self.config
         self.folder.prepare(config)
@@ -90,7 +109,7 @@ class Trainer:
         self._say_data(small)
         self._require_same_data(small)
         torch.manual_seed(config.seed)
-        vae_stage = VAEStage(config, small.channels, self.device, self.precision)
+        vae_stage = VAEStage(config, small.channels, self.device, self.precision, self.graphs)
         self._train(vae_stage, small, self._draw_vae(small))
         count = ENCODED_WITH_FACTORS if config.dataset == "dsprites" else ENCODED
         codes = read_codes(small, vae_stage.vae.encoder, count, self.device)
@@ -99,7 +118,7 @@ class Trainer:
 
         large = small if config.images.size == IMAGE_SIZE else open_data(config, config.images.size)
         torch.manual_seed(config.seed + 1)
-        gan_stage = GANStage(config, small.channels, self.device, self.precision, vae_stage.vae)
+        gan_stage = GANStage(config, small.channels, self.device, self.precision, vae_stage.vae, self.graphs)
         self._train(gan_stage, large, self._draw_gan(codes))
 
         summary = summarise(gan_stage, codes)
@@ -156,6 +175,7 @@ class Trainer:
                     self._save(stage, done - 1, metrics)
                 raise
             metrics = stage.step(batch, done - 1)
+            self._say_compiled()
             now = time.monotonic()
             stopping = bool(self.stop)  # read once: a signal may come at any time
             last = done == stage.iters or stopping
@@ -202,8 +222,8 @@ class Trainer:
         self.last_good = checkpoint.save(self.folder.checkpoints, state)
 
     def _require_finite(self, stage: Stage, done: int, values: dict[str, Tensor]) -> None:
-        if self.precision.name == "fp16":  # an overflow of the scaled gradient: the scaler skips the update
-            values = {name: value for name, value in values.items() if name != "r1"}
+        if self.precision.name == "fp16":  # an overflow of the scaled gradient: the loss scale skips the update
+            values = {name: value for name, value in values.items() if name != "r1" and not name.startswith("path_")}
         finite = torch.stack([value.isfinite().all() for value in values.values()])
         if not finite.all():
             name = next(name for name, good in zip(values, finite.tolist(), strict=True) if not good)
@@ -245,11 +265,17 @@ class Trainer:
         say(f"idgan-fast {__version__}: preset {config.preset}, seed {config.seed}, into {self.folder.path}")
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
         amp = "" if config.amp == "off" else f"; amp {self.precision.name}: {self.precision.reason}"
-        say(f"device {self.device}{threads}{amp}")
+        compiled = f"; compile {self.choices['compile']}: {self.why_compiled}" if self.graphs.on else ""
+        say(f"device {self.device}{threads}{amp}{compiled}")
         before = self.resumed.choices if self.resumed else self.choices
-        for name in ("device", "threads", "torch"):
+        for name in ("device", "threads", "torch", "compile"):
             if before.get(name) != self.choices[name]:
                 say(f"{name} was {before.get(name)}: the numbers from here on are not those of an unbroken run")
+
+    def _say_compiled(self) -> None:
+        for name, seconds in self.graphs.compiled():
+            self.console.line(f"compiled the step {name} in {seconds:.0f} s")
+            mark_warm(self._steps())
 
     def _say_data(self, dataset: Dataset) -> None:
         say, images = self.console.line, self.config.images

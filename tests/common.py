@@ -12,7 +12,7 @@ from idgan_fast.errors import UserError
 # A whole run of seconds, for dSprites and for pictures.
 TINY = [
     *("--vae.iters", "8", "--gan.iters", "6", "--batch-size", "4", "--vae.width", "4", "--gan.width", "4"),
-    *("--log-every", "1", "--picture-every", "5", "--save-every", "3"),
+    *("--log-every", "1", "--picture-every", "5", "--save-every", "3", "--compile", "off"),
 ]
 TINY_IMAGES = [*TINY, "--preset", "celeba-64", "--gan.max-width", "8", "--gan.s-dim", "3"]
 

@@ -18,6 +18,7 @@ from idgan_fast.presets import PAPER, PRESETS, departures
 NAMES = [
     *("dsprites", "dsprites-quick", "images-quick"),
     *("celeba-64", "celeba-256", "chairs-64", "cars-64", "celebahq-1024"),
+    *("stylegan2-64", "stylegan2-256", "stylegan2-1024"),
 ]
 UNRECORDED = {"out", "resume", "config", "batch_size"}
 
@@ -309,7 +310,8 @@ def test_the_record_is_plain_nested_yaml() -> None:
     assert record["vae"]["batch_size"] == record["gan"]["batch_size"] == 4
     assert record["amp"] == "off"
     assert not UNRECORDED & set(record)
-    recorded = {f"{g}.{k}" for g in ("images", "vae", "gan") for k in record[g]}
+    recorded = {f"{g}.{k}" for g in ("images", "vae", "gan") for k in record[g] if k != "stylegan2"}
+    recorded |= {f"gan.stylegan2.{k}" for k in record["gan"]["stylegan2"]}
     recorded |= {key for key in record if key not in ("images", "vae", "gan")}
     assert recorded == set(flatten(config)) - UNRECORDED
 
@@ -452,6 +454,8 @@ def test_the_presets_pictures() -> None:
     assert {name: images.size for name, images in framing.items() if images.size != 64} == {
         "celeba-256": 256,
         "celebahq-1024": 1024,
+        "stylegan2-256": 256,
+        "stylegan2-1024": 1024,
     }
     assert framing["celeba-64"].crop == framing["celeba-256"].crop == 160
     assert framing["chairs-64"].crop == 450

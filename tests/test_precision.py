@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from idgan_fast.precision import Precision, choose
+from idgan_fast.precision import LossScale, Precision, choose
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}
@@ -115,25 +115,37 @@ def test_autocast_multiplies_in_the_dtype(name: str) -> None:
 
 @pytest.mark.parametrize("name", DTYPES)
 def test_only_fp16_scales_gradients(name: str) -> None:
-    scaler = choose(name, CPU).scaler()  # type: ignore[arg-type]
-    assert scaler.is_enabled() is (name == "fp16")
-    loss = torch.ones(())
-    assert (scaler.scale(loss) > 1).item() is (name == "fp16")
+    scale = choose(name, CPU).loss_scale(CPU)  # type: ignore[arg-type]
+    assert (scale.scaled(torch.ones(())) > 1).item() is (name == "fp16")
+    gradients, overflow = scale.unscaled([torch.full((2,), 8.0) * scale.factor])
+    assert gradients[0].tolist() == [8.0, 8.0]
+    assert (overflow is None) is (name != "fp16")
+    scale.update(overflow)
 
 
-def test_a_scaler_that_does_nothing_still_steps() -> None:
+def test_the_loss_scale_is_that_of_torch() -> None:
+    """Beside torch.amp.GradScaler, over overflows of both kinds and past a growth."""
+    ours, theirs = LossScale(CPU, enabled=True), torch.amp.GradScaler("cpu", growth_interval=3)
+    ours.GROWTH_INTERVAL = 3  # type: ignore[misc]
     parameter = torch.nn.Parameter(torch.ones(2))
-    optimizer, scaler = torch.optim.SGD([parameter], lr=0.5), choose("off", CPU).scaler()
-    scaler.scale(parameter.sum()).backward()
-    scaler.step(optimizer)
-    scaler.update()
-    assert parameter.tolist() == [0.5, 0.5]
-    scaler.load_state_dict(scaler.state_dict())
+    optimizer = torch.optim.SGD([parameter], lr=0.0)
+    for gradient in (1.0, float("inf"), 1.0, 1.0, 1.0, 1.0, float("nan"), 1.0):
+        theirs.scale(torch.zeros(()))  # which makes its factor
+        parameter.grad = torch.tensor([1.0, gradient])
+        _, overflow = ours.unscaled([parameter.grad])
+        theirs.step(optimizer)
+        theirs.update()
+        ours.update(overflow)
+        assert ours.factor.item() == theirs.get_scale()
+    other = LossScale(CPU, enabled=True)
+    other.load_state_dict(ours.state_dict())
+    assert torch.equal(other.factor, ours.factor)
+    assert torch.equal(other.good, ours.good)
 
 
-def test_on_a_gpu_fp16_comes_with_a_scaler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_fp16_comes_with_a_loss_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     gpu(monkeypatch, 7, 5)
-    assert choose("auto", CUDA).scaler().is_enabled()
+    assert choose("auto", CUDA).loss_scale(CPU).enabled
     gpu(monkeypatch, 8, 0)
-    assert not choose("auto", CUDA).scaler().is_enabled()
+    assert not choose("auto", CUDA).loss_scale(CPU).enabled

@@ -69,7 +69,8 @@ def test_pictures_are_prepared_as_published(name):
 
 
 def test_every_preset_is_known_by_its_own_name():
-    assert set(PRESETS) == {*PUBLISHED, "dsprites-quick", "images-quick"}
+    ours = {"dsprites-quick", "images-quick", "stylegan2-64", "stylegan2-256", "stylegan2-1024"}
+    assert set(PRESETS) == {*PUBLISHED, *ours}
     assert all(preset(name).preset == name for name in PRESETS)
 
 

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from idgan_fast.config import Config
 from idgan_fast.costs.layer import Layer
 from idgan_fast.ops.up2_plan import Kernel
-from idgan_fast.stages.gan import build_networks
+from idgan_fast.stages.networks import build_networks
 
 KINDS = {
     "convolution": "conv",

@@ -1,22 +1,34 @@
-"""Stage 2: a GAN G(s, c) whose images the frozen encoder reads c back from (ID-GAN, arXiv 2001.04296, eq. 3-5)."""
+"""Stage 2: a GAN G(s, c) whose images the frozen encoder reads c back from (ID-GAN, arXiv 2001.04296, eq. 3-5).
+
+An iteration is up to three updates: of D, with R1 where it is due; of StyleGAN2's G by the path length, where it is
+due; of G and its average. Each is a function of tensors, random numbers included, so that each is one compiled graph.
+"""
 
 import copy
+import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from idgan_fast import losses
 from idgan_fast.config import Config
 from idgan_fast.data import to_signed
-from idgan_fast.models.resnet import ResnetDiscriminator, ResnetGenerator, VGANDiscriminator
-from idgan_fast.models.vae import IMAGE_SIZE, VAE, DSpritesDiscriminator, DSpritesGenerator, reparameterise
-from idgan_fast.piecewise_linear import backward_real
+from idgan_fast.graphs import Graphs
+from idgan_fast.models.stylegan2 import W_AVERAGE_DECAY, StyleGAN2Generator
+from idgan_fast.models.vae import IMAGE_SIZE, VAE, reparameterise
+from idgan_fast.optim import Adam, RMSprop, move_average
+from idgan_fast.piecewise_linear import real_gradients
 from idgan_fast.precision import Precision
+from idgan_fast.stages.networks import build_networks
 
 BOTTLENECK_BETA = 0.1  # VGAN's first multiplier
+PATH_AVERAGE_DECAY = 0.99
+ADAM_BETAS = (0.0, 0.99)  # of StyleGAN2
+
+Metrics = dict[str, Tensor]
+Gradients = list[Tensor] | tuple[Tensor, ...]
 
 
 def teacher_view(x: Tensor) -> Tensor:
@@ -25,28 +37,25 @@ def teacher_view(x: Tensor) -> Tensor:
     return x if x.shape[-1] == IMAGE_SIZE else F.adaptive_avg_pool2d(x, IMAGE_SIZE)
 
 
-def build_networks(config: Config, channels: int) -> tuple[nn.Module, nn.Module]:
-    """G and D of the settings, in torch's default initialisation."""
-    gan, size = config.gan, config.images.size
-    if gan.model == "dsprites":
-        generator = DSpritesGenerator(gan.s_dim, config.vae.c_dim, channels, gan.width)
-        return generator, DSpritesDiscriminator(channels, gan.width)
-    kind = VGANDiscriminator if gan.bottleneck else ResnetDiscriminator
-    return (
-        ResnetGenerator(size, gan.s_dim, config.vae.c_dim, gan.width, gan.max_width, channels),
-        kind(size, gan.width, gan.max_width, channels),
-    )
-
-
 class GANStage:
     """Networks, optimisers and random state of stage 2. `state_dict()` holds all of it but the teacher."""
 
     name = "gan"
+    _PARTS = ("generator", "discriminator", "average", "optimizer_g", "optimizer_d", "scale")
 
-    def __init__(self, config: Config, channels: int, device: torch.device, precision: Precision, vae: VAE) -> None:
+    def __init__(
+        self,
+        config: Config,
+        channels: int,
+        device: torch.device,
+        precision: Precision,
+        vae: VAE,
+        graphs: Graphs | None = None,
+    ) -> None:
         self.config, self.images, self.device, self.precision = config.gan, config.images, device, precision
         self.iters, self.batch_size = self.config.iters, self.config.batch_size
         self.c_dim, self.channels = config.vae.c_dim, channels
+        self.styled = self.config.model == "stylegan2"
         self.teacher = copy.deepcopy(vae.encoder).requires_grad_(False).eval()
         generator, discriminator = build_networks(config, channels)
         if self.config.warm_start:
@@ -54,23 +63,58 @@ class GANStage:
         place: dict[str, Any] = {"device": device, "memory_format": torch.channels_last}
         self.generator, self.discriminator = generator.to(**place), discriminator.to(**place)
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
-        self._average = get_ema_multi_avg_fn(self.config.ema)
-        rmsprop: dict[str, Any] = {"alpha": 0.99, "eps": 1e-8, "foreach": True}
-        self.optimizer_g = torch.optim.RMSprop(self.generator.parameters(), self.config.lr_g, **rmsprop)
-        self.optimizer_d = torch.optim.RMSprop(self.discriminator.parameters(), self.config.lr_d, **rmsprop)
-        self.scaler = precision.scaler()
+        self.of_g, self.of_d = list(self.generator.parameters()), list(self.discriminator.parameters())
+        self.of_average = list(self.average.parameters())
+        self.has_path = self.styled and self.config.stylegan2.path_weight > 0
+        self._make_optimizers()
+        self.scale = precision.loss_scale(device)
         self.rng = torch.Generator(device).manual_seed(2 * config.seed + 1)
-        self.bottleneck_beta = torch.tensor(BOTTLENECK_BETA, device=device)
+        self.bottleneck_beta = torch.full((), BOTTLENECK_BETA, device=device)
+        self.path_average = torch.zeros((), device=device)
+        graphs = graphs or Graphs(False, device)
+        self._update_d = graphs.step("D", lambda *args: self.update_d(False, *args))
+        self._update_d_r1 = graphs.step("D with R1", lambda *args: self.update_d(True, *args))
+        self._update_g = graphs.step("G", self.update_g)
+        self._update_path = graphs.step("path length", self.update_path)
 
-    def step(self, batch: Tensor, iteration: int) -> dict[str, Tensor]:
-        """One update of D, G and G's average from uint8 images [N, C, S, S]; returns detached metrics."""
+    def _make_optimizers(self) -> None:
+        """Adam's settings for G allow for the updates that the path length adds (arXiv 1912.04958, appendix B)."""
+        self.lr_g, self.lr_d = self.config.lr_g, self.config.lr_d
+        self.optimizer_g: RMSprop | Adam
+        self.optimizer_d: RMSprop | Adam
+        if self.config.optimizer == "rmsprop":
+            self.optimizer_g, self.optimizer_d = RMSprop(self.of_g), RMSprop(self.of_d)
+            return
+        share = 1.0
+        if self.has_path:
+            every = self.config.stylegan2.path_every
+            share = every / (every + 1)
+        b1, b2 = ADAM_BETAS
+        self.lr_g *= share
+        self.optimizer_g, self.optimizer_d = Adam(self.of_g, (b1**share, b2**share)), Adam(self.of_d, ADAM_BETAS)
+
+    def step(self, batch: Tensor, iteration: int) -> Metrics:
+        """The updates of one iteration from uint8 images [N, C, S, S]; returns detached metrics."""
         x = self.real_images(batch)
-        c = self.posterior_sample(x)
-        penalise = iteration % self.config.r1_every == 0
-        metrics = self._step_d(x, c, penalise) | self._step_g(c)
-        self.scaler.update()
-        self._average(list(self.average.parameters()), list(self.generator.parameters()), iteration)
+        n = len(x)
+        of_c, latents = self.normal(n, self.c_dim), self.latents(n)
+        penalise = self.config.r1_weight > 0 and iteration % self.config.r1_every == 0
+        update_d = self._update_d_r1 if penalise else self._update_d
+        c, metrics = update_d(x, of_c, latents, self.bottleneck_noise(n), self.bottleneck_noise(n))
+        if self.has_path and iteration % self.config.stylegan2.path_every == 0:
+            few = max(n // self.config.stylegan2.path_shrink, 1)
+            latents, y = self.latents(few), self.normal(few, *x.shape[1:]) / self.images.size
+            metrics |= self._update_path(c[:few], latents, y)
+        self.discriminator.requires_grad_(False)
+        schedule = torch.tensor([self.distill_weight(iteration), self.ema_decay(iteration)], device=self.device)
+        metrics |= self._update_g(c, self.latents(n), self.bottleneck_noise(n), *schedule)
+        self.discriminator.requires_grad_(True)
         return metrics
+
+    # ---- what an iteration draws
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.rng, device=self.device)
 
     def real_images(self, batch: Tensor) -> Tensor:
         flip = noise = None
@@ -80,111 +124,188 @@ class GANStage:
             noise = torch.rand(batch.shape, generator=self.rng, device=self.device)
         return to_signed(batch, self.device, flip, noise).contiguous(memory_format=torch.channels_last)
 
+    def latents(self, n: int) -> list[Tensor]:
+        """What G draws beside c: s [n, s_dim]; for StyleGAN2 also another s, where it begins [n], and noise."""
+        s = self.normal(n, self.config.s_dim)
+        if not isinstance(self.generator, StyleGAN2Generator):
+            return [s]
+        count = self.generator.num_ws
+        first = torch.randint(1, count, (n,), generator=self.rng, device=self.device)
+        mixed = torch.rand(n, generator=self.rng, device=self.device) < self.config.stylegan2.style_mixing
+        other, noise = self.normal(n, self.config.s_dim), self.normal(n, self.generator.synthesis.noise_numel)
+        return [s, other, torch.where(mixed, first, count), noise]
+
+    def bottleneck_noise(self, n: int) -> list[Tensor]:
+        """[eps] for VGAN's discriminator, nothing for others."""
+        return [self.normal(n, *self.discriminator.bottleneck_shape)] if self.config.bottleneck else []  # type: ignore[misc]
+
+    # ---- what changes from iteration to iteration
+
+    def distill_weight(self, iteration: int) -> float:
+        return self.config.distill_weight * min((iteration + 1) / max(self.config.distill_warmup, 1), 1.0)
+
+    def ema_decay(self, iteration: int) -> float:
+        """`ema`, or less while its half-life is more than `ema_rampup` of the iterations done."""
+        ema, share = self.config.ema, self.config.ema_rampup
+        if share == 0 or not 0 < ema < 1:
+            return ema
+        half_life = min(math.log(0.5) / math.log(ema), share * (iteration + 1))
+        return 0.5 ** (1 / half_life)
+
+    def schedule(self, iteration: int) -> dict[str, float]:
+        shown = {}
+        if self.config.distill_warmup:
+            shown["distill_weight"] = self.distill_weight(iteration)
+        if self.config.ema_rampup:
+            shown["ema"] = self.ema_decay(iteration)
+        return shown
+
+    # ---- the updates, functions of tensors
+
+    def update_d(
+        self,
+        penalise: bool,
+        x: Tensor,
+        of_c: Tensor,
+        latents: list[Tensor],
+        eps_real: list[Tensor],
+        eps_fake: list[Tensor],
+    ) -> tuple[Tensor, Metrics]:
+        """D's update from real images x [N, C, S, S] in [-1, 1] and c ~ q(c|x) [N, c_dim], which it returns."""
+        c = self.posterior_sample(x, of_c)
+        with torch.no_grad(), self.precision.autocast():
+            fake = self.synthesise(self.styles(latents, c), c, latents)
+        weight = self.config.r1_weight * self.config.r1_every if penalise else 0.0
+        if penalise and not self.styled and not self.config.bottleneck:
+            with self.precision.autocast():
+                real, penalty, with_r1 = real_gradients(self.discriminator, x, weight, self.scale.factor)
+            metrics = {"d_real": real, "r1": penalty}
+            of_real: Gradients = with_r1
+        else:
+            metrics, of_real = self._of_real(x, eps_real, weight)
+        of_fake_metrics, of_fake = self._of_fake(fake, eps_fake)
+        metrics |= of_fake_metrics
+        if self.config.bottleneck:
+            metrics["bottleneck_kl"] = 0.5 * (metrics.pop("kl_real") + metrics.pop("kl_fake"))
+            metrics["bottleneck_beta"] = self.bottleneck_beta.clone()
+            self._move_bottleneck_beta(metrics["bottleneck_kl"])
+        gradients, overflow = self.scale.unscaled(torch._foreach_add(list(of_real), list(of_fake)))
+        self.optimizer_d.step(gradients, self.lr_d, overflow)
+        self.scale.update(overflow)
+        return c, metrics
+
     @torch.no_grad()
-    def posterior_sample(self, x: Tensor) -> Tensor:
+    def posterior_sample(self, x: Tensor, eps: Tensor) -> Tensor:
         """c ~ q(c|x) [N, c_dim] for images in [-1, 1]."""
         with self.precision.autocast():
             mean, logvar = self.teacher(teacher_view(x))
-        return reparameterise(mean.float(), logvar.float(), self.normal(len(x), self.c_dim))
+        return reparameterise(mean.float(), logvar.float(), eps)
 
-    def normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.rng, device=self.device)
+    def styles(self, latents: list[Tensor], c: Tensor) -> Tensor:
+        """What `synthesise` draws images from: StyleGAN2's w, or s."""
+        s, *others = latents
+        return self.generator.mixed(s, *others[:2], c) if others else s  # type: ignore[operator]
 
-    def _step_d(self, x: Tensor, c: Tensor, penalise: bool) -> dict[str, Tensor]:
-        with torch.no_grad(), self.precision.autocast():
-            fake = self.generator(self.normal(len(c), self.config.s_dim), c)
-        self.optimizer_d.zero_grad()
-        weight = self.config.r1_weight * self.config.r1_every if penalise else 0.0
-        backward = self._backward_bottleneck if self.config.bottleneck else self._backward_plain
-        metrics = backward(x, fake, weight)
-        self.scaler.step(self.optimizer_d)
-        return metrics
+    def synthesise(self, styles: Tensor, c: Tensor, latents: list[Tensor]) -> Tensor:
+        return self.generator.synthesise(styles, c, latents[3]) if self.styled else self.generator(styles, c)  # type: ignore[operator]
 
-    def _backward_plain(self, x: Tensor, fake: Tensor, r1_weight: float) -> dict[str, Tensor]:
-        metrics: dict[str, Tensor] = {}
+    def _discriminate(self, x: Tensor, eps: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Logits, and the KL of VGAN's bottleneck."""
         with self.precision.autocast():
-            if r1_weight:
-                real, penalty = backward_real(self.discriminator, x, r1_weight, self._loss_scale())
-                metrics["r1"] = penalty
-            else:
-                real = losses.d_real(self.discriminator(x).float())
-                self.scaler.scale(real).backward()
-            loss = losses.d_fake(self.discriminator(fake).float())
-        self.scaler.scale(loss).backward()
-        return {"d_real": real.detach(), "d_fake": loss.detach(), **metrics}
+            if not eps:
+                return self.discriminator(x).float(), None
+            logits, mean, logstd = self.discriminator(x, *eps)
+        return logits.float(), losses.bottleneck_kl(mean.float(), logstd.float())
 
-    def _backward_bottleneck(self, x: Tensor, fake: Tensor, r1_weight: float) -> dict[str, Tensor]:
-        """VGAN's D is not piecewise linear, so R1 is taken by a double backward."""
-        x = x.requires_grad_(r1_weight > 0)
-        with self.precision.autocast():
-            logits, *real_code = self._discriminate_bottleneck(x)
-            fake_logits, *fake_code = self._discriminate_bottleneck(fake)
-        real, loss_fake = losses.d_real(logits.float()), losses.d_fake(fake_logits.float())
-        mean, logstd = (torch.cat(parts).float() for parts in zip(real_code, fake_code, strict=True))
-        kl = losses.bottleneck_kl(mean, logstd)
-        loss = real + loss_fake + self.bottleneck_beta * kl
-        metrics = {
-            "d_real": real,
-            "d_fake": loss_fake,
-            "bottleneck_kl": kl,
-            "bottleneck_beta": self.bottleneck_beta,
-        }
+    def _of_real(self, x: Tensor, eps: list[Tensor], r1_weight: float) -> tuple[Metrics, Gradients]:
+        """D's loss on real images and its gradients, with R1 by a double backward."""
+        x = x.detach().requires_grad_(r1_weight > 0)
+        logits, kl = self._discriminate(x, eps)
+        loss = losses.d_real(logits)
+        metrics = {"d_real": loss.detach()}
         if r1_weight:
-            scale = self._loss_scale() / len(x)  # that of an averaged loss
+            scale = self.scale.factor / len(x)  # that of an averaged loss
             (gradient,) = torch.autograd.grad((logits * scale).sum(), x, create_graph=True)
-            metrics["r1"] = losses.gradient_penalty(gradient.float() / scale)
-            loss = loss + r1_weight * metrics["r1"]
-        self.scaler.scale(loss).backward()
-        moved = losses.next_bottleneck_beta(self.bottleneck_beta, kl.detach())
-        self.bottleneck_beta = torch.where(kl.isfinite(), moved, self.bottleneck_beta)  # fp16 may overflow
-        return {name: value.detach() for name, value in metrics.items()}
+            penalty = losses.gradient_penalty(gradient.float() / scale)
+            metrics["r1"] = penalty.detach()
+            loss = loss + r1_weight * penalty
+        if kl is not None:
+            metrics["kl_real"] = kl.detach()
+            loss = loss + self.bottleneck_beta * 0.5 * kl  # half, as its KL is the mean over reals and fakes
+        return metrics, torch.autograd.grad(self.scale.scaled(loss), self.of_d)
 
-    def _discriminate_bottleneck(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        eps = self.normal(len(x), *self.discriminator.bottleneck_shape)  # type: ignore[misc]
-        return self.discriminator(x, eps)
+    def _of_fake(self, fake: Tensor, eps: list[Tensor]) -> tuple[Metrics, Gradients]:
+        """D's loss on generated images and its gradients."""
+        logits, kl = self._discriminate(fake, eps)
+        loss = losses.d_fake(logits)
+        metrics = {"d_fake": loss.detach()}
+        if kl is not None:
+            metrics["kl_fake"] = kl.detach()
+            loss = loss + self.bottleneck_beta * 0.5 * kl
+        return metrics, torch.autograd.grad(self.scale.scaled(loss), self.of_d)
 
-    def _loss_scale(self) -> Tensor:
-        return self.scaler.scale(torch.ones((), device=self.device))
+    def _move_bottleneck_beta(self, kl: Tensor) -> None:
+        moved = losses.next_bottleneck_beta(self.bottleneck_beta, kl)
+        self.bottleneck_beta.copy_(torch.where(kl.isfinite(), moved, self.bottleneck_beta))  # fp16 may overflow
 
-    def _step_g(self, c: Tensor) -> dict[str, Tensor]:
-        self.discriminator.requires_grad_(False)
+    def update_g(
+        self, c: Tensor, latents: list[Tensor], eps: list[Tensor], distill_weight: Tensor, ema_decay: Tensor
+    ) -> Metrics:
+        """G's update from c [N, c_dim], and that of its average."""
         with self.precision.autocast():
-            fake = self.generator(self.normal(len(c), self.config.s_dim), c)
-            bottleneck = self.config.bottleneck
-            logits = self._discriminate_bottleneck(fake)[0] if bottleneck else self.discriminator(fake)
+            styles = self.styles(latents, c)
+            fake = self.synthesise(styles, c, latents)
             mean, logvar = self.teacher(teacher_view(fake))
-        adversarial = losses.g_fake(logits.float())
-        distilled = losses.distillation(c, mean.float(), logvar.float())
-        self.optimizer_g.zero_grad()
-        self.scaler.scale(adversarial + self.config.distill_weight * distilled).backward()
-        self.scaler.step(self.optimizer_g)
-        self.discriminator.requires_grad_(True)
+        logits, _ = self._discriminate(fake, eps)
+        adversarial = losses.g_fake(logits)
+        distilled = losses.distillation(c, mean.float(), logvar.float(), self.config.distill_eps)
+        loss = self.scale.scaled(adversarial + distill_weight * distilled)
+        gradients, overflow = self.scale.unscaled(torch.autograd.grad(loss, self.of_g))
+        self.optimizer_g.step(gradients, self.lr_g, overflow)
+        self.scale.update(overflow)
+        move_average(self.of_average, self.of_g, ema_decay)
+        if self.styled:
+            with torch.no_grad():
+                w_avg = self.generator.get_buffer("mapping.w_avg")
+                w_avg.lerp_(styles[:, 0].detach().mean(0), 1 - W_AVERAGE_DECAY)
+                self.average.get_buffer("mapping.w_avg").copy_(w_avg)
         return {"g": adversarial.detach(), "distillation": distilled.detach()}
+
+    def update_path(self, c: Tensor, latents: list[Tensor], y: Tensor) -> Metrics:
+        """StyleGAN2's path length regularisation (arXiv 1912.04958, equation 4). y: N(0, 1) / size, as the images."""
+        settings = self.config.stylegan2
+        with self.precision.autocast():
+            styles = self.styles(latents, c)
+            images = self.synthesise(styles, c, latents)
+        (gradient,) = torch.autograd.grad(self.scale.scaled((images * y).sum()), styles, create_graph=True)
+        lengths = losses.path_lengths(gradient / self.scale.factor)
+        average = self.path_average.lerp(lengths.detach().mean(), 1 - PATH_AVERAGE_DECAY)
+        penalty = losses.path_penalty(lengths, average)
+        loss = self.scale.scaled(settings.path_weight * settings.path_every * penalty)
+        found = torch.autograd.grad(loss, self.of_g, allow_unused=True)  # to-RGB's biases have no part in it
+        filled = [torch.zeros_like(p) if g is None else g for g, p in zip(found, self.of_g, strict=True)]
+        gradients, overflow = self.scale.unscaled(filled)
+        self.optimizer_g.step(gradients, self.lr_g, overflow)
+        self.scale.update(overflow)
+        self.path_average.copy_(torch.where(average.isfinite(), average, self.path_average))
+        return {"path_penalty": penalty.detach(), "path_length": lengths.detach().mean()}
 
     def weights(self) -> dict[str, Tensor]:
         """Everything that training changes, by name."""
         networks = {"generator": self.generator, "discriminator": self.discriminator}
         return {f"{n}.{key}": p for n, module in networks.items() for key, p in module.named_parameters()}
 
-    def schedule(self, iteration: int) -> dict[str, float]:
-        return {}
-
     def state_dict(self) -> dict[str, Any]:
         return {
-            "generator": self.generator.state_dict(),
-            "discriminator": self.discriminator.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer_g": self.optimizer_g.state_dict(),
-            "optimizer_d": self.optimizer_d.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **{name: getattr(self, name).state_dict() for name in self._PARTS},
             "rng": self.rng.get_state(),
             "bottleneck_beta": self.bottleneck_beta,
+            "path_average": self.path_average,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """All but the random state, which another kind of device cannot take: the caller sets `rng`."""
-        for name in ("generator", "discriminator", "average", "optimizer_g", "optimizer_d", "scaler"):
+        for name in self._PARTS:
             getattr(self, name).load_state_dict(state[name])
-        for optimizer, lr in ((self.optimizer_g, self.config.lr_g), (self.optimizer_d, self.config.lr_d)):
-            optimizer.param_groups[0]["lr"] = lr  # the run's, which may have changed
-        self.bottleneck_beta = state["bottleneck_beta"].to(self.device)
+        self.bottleneck_beta.copy_(state["bottleneck_beta"])
+        self.path_average.copy_(state["path_average"])

@@ -8,7 +8,9 @@ from torch import Tensor
 from idgan_fast import losses
 from idgan_fast.config import Config, VAEConfig
 from idgan_fast.data import to_unit
+from idgan_fast.graphs import Graphs
 from idgan_fast.models.vae import VAE
+from idgan_fast.optim import Adam
 from idgan_fast.precision import Precision
 
 
@@ -29,36 +31,41 @@ def lr_at(config: VAEConfig, iteration: int) -> float:
 
 
 class VAEStage:
-    """Networks, optimiser and random state of stage 1. `state_dict()` holds all of it."""
+    """Network, optimiser and random state of stage 1. `state_dict()` holds all of it."""
 
     name = "vae"
 
-    def __init__(self, config: Config, channels: int, device: torch.device, precision: Precision) -> None:
+    def __init__(
+        self, config: Config, channels: int, device: torch.device, precision: Precision, graphs: Graphs | None = None
+    ) -> None:
         self.config, self.device, self.precision = config.vae, device, precision
         self.iters, self.batch_size = self.config.iters, self.config.batch_size
         self.vae = VAE(self.config.c_dim, channels, self.config.width, self.config.init)
         self.vae.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.Adam(self.vae.parameters(), self.config.lr, betas=(0.9, 0.999), fused=True)
-        self.scaler = precision.scaler()
+        self.parameters = list(self.vae.parameters())
+        self.optimizer = Adam(self.parameters, betas=(0.9, 0.999))
+        self.scale = precision.loss_scale(device)
         self.rng = torch.Generator(device).manual_seed(2 * config.seed)
+        self._update = (graphs or Graphs(False, device)).step("vae", self.update)
 
     def step(self, batch: Tensor, iteration: int) -> dict[str, Tensor]:
         """One update from uint8 images [N, C, 64, 64]; returns detached metrics, `kl_per_dim` [c_dim] among them."""
         x = to_unit(batch, self.device).contiguous(memory_format=torch.channels_last)
         eps = torch.randn(len(x), self.config.c_dim, generator=self.rng, device=self.device)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr_at(self.config, iteration)
+        schedule = [beta_at(self.config, iteration), lr_at(self.config, iteration)]
+        return self._update(x, eps, *torch.tensor(schedule, device=self.device))
+
+    def update(self, x: Tensor, eps: Tensor, beta: Tensor, lr: Tensor) -> dict[str, Tensor]:
+        """The step as a function of tensors: images [N, C, 64, 64] in [0, 1], eps ~ N(0, I) [N, c_dim], two scalars."""
         with self.precision.autocast():
             logits, mean, logvar = self.vae(x, eps)
         reconstruction = losses.reconstruction(logits.float(), x, self.config.reconstruction)
         kl_per_dim = losses.kl_per_dim(mean.float(), logvar.float())
         kl = kl_per_dim.sum()
-        loss = reconstruction + beta_at(self.config, iteration) * kl
-
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        loss = reconstruction + beta * kl
+        gradients, overflow = self.scale.unscaled(torch.autograd.grad(self.scale.scaled(loss), self.parameters))
+        self.optimizer.step(gradients, lr, overflow)
+        self.scale.update(overflow)
         metrics = {"loss": loss, "reconstruction": reconstruction, "kl": kl, "kl_per_dim": kl_per_dim}
         return {name: value.detach() for name, value in metrics.items()}
 
@@ -73,12 +80,11 @@ class VAEStage:
         return {
             "vae": self.vae.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            "scale": self.scale.state_dict(),
             "rng": self.rng.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """All but the random state, which another kind of device cannot take: the caller sets `rng`."""
-        self.vae.load_state_dict(state["vae"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        for name in ("vae", "optimizer", "scale"):
+            getattr(self, name).load_state_dict(state[name])

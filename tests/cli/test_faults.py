@@ -184,10 +184,16 @@ def test_pictures_may_move_but_not_change(
 def test_a_lower_learning_rate_after_resuming_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*TINY, "--out", str(tmp_path / "run")]
     assert run_train(*arguments) == 0
+
+    def newest() -> list[torch.Tensor]:
+        state = checkpoint.load(checkpoint.newest_first(tmp_path / "run" / "checkpoints")[0])
+        return list(state["gan"]["generator"].values())
+
+    before = newest()
     assert run_train(*arguments, "--gan.iters", "7", "--gan.lr-g", "1e-7") == 0
     assert "from here on gan.lr_g is 1e-07, it was 0.0002" in capsys.readouterr().out
-    newest = checkpoint.load(checkpoint.newest_first(tmp_path / "run" / "checkpoints")[0])
-    assert newest["gan"]["optimizer_g"]["param_groups"][0]["lr"] == 1e-7
+    moved = max((a - b).abs().max().item() for a, b in zip(before, newest(), strict=True))
+    assert 0 < moved < 1e-5
 
 
 def test_going_on_with_another_kind_of_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
