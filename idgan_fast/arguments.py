@@ -89,10 +89,12 @@ def _spread_batch_size(config: Config) -> Config:
 BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("iters", "workers", "s_dim", "min_side", "cache_gib", "low_precision_levels"), (0, math.inf)),
     **dict.fromkeys(("batch_size", "c_dim", "w_dim", "width", "crop", "_every", "path_shrink"), (1, math.inf)),
-    **dict.fromkeys(("channel_base", "channel_max", "mapping_layers"), (1, math.inf)),
+    **dict.fromkeys(("channel_base", "channel_max", "mapping_layers", "ada_images"), (1, math.inf)),
     **dict.fromkeys(("distill_warmup", "distill_eps", "path_weight"), (0, math.inf)),
     **dict.fromkeys(("beta", "beta_start", "lr", "lr_g", "lr_d", "r1_weight", "distill_weight"), (0, math.inf)),
-    **dict.fromkeys(("beta_hold", "beta_reach", "lr_warmup", "lr_decay", "ema", "ema_rampup", "style_mixing"), (0, 1)),
+    **dict.fromkeys(
+        ("beta_hold", "beta_reach", "lr_warmup", "lr_decay", "ema", "ema_rampup", "style_mixing", "ada_target"), (0, 1)
+    ),
     "seed": (0, 2**32),
 }
 

@@ -129,6 +129,12 @@ class GANConfig:
     """Decay of the moving average of G's weights, which all pictures are made with."""
     ema_rampup: float = 0.0
     """Its half-life is at most this share of the iterations done; 0 for no such limit."""
+    ada: bool = False
+    """Adaptive augmentation of what the discriminator sees, for small data sets (arXiv 2006.06676)."""
+    ada_target: float = 0.6
+    """The mean sign of D's logits on real images that its probability is adapted to."""
+    ada_images: int = 500_000
+    """Images in which that probability can go from 0 to 1."""
     sample_code: Literal["posterior", "prior"] = "prior"
     """Where c comes from in sample pictures: q(c|x) of real images, or N(0, I) as in the public code."""
     warm_start: bool = False

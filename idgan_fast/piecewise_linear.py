@@ -123,7 +123,7 @@ def real_gradients(
     """The gradients of loss_scale * (BCE(D(x), 1) + r1_weight * E|grad_x D(x)|^2) by the discriminator's parameters.
 
     discriminator: a piecewise linear module, images [N, C, H, W] -> logits [N], no layer mixing samples.
-    Returns the loss and the penalty, unscaled, and a gradient for each parameter, zeros for one that is frozen or that
+    Returns the logits, the penalty, unscaled, and a gradient for each parameter, zeros for one that is frozen or that
     no layer uses; nothing of it carries a graph. Raises TypeError where the network calls anything that is not known
     to be piecewise linear. Runs under autocast if the caller has it on.
     """
@@ -148,4 +148,4 @@ def real_gradients(
         for parameter in discriminator.parameters():
             parts = [part for owner, part in found if owner is parameter]
             gradients.append(sum(parts[1:], parts[0]) if parts else torch.zeros_like(parameter))
-        return losses.d_real(logits), losses.gradient_penalty(gradient), gradients
+        return logits, losses.gradient_penalty(gradient), gradients

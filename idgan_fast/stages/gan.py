@@ -13,19 +13,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from idgan_fast import losses
+from idgan_fast.augment import AdaptiveProbability, augment
 from idgan_fast.config import Config
-from idgan_fast.data import to_signed
 from idgan_fast.graphs import Graphs
-from idgan_fast.models.stylegan2 import W_AVERAGE_DECAY, StyleGAN2Generator
+from idgan_fast.models.stylegan2 import W_AVERAGE_DECAY
 from idgan_fast.models.vae import IMAGE_SIZE, VAE, reparameterise
 from idgan_fast.optim import Adam, RMSprop, move_average
 from idgan_fast.piecewise_linear import real_gradients
 from idgan_fast.precision import Precision
+from idgan_fast.stages.draws import Draws, ForD
 from idgan_fast.stages.networks import build_networks
 
 BOTTLENECK_BETA = 0.1  # VGAN's first multiplier
 PATH_AVERAGE_DECAY = 0.99
 ADAM_BETAS = (0.0, 0.99)  # of StyleGAN2
+ADA_EVERY = 4  # iterations from one change of the augmentation's probability to the next
 
 Metrics = dict[str, Tensor]
 Gradients = list[Tensor] | tuple[Tensor, ...]
@@ -68,9 +70,10 @@ class GANStage:
         self.has_path = self.styled and self.config.stylegan2.path_weight > 0
         self._make_optimizers()
         self.scale = precision.loss_scale(device)
-        self.rng = torch.Generator(device).manual_seed(2 * config.seed + 1)
+        self.draw = Draws(self.config, self.images, self.generator, self.discriminator, 2 * config.seed + 1)
         self.bottleneck_beta = torch.full((), BOTTLENECK_BETA, device=device)
         self.path_average = torch.zeros((), device=device)
+        self.ada = AdaptiveProbability(device=device) if self.config.ada else None
         graphs = graphs or Graphs(False, device)
         self._update_d = graphs.step("D", lambda *args: self.update_d(False, *args))
         self._update_d_r1 = graphs.step("D with R1", lambda *args: self.update_d(True, *args))
@@ -93,51 +96,31 @@ class GANStage:
         self.lr_g *= share
         self.optimizer_g, self.optimizer_d = Adam(self.of_g, (b1**share, b2**share)), Adam(self.of_d, ADAM_BETAS)
 
+    @property
+    def rng(self) -> torch.Generator:
+        return self.draw.rng
+
     def step(self, batch: Tensor, iteration: int) -> Metrics:
         """The updates of one iteration from uint8 images [N, C, S, S]; returns detached metrics."""
-        x = self.real_images(batch)
+        x = self.draw.real_images(batch)
         n = len(x)
-        of_c, latents = self.normal(n, self.c_dim), self.latents(n)
+        of_c, latents = self.draw.normal(n, self.c_dim), self.draw.latents(n)
         penalise = self.config.r1_weight > 0 and iteration % self.config.r1_every == 0
         update_d = self._update_d_r1 if penalise else self._update_d
-        c, metrics = update_d(x, of_c, latents, self.bottleneck_noise(n), self.bottleneck_noise(n))
+        c, metrics = update_d(x, of_c, latents, self.draw.of_discriminator(n), self.draw.of_discriminator(n))
         if self.has_path and iteration % self.config.stylegan2.path_every == 0:
             few = max(n // self.config.stylegan2.path_shrink, 1)
-            latents, y = self.latents(few), self.normal(few, *x.shape[1:]) / self.images.size
+            latents, y = self.draw.latents(few), self.draw.normal(few, *x.shape[1:]) / self.images.size
             metrics |= self._update_path(c[:few], latents, y)
         self.discriminator.requires_grad_(False)
         schedule = torch.tensor([self.distill_weight(iteration), self.ema_decay(iteration)], device=self.device)
-        metrics |= self._update_g(c, self.latents(n), self.bottleneck_noise(n), *schedule)
+        metrics |= self._update_g(c, self.draw.latents(n), self.draw.of_discriminator(n), *schedule)
         self.discriminator.requires_grad_(True)
+        if self.ada is not None:
+            metrics["augment_p"] = self.ada.p.clone()
+            if (iteration + 1) % ADA_EVERY == 0:
+                self.ada.adjust(ADA_EVERY * n, self.config.ada_target, self.config.ada_images)
         return metrics
-
-    # ---- what an iteration draws
-
-    def normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.rng, device=self.device)
-
-    def real_images(self, batch: Tensor) -> Tensor:
-        flip = noise = None
-        if self.images.flip:
-            flip = torch.rand(len(batch), generator=self.rng, device=self.device) < 0.5
-        if self.images.dequantise:
-            noise = torch.rand(batch.shape, generator=self.rng, device=self.device)
-        return to_signed(batch, self.device, flip, noise).contiguous(memory_format=torch.channels_last)
-
-    def latents(self, n: int) -> list[Tensor]:
-        """What G draws beside c: s [n, s_dim]; for StyleGAN2 also another s, where it begins [n], and noise."""
-        s = self.normal(n, self.config.s_dim)
-        if not isinstance(self.generator, StyleGAN2Generator):
-            return [s]
-        count = self.generator.num_ws
-        first = torch.randint(1, count, (n,), generator=self.rng, device=self.device)
-        mixed = torch.rand(n, generator=self.rng, device=self.device) < self.config.stylegan2.style_mixing
-        other, noise = self.normal(n, self.config.s_dim), self.normal(n, self.generator.synthesis.noise_numel)
-        return [s, other, torch.where(mixed, first, count), noise]
-
-    def bottleneck_noise(self, n: int) -> list[Tensor]:
-        """[eps] for VGAN's discriminator, nothing for others."""
-        return [self.normal(n, *self.discriminator.bottleneck_shape)] if self.config.bottleneck else []  # type: ignore[misc]
 
     # ---- what changes from iteration to iteration
 
@@ -168,22 +151,24 @@ class GANStage:
         x: Tensor,
         of_c: Tensor,
         latents: list[Tensor],
-        eps_real: list[Tensor],
-        eps_fake: list[Tensor],
+        draws_real: ForD,
+        draws_fake: ForD,
     ) -> tuple[Tensor, Metrics]:
         """D's update from real images x [N, C, S, S] in [-1, 1] and c ~ q(c|x) [N, c_dim], which it returns."""
         c = self.posterior_sample(x, of_c)
         with torch.no_grad(), self.precision.autocast():
             fake = self.synthesise(self.styles(latents, c), c, latents)
+            x, fake = self._seen(x, draws_real), self._seen(fake, draws_fake)
         weight = self.config.r1_weight * self.config.r1_every if penalise else 0.0
         if penalise and not self.styled and not self.config.bottleneck:
             with self.precision.autocast():
-                real, penalty, with_r1 = real_gradients(self.discriminator, x, weight, self.scale.factor)
-            metrics = {"d_real": real, "r1": penalty}
+                logits, penalty, with_r1 = real_gradients(self.discriminator, x, weight, self.scale.factor)
+            metrics = {"d_real": losses.d_real(logits), "r1": penalty}
             of_real: Gradients = with_r1
+            self._observe(logits)
         else:
-            metrics, of_real = self._of_real(x, eps_real, weight)
-        of_fake_metrics, of_fake = self._of_fake(fake, eps_fake)
+            metrics, of_real = self._of_real(x, draws_real, weight)
+        of_fake_metrics, of_fake = self._of_fake(fake, draws_fake)
         metrics |= of_fake_metrics
         if self.config.bottleneck:
             metrics["bottleneck_kl"] = 0.5 * (metrics.pop("kl_real") + metrics.pop("kl_fake"))
@@ -209,18 +194,27 @@ class GANStage:
     def synthesise(self, styles: Tensor, c: Tensor, latents: list[Tensor]) -> Tensor:
         return self.generator.synthesise(styles, c, latents[3]) if self.styled else self.generator(styles, c)  # type: ignore[operator]
 
-    def _discriminate(self, x: Tensor, eps: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+    def _seen(self, x: Tensor, draws: ForD) -> Tensor:
+        """Images as D gets to see them: augmented, if they are to be."""
+        return x if self.ada is None else augment(x, draws["augment"], self.ada.p)
+
+    def _observe(self, logits: Tensor) -> None:
+        if self.ada is not None:
+            self.ada.observe(logits)
+
+    def _discriminate(self, x: Tensor, draws: ForD) -> tuple[Tensor, Tensor | None]:
         """Logits, and the KL of VGAN's bottleneck."""
         with self.precision.autocast():
-            if not eps:
+            if not self.config.bottleneck:
                 return self.discriminator(x).float(), None
-            logits, mean, logstd = self.discriminator(x, *eps)
+            logits, mean, logstd = self.discriminator(x, draws["eps"])
         return logits.float(), losses.bottleneck_kl(mean.float(), logstd.float())
 
-    def _of_real(self, x: Tensor, eps: list[Tensor], r1_weight: float) -> tuple[Metrics, Gradients]:
+    def _of_real(self, x: Tensor, draws: ForD, r1_weight: float) -> tuple[Metrics, Gradients]:
         """D's loss on real images and its gradients, with R1 by a double backward."""
         x = x.detach().requires_grad_(r1_weight > 0)
-        logits, kl = self._discriminate(x, eps)
+        logits, kl = self._discriminate(x, draws)
+        self._observe(logits.detach())
         loss = losses.d_real(logits)
         metrics = {"d_real": loss.detach()}
         if r1_weight:
@@ -234,9 +228,9 @@ class GANStage:
             loss = loss + self.bottleneck_beta * 0.5 * kl  # half, as its KL is the mean over reals and fakes
         return metrics, torch.autograd.grad(self.scale.scaled(loss), self.of_d)
 
-    def _of_fake(self, fake: Tensor, eps: list[Tensor]) -> tuple[Metrics, Gradients]:
+    def _of_fake(self, fake: Tensor, draws: ForD) -> tuple[Metrics, Gradients]:
         """D's loss on generated images and its gradients."""
-        logits, kl = self._discriminate(fake, eps)
+        logits, kl = self._discriminate(fake, draws)
         loss = losses.d_fake(logits)
         metrics = {"d_fake": loss.detach()}
         if kl is not None:
@@ -249,14 +243,14 @@ class GANStage:
         self.bottleneck_beta.copy_(torch.where(kl.isfinite(), moved, self.bottleneck_beta))  # fp16 may overflow
 
     def update_g(
-        self, c: Tensor, latents: list[Tensor], eps: list[Tensor], distill_weight: Tensor, ema_decay: Tensor
+        self, c: Tensor, latents: list[Tensor], draws: ForD, distill_weight: Tensor, ema_decay: Tensor
     ) -> Metrics:
         """G's update from c [N, c_dim], and that of its average."""
         with self.precision.autocast():
             styles = self.styles(latents, c)
             fake = self.synthesise(styles, c, latents)
             mean, logvar = self.teacher(teacher_view(fake))
-        logits, _ = self._discriminate(fake, eps)
+        logits, _ = self._discriminate(self._seen(fake, draws), draws)
         adversarial = losses.g_fake(logits)
         distilled = losses.distillation(c, mean.float(), logvar.float(), self.config.distill_eps)
         loss = self.scale.scaled(adversarial + distill_weight * distilled)
@@ -301,6 +295,7 @@ class GANStage:
             "rng": self.rng.get_state(),
             "bottleneck_beta": self.bottleneck_beta,
             "path_average": self.path_average,
+            "ada": {} if self.ada is None else self.ada.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -309,3 +304,5 @@ class GANStage:
             getattr(self, name).load_state_dict(state[name])
         self.bottleneck_beta.copy_(state["bottleneck_beta"])
         self.path_average.copy_(state["path_average"])
+        if self.ada is not None:
+            self.ada.load_state_dict(state["ada"])
