@@ -38,7 +38,7 @@ def _given(argv: Sequence[str], flag: str) -> str | None:
     return found
 
 
-def parse(argv: Sequence[str], prog: str = "idgan-fast train") -> Config:
+def parse(argv: Sequence[str], prog: str = "idgan-fast train", needs_data: bool = True) -> Config:
     """The command line -> settings, complete and checked. Raises UserError; SystemExit after --help."""
     argv = normalise(argv)
     file = _given(argv, "--config")
@@ -54,7 +54,7 @@ def parse(argv: Sequence[str], prog: str = "idgan-fast train") -> Config:
         flags = ["--" + key.replace("_", "-") for key in flatten(base) if key != "dataset"]
         raise UserError(f"{unknown[0]}: no such option; {nearest(unknown[0].split('=')[0], flags)}")
     config = replace(config, batch_size=None)
-    check(config)
+    check(config, needs_data)
     return config
 
 
@@ -109,10 +109,10 @@ def _check_bounds(config: Config) -> None:
             raise UserError(f"--{key.replace('_', '-')}: must be {wanted}, got {value}")
 
 
-def check(config: Config) -> None:
+def check(config: Config, needs_data: bool = True) -> None:
     """Raise UserError where the settings cannot work or contradict each other."""
     _check_bounds(config)
-    if config.data is None and config.dataset == "images":
+    if needs_data and config.data is None and config.dataset == "images":
         raise UserError(f"--data: the preset {config.preset} trains on your pictures: give a folder or a zip of them")
     if config.data is not None and config.dataset == "dsprites" and config.data.suffix != ".npz":
         raise UserError(
@@ -132,5 +132,9 @@ def check(config: Config) -> None:
         raise UserError(f"--gan.bottleneck: is the ResNet discriminator's, got --gan.model {gan.model}")
     if gan.model == "stylegan2" and gan.s_dim == 0:
         raise UserError("--gan.s-dim: StyleGAN2's mapping network needs at least 1, got 0")
+    if gan.model == "stylegan2" and gan.stylegan2.recompute and config.compile == "on":
+        raise UserError(
+            "--compile on: the compiler does not recompute; leave out --gan.stylegan2.recompute, or --compile"
+        )
     if gan.warm_start and (gan.model != "dsprites" or gan.width != config.vae.width):
         raise UserError("--gan.warm-start: needs --gan.model dsprites and --gan.width equal to --vae.width")

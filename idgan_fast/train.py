@@ -85,6 +85,8 @@ class Trainer:
         """What --compile comes to; what auto chose once stays for the whole run."""
         if self.resumed and self.config.compile == "auto":
             return self.resumed.choices.get("compile", "off") == "on", "as before"
+        if self.config.gan.model == "stylegan2" and self.config.gan.stylegan2.recompute:
+            return False, "the compiler does not recompute"
         iters = max(self.config.vae.iters, self.config.gan.iters)
         return whether_to_compile(self.config.compile, self.device, iters, self._steps())
 
@@ -337,6 +339,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m idgan_fast.tr
         line, status = str(error), 2
     except torch.OutOfMemoryError as error:
         line = f"out of memory: {str(error).splitlines()[0]}; try a smaller --vae.batch-size or --gan.batch-size"
+        line += ", and idgan-fast memory, which predicts what a run needs"
         status = 2
     except OSError as error:
         what = "disk full" if disk_full(error) else error.strerror or str(error)

@@ -36,6 +36,7 @@ ALLOWED = {
     "pictures": {"data", "evaluate", "stages"},
     "doctor": {"ops"},
     "costs": CONFIG | {"costs", "ops", "stages"},
+    "memory": CONFIG | {"arguments", "graphs", "models", "precision", "stages"},
     "roofline": CONFIG | {"costs", "ops", "presets"},
     "tune": BASE | {"costs", "kernels", "ops", "roofline"},
     "report": None,
