@@ -133,8 +133,6 @@ def check(config: Config, needs_data: bool = True) -> None:
     if gan.model == "stylegan2" and gan.s_dim == 0:
         raise UserError("--gan.s-dim: StyleGAN2's mapping network needs at least 1, got 0")
     if gan.model == "stylegan2" and gan.stylegan2.recompute and config.compile == "on":
-        raise UserError(
-            "--compile on: the compiler does not recompute; leave out --gan.stylegan2.recompute, or --compile"
-        )
+        raise UserError("--compile on: the compiler cannot recompute; leave out --gan.stylegan2.recompute")
     if gan.warm_start and (gan.model != "dsprites" or gan.width != config.vae.width):
         raise UserError("--gan.warm-start: needs --gan.model dsprites and --gan.width equal to --vae.width")

@@ -45,6 +45,12 @@ class Precision:
         return LossScale(device, enabled=self.name == "fp16")
 
 
+def use_tf32(on: bool) -> None:
+    """For the whole process: whether products and convolutions of float32 on a GPU may take TF32."""
+    torch.backends.cuda.matmul.allow_tf32 = on
+    torch.backends.cudnn.allow_tf32 = on
+
+
 class LossScale:
     """Keeps fp16 gradients in range, as torch.amp.GradScaler does, but on the device and inside a compiled graph.
 

@@ -17,7 +17,7 @@ FREE = {
     *("images.cache_gib", "gan.sample_code"),
 }
 # Those that it may change because a run that got stuck needs it; one line says so.
-REMEDIES = {"amp", "compile", "vae.lr", "vae.batch_size", "gan.lr_g", "gan.lr_d", "gan.batch_size"}
+REMEDIES = {"amp", "compile", "tf32", "vae.lr", "vae.batch_size", "gan.lr_g", "gan.lr_d", "gan.batch_size"}
 
 
 @dataclass(frozen=True)

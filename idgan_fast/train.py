@@ -27,7 +27,7 @@ from idgan_fast.evaluate import (
 )
 from idgan_fast.graphs import Graphs, mark_warm, whether_to_compile
 from idgan_fast.models.vae import IMAGE_SIZE
-from idgan_fast.precision import Precision, choose, pick_device
+from idgan_fast.precision import Precision, choose, pick_device, use_tf32
 from idgan_fast.resume import find
 from idgan_fast.signals import StopSignal
 from idgan_fast.stages.gan import GANStage
@@ -57,6 +57,7 @@ class Trainer:
     def __init__(self, config: Config, console: Console, stop: StopSignal) -> None:
         self.config, self.console, self.stop = config, console, stop
         self.device = pick_device(config.device)
+        use_tf32(config.tf32)
         self.folder, self.resumed = find(config, console.line)
         self.precision = self._precision()
         on, self.why_compiled = self._compiled()

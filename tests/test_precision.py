@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from idgan_fast.precision import LossScale, Precision, choose
+from idgan_fast.precision import LossScale, Precision, choose, use_tf32
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}
@@ -149,3 +149,13 @@ def test_on_a_gpu_fp16_comes_with_a_loss_scale(monkeypatch: pytest.MonkeyPatch) 
     assert choose("auto", CUDA).loss_scale(CPU).enabled
     gpu(monkeypatch, 8, 0)
     assert not choose("auto", CUDA).loss_scale(CPU).enabled
+
+
+def test_tf32_is_for_products_and_convolutions() -> None:
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    try:
+        for on in (True, False):
+            use_tf32(on)
+            assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (on, on)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
