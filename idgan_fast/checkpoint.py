@@ -16,7 +16,7 @@ from idgan_fast.errors import UserError, disk_full
 from idgan_fast.models.resnet import ResnetDiscriminator, ResnetGenerator, VGANDiscriminator
 from idgan_fast.models.vae import VAE, DSpritesDiscriminator, DSpritesGenerator
 
-FORMAT = 1
+FORMAT = 2
 KEEP = 2  # the newest checkpoints that stay, so that a damaged one never costs a run
 STAGES = ("vae", "gan")
 
