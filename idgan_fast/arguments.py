@@ -93,7 +93,18 @@ BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("distill_warmup", "distill_eps", "path_weight"), (0, math.inf)),
     **dict.fromkeys(("beta", "beta_start", "lr", "lr_g", "lr_d", "r1_weight", "distill_weight"), (0, math.inf)),
     **dict.fromkeys(
-        ("beta_hold", "beta_reach", "lr_warmup", "lr_decay", "ema", "ema_rampup", "style_mixing", "ada_target"), (0, 1)
+        (
+            "beta_hold",
+            "beta_reach",
+            "lr_warmup",
+            "lr_decay",
+            "ema",
+            "ema_rampup",
+            "style_mixing",
+            "ada_target",
+            "square_decay",
+        ),
+        (0, 1),
     ),
     "seed": (0, 2**32),
 }

@@ -112,7 +112,10 @@ class GANConfig:
     max_width: int = 512
     stylegan2: StyleGAN2Config = field(default_factory=lambda: StyleGAN2Config())
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
-    """RMSprop (alpha 0.99), or Adam (betas 0, 0.99)."""
+    """RMSprop, or Adam with beta1 = 0."""
+    square_decay: float = 0.99
+    """Decay of the average of squared gradients: RMSprop's alpha, Adam's beta2. A gradient far above its average moves
+    a weight by up to lr / sqrt(1 - this): high learning rates need less."""
     lr_g: float = 1e-4
     lr_d: float = 1e-4
     r1_weight: float = 10.0

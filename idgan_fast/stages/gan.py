@@ -26,7 +26,6 @@ from idgan_fast.stages.networks import build_networks
 
 BOTTLENECK_BETA = 0.1  # VGAN's first multiplier
 PATH_AVERAGE_DECAY = 0.99
-ADAM_BETAS = (0.0, 0.99)  # of StyleGAN2
 ADA_EVERY = 4  # iterations from one change of the augmentation's probability to the next
 
 Metrics = dict[str, Tensor]
@@ -82,19 +81,18 @@ class GANStage:
 
     def _make_optimizers(self) -> None:
         """Adam's settings for G allow for the updates that the path length adds (arXiv 1912.04958, appendix B)."""
-        self.lr_g, self.lr_d = self.config.lr_g, self.config.lr_d
+        self.lr_g, self.lr_d, decay = self.config.lr_g, self.config.lr_d, self.config.square_decay
         self.optimizer_g: RMSprop | Adam
         self.optimizer_d: RMSprop | Adam
         if self.config.optimizer == "rmsprop":
-            self.optimizer_g, self.optimizer_d = RMSprop(self.of_g), RMSprop(self.of_d)
+            self.optimizer_g, self.optimizer_d = RMSprop(self.of_g, decay), RMSprop(self.of_d, decay)
             return
         share = 1.0
         if self.has_path:
             every = self.config.stylegan2.path_every
             share = every / (every + 1)
-        b1, b2 = ADAM_BETAS
         self.lr_g *= share
-        self.optimizer_g, self.optimizer_d = Adam(self.of_g, (b1**share, b2**share)), Adam(self.of_d, ADAM_BETAS)
+        self.optimizer_g, self.optimizer_d = Adam(self.of_g, (0.0, decay**share)), Adam(self.of_d, (0.0, decay))
 
     @property
     def rng(self) -> torch.Generator:
