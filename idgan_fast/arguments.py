@@ -141,6 +141,15 @@ def check(config: Config, needs_data: bool = True) -> None:
         raise UserError(f"--gan.model dsprites: works at --images.size 64, got {size}; use resnet")
     if gan.bottleneck and gan.model != "resnet":
         raise UserError(f"--gan.bottleneck: is the ResNet discriminator's, got --gan.model {gan.model}")
+    if gan.square_decay == 1:
+        raise UserError(f"--gan.square-decay: must be less than 1, got {gan.square_decay}")
+    styled = gan.stylegan2
+    seen = [4 << i for i in range(9) if styled.code_from <= 4 << i <= min(styled.code_to, size)]
+    if gan.model == "stylegan2" and styled.code == "style" and not seen:
+        raise UserError(
+            f"--gan.stylegan2.code-from, code-to: no resolution from 4 to {size} lies in {styled.code_from} to "
+            f"{styled.code_to}, so that G would not see c"
+        )
     if gan.model == "stylegan2" and gan.s_dim == 0:
         raise UserError("--gan.s-dim: StyleGAN2's mapping network needs at least 1, got 0")
     if gan.model == "stylegan2" and gan.stylegan2.recompute and config.compile == "on":

@@ -161,8 +161,9 @@ class Config:
     """auto (a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, ..."""
     amp: Amp = "off"
     """Mixed precision; a bare --amp means auto."""
-    tf32: bool = False
-    """Let an NVIDIA GPU multiply float32 numbers in TF32: faster, with 10 bits of mantissa."""
+    tf32: bool | None = None
+    """Let an NVIDIA GPU multiply float32 numbers in TF32: faster, with 10 bits of mantissa. None: torch's own choice,
+    which is yes for convolutions and no for matrix products."""
     compile: Compile = "auto"
     """Each step as one compiled graph. auto: on a GPU; on a CPU where it was compiled before, or the run is long."""
     resume: str = "auto"

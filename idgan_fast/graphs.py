@@ -9,13 +9,15 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch.utils import _pytree as pytree
+
+from idgan_fast import __version__
 
 EAGER_CALLS = 2  # before a CUDA graph is recorded: allocations and libraries settle
 LONG = 20_000  # iterations on a CPU that pay for compiling
@@ -23,14 +25,28 @@ LONG = 20_000  # iterations on a CPU that pay for compiling
 Step = Callable[..., Any]
 
 
-def whether_to_compile(wanted: str, device: torch.device, iters: int, steps: str) -> tuple[bool, str]:
-    """--compile auto, on or off -> whether, and why. iters: of the longer stage. steps: see `mark_warm`."""
-    if wanted != "auto":
-        return wanted == "on", "as asked"
+def cannot_compile(device: torch.device) -> str | None:
+    """Why torch.compile cannot work for a device here, in a few words; None if it can."""
+    if device.type not in ("cpu", "cuda"):
+        return f"it serves CPUs and CUDA GPUs, this is {device.type}"
+    compiler = os.environ.get("CXX", "c++").split()[0]
+    if shutil.which(compiler) is None:
+        return f"it needs a C++ compiler, and there is no {compiler}"
+    if device.type == "cuda":
+        if find_spec("triton") is None:
+            return "it needs triton: pip install triton"
+        if torch.cuda.get_device_capability(device) < (7, 0):
+            return "Triton needs a GPU from Volta on"
+    return None
+
+
+def whether_to_compile(device: torch.device, iters: int, steps: str) -> tuple[bool, str]:
+    """What --compile auto comes to, and why. iters: of the longer stage. steps: see `mark_warm`."""
+    reason = cannot_compile(device)
+    if reason is not None:
+        return False, reason
     if device.type == "cuda":
         return True, "on a GPU it pays"
-    if device.type != "cpu" or shutil.which(os.environ.get("CXX", "c++")) is None:
-        return False, "no compiler for this device"
     if _marker(steps).exists():
         return True, "these steps were compiled here before"
     if iters >= LONG:
@@ -46,51 +62,71 @@ def mark_warm(steps: str) -> None:
 
 
 def _marker(steps: str) -> Path:
-    key = hashlib.sha256(f"{torch.__version__} {steps}".encode()).hexdigest()[:16]
+    from torch._inductor.runtime.cache_dir_utils import cache_dir  # takes a second and a half to import
+
+    key = hashlib.sha256(f"{__version__} {torch.__version__} {steps}".encode()).hexdigest()[:16]
     return Path(cache_dir()) / f"idgan-fast-{key}"
 
 
 class Graphs:
-    """Makes steps; `on` says whether they are compiled. `seconds`: how long each one's first call took, by name."""
+    """Makes steps; `on` says whether they are compiled. say: is told, in a line, what is compiled and how long it took.
 
-    def __init__(self, on: bool, device: torch.device, backend: str | Callable = "inductor") -> None:
-        self.on, self.device, self.backend = on, device, backend
+    `seconds`: how long each step's first call took, by name.
+    """
+
+    def __init__(
+        self,
+        on: bool,
+        device: torch.device,
+        say: Callable[[str], None] = lambda line: None,
+        backend: str | Callable = "inductor",
+    ) -> None:
+        self.on, self.device, self.say, self.backend = on, device, say, backend
         self.seconds: dict[str, float] = {}
-        self._told: set[str] = set()
+        self.names: list[str] = []
+        self._shared: tuple[Any, Any] | None = None  # stream and memory pool of the CUDA graphs
 
-    def compiled(self) -> list[tuple[str, float]]:
-        """Steps that were compiled since the last call of this, and their seconds."""
-        new = [(name, seconds) for name, seconds in self.seconds.items() if name not in self._told]
-        self._told.update(name for name, _ in new)
-        return new
+    def complete(self) -> bool:
+        """Whether every step that was made has been compiled."""
+        return self.on and set(self.names) == set(self.seconds)
 
     def step(self, name: str, function: Step) -> Step:
-        """The function itself, or its compiled form. Every argument is a tensor, or a list or dictionary of tensors."""
+        """The function itself, or its compiled form. Every argument is a tensor or a tree of tensors."""
         if not self.on:
             return function
+        self.names.append(name)
         compiled = torch.compile(function, fullgraph=True, dynamic=False, backend=self.backend)
 
         def call(*args: Any) -> Any:
+            first = name not in self.seconds
+            if first:
+                self.say(f"compiling the step {name}, which can take minutes")
             began = time.perf_counter()
             # so that torch.autograd.grad is part of the graph, the second derivative of R1 included
             with torch._dynamo.config.patch(trace_autograd_ops=True):
                 out = compiled(*args)
-            self.seconds.setdefault(name, time.perf_counter() - began)
+            if first:
+                self.seconds[name] = time.perf_counter() - began
+                self.say(f"compiled the step {name} in {self.seconds[name]:.0f} s")
             return out
 
-        return CUDAGraph(call) if self.device.type == "cuda" else call
+        if self.device.type != "cuda":
+            return call
+        if self._shared is None:
+            self._shared = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+        return CUDAGraph(call, *self._shared)
 
 
 class CUDAGraph:
     """Records a function of tensors on its third call and replays it from then on; not yet run on a GPU.
 
     What the function changes in place (weights, optimiser state, averages) must keep its storage. Inputs are copied
-    into tensors of the graph's own, results out of them, so that neither is overwritten by the next call.
+    into tensors of the graph's own, results out of them right after the replay: so graphs of one stream may share a
+    memory pool, and take as much as the largest of them. Raises ValueError for a call of other shapes or dtypes.
     """
 
-    def __init__(self, function: Step) -> None:
-        self.function, self.calls = function, 0
-        self.stream = torch.cuda.Stream()
+    def __init__(self, function: Step, stream: Any, pool: Any) -> None:
+        self.function, self.stream, self.pool, self.calls = function, stream, pool, 0
         self.graph = torch.cuda.CUDAGraph()
         self.inputs: list[Any] = []
         self.outputs: Any = None
@@ -105,10 +141,21 @@ class CUDAGraph:
             return out
         if self.outputs is None:
             self.inputs = pytree.tree_map_only(Tensor, torch.clone, list(args))
-            with torch.cuda.graph(self.graph, stream=self.stream):
+            # thread_local: a loader's thread may pin memory meanwhile
+            with torch.cuda.graph(self.graph, self.pool, self.stream, capture_error_mode="thread_local"):
                 self.outputs = self.function(*self.inputs)
         else:
-            for mine, given in zip(pytree.tree_leaves(self.inputs), pytree.tree_leaves(list(args)), strict=True):
-                mine.copy_(given, non_blocking=True)
+            self._take(list(args))
         self.graph.replay()
         return pytree.tree_map_only(Tensor, torch.clone, self.outputs)
+
+    def _take(self, args: list[Any]) -> None:
+        for mine, given in zip(pytree.tree_leaves(self.inputs), pytree.tree_leaves(args), strict=True):
+            if not isinstance(mine, Tensor):
+                continue
+            if (mine.shape, mine.dtype) != (given.shape, given.dtype):
+                raise ValueError(
+                    f"CUDAGraph: wanted {mine.dtype} {list(mine.shape)}, as in the call that was recorded, got "
+                    f"{given.dtype} {list(given.shape)}"
+                )
+            mine.copy_(given, non_blocking=True)

@@ -45,10 +45,11 @@ class Precision:
         return LossScale(device, enabled=self.name == "fp16")
 
 
-def use_tf32(on: bool) -> None:
-    """For the whole process: whether products and convolutions of float32 on a GPU may take TF32."""
-    torch.backends.cuda.matmul.allow_tf32 = on
-    torch.backends.cudnn.allow_tf32 = on
+def use_tf32(on: bool | None) -> None:
+    """For the whole process: whether float32 products and convolutions may take TF32 on a GPU; None: torch's choice."""
+    if on is not None:
+        torch.backends.cuda.matmul.allow_tf32 = on
+        torch.backends.cudnn.allow_tf32 = on
 
 
 class LossScale:
@@ -77,19 +78,19 @@ class LossScale:
         return gradients, ~finite
 
     @torch.no_grad()
-    def update(self, *overflows: Tensor | None) -> None:
-        """After an iteration, with what its updates found."""
-        if self.enabled:
-            overflow = torch.stack([found for found in overflows if found is not None]).any()
+    def update(self, overflow: Tensor | None) -> None:
+        """After an update of the weights, with what `unscaled` found."""
+        if overflow is not None:
             grown = self.good + 1 >= self.GROWTH_INTERVAL
             self.factor.mul_(torch.where(overflow, 0.5, torch.where(grown, 2.0, 1.0)))
             self.good.copy_(torch.where(overflow | grown, 0, self.good + 1))
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"factor": self.factor, "good": self.good}
+        return {"factor": self.factor, "good": self.good} if self.enabled else {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        if self.enabled:
+        """A state without a factor, of a run in another dtype, changes nothing."""
+        if self.enabled and state:
             self.factor.copy_(state["factor"])
             self.good.copy_(state["good"])
 

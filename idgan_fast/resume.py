@@ -13,11 +13,11 @@ from idgan_fast.run_folder import RunFolder
 
 # Settings that a resumed run may change: they say how a run is kept, not what it computes.
 FREE = {
-    *("out", "device", "resume", "config", "data", "workers", "log_every", "picture_every", "save_every"),
-    *("images.cache_gib", "gan.sample_code"),
+    *("out", "device", "compile", "tf32", "resume", "config", "data", "workers"),
+    *("log_every", "picture_every", "save_every", "images.cache_gib", "gan.sample_code"),
 }
 # Those that it may change because a run that got stuck needs it; one line says so.
-REMEDIES = {"amp", "compile", "tf32", "vae.lr", "vae.batch_size", "gan.lr_g", "gan.lr_d", "gan.batch_size"}
+REMEDIES = {"amp", "vae.lr", "vae.batch_size", "gan.lr_g", "gan.lr_d", "gan.batch_size"}
 
 
 @dataclass(frozen=True)

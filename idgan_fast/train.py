@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from idgan_fast import __version__, arguments, checkpoint, pictures, report
+from idgan_fast.choices import choose_compile, choose_precision, steps_of
 from idgan_fast.config import Config, flatten
 from idgan_fast.console import Console, StageProgress, format_time
 from idgan_fast.data import Dataset, batches, open_data
@@ -25,9 +26,9 @@ from idgan_fast.evaluate import (
     read_codes,
     summarise,
 )
-from idgan_fast.graphs import Graphs, mark_warm, whether_to_compile
+from idgan_fast.graphs import Graphs, mark_warm
 from idgan_fast.models.vae import IMAGE_SIZE
-from idgan_fast.precision import Precision, choose, pick_device, use_tf32
+from idgan_fast.precision import pick_device, use_tf32
 from idgan_fast.resume import find
 from idgan_fast.signals import StopSignal
 from idgan_fast.stages.gan import GANStage
@@ -59,13 +60,15 @@ class Trainer:
         self.device = pick_device(config.device)
         use_tf32(config.tf32)
         self.folder, self.resumed = find(config, console.line)
-        self.precision = self._precision()
-        on, self.why_compiled = self._compiled()
-        self.graphs = Graphs(on, self.device)
+        before = self.resumed.choices if self.resumed else {}
+        self.precision = choose_precision(config, self.device, before)
+        on, self.why_compiled = choose_compile(config, self.device, self.precision, before)
+        self.graphs = Graphs(on, self.device, console.line)
         self.choices = {
             "device": str(self.device),
             "amp": self.precision.name,
             "compile": "on" if on else "off",
+            "tf32": config.tf32,
             "threads": torch.get_num_threads(),
             "torch": str(torch.__version__),
         }
@@ -76,28 +79,6 @@ class Trainer:
         self._logged = self._saved = time.monotonic()
         self._shown: dict[str, str] = {}
         self._collapse_said = False
-
-    def _precision(self) -> Precision:
-        """What --amp comes to; what auto chose once stays for the whole run."""
-        chosen = self.resumed.choices["amp"] if self.resumed and self.config.amp == "auto" else None
-        return Precision(chosen, self.device.type, "as before") if chosen else choose(self.config.amp, self.device)
-
-    def _compiled(self) -> tuple[bool, str]:
-        """What --compile comes to; what auto chose once stays for the whole run."""
-        if self.resumed and self.config.compile == "auto":
-            return self.resumed.choices.get("compile", "off") == "on", "as before"
-        if self.config.gan.model == "stylegan2" and self.config.gan.stylegan2.recompute:
-            return False, "the compiler does not recompute"
-        iters = max(self.config.vae.iters, self.config.gan.iters)
-        return whether_to_compile(self.config.compile, self.device, iters, self._steps())
-
-    def _steps(self) -> str:
-        """What decides which graphs a run compiles."""
-        settings = flatten(self.config)
-        decides = ("images.size", "images.channels", "vae.", "gan.")
-        free = ("iters", "distill_weight", "distill_warmup", "sample_code", "ema", "ema_rampup")
-        kept = {k: v for k, v in settings.items() if k.startswith(decides) and not k.endswith(free)}
-        return f"{kept} {self.device} {self.precision.name} {torch.get_num_threads()}"
 
     def run(self) -> None:
         config = self.config
@@ -123,6 +104,8 @@ class Trainer:
         torch.manual_seed(config.seed + 1)
         gan_stage = GANStage(config, small.channels, self.device, self.precision, vae_stage.vae, self.graphs)
         self._train(gan_stage, large, self._draw_gan(codes))
+        if self.graphs.complete():
+            mark_warm(steps_of(config, self.device, self.precision))
 
         summary = summarise(gan_stage, codes)
         skipped = {**getattr(small, "skipped", {}), **getattr(large, "skipped", {})}
@@ -178,7 +161,6 @@ class Trainer:
                     self._save(stage, done - 1, metrics)
                 raise
             metrics = stage.step(batch, done - 1)
-            self._say_compiled()
             now = time.monotonic()
             stopping = bool(self.stop)  # read once: a signal may come at any time
             last = done == stage.iters or stopping
@@ -271,14 +253,9 @@ class Trainer:
         compiled = f"; compile {self.choices['compile']}: {self.why_compiled}" if self.graphs.on else ""
         say(f"device {self.device}{threads}{amp}{compiled}")
         before = self.resumed.choices if self.resumed else self.choices
-        for name in ("device", "threads", "torch", "compile"):
+        for name in ("device", "threads", "torch", "compile", "tf32"):
             if before.get(name) != self.choices[name]:
                 say(f"{name} was {before.get(name)}: the numbers from here on are not those of an unbroken run")
-
-    def _say_compiled(self) -> None:
-        for name, seconds in self.graphs.compiled():
-            self.console.line(f"compiled the step {name} in {seconds:.0f} s")
-            mark_warm(self._steps())
 
     def _say_data(self, dataset: Dataset) -> None:
         say, images = self.console.line, self.config.images

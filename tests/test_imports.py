@@ -20,6 +20,7 @@ ALLOWED = {
     "piecewise_linear": {"losses"},
     "ops": BASE | {"ops", "kernels"},
     "models": BASE | {"models", "ops"},
+    "choices": CONFIG | {"graphs", "precision"},
     "optim": set(),
     "graphs": set(),
     "augment": {"ops"},

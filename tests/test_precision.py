@@ -138,6 +138,8 @@ def test_the_loss_scale_is_that_of_torch() -> None:
         ours.update(overflow)
         assert ours.factor.item() == theirs.get_scale()
     other = LossScale(CPU, enabled=True)
+    other.load_state_dict(LossScale(CPU, enabled=False).state_dict())  # of a run in float32
+    assert other.factor == 2**16
     other.load_state_dict(ours.state_dict())
     assert torch.equal(other.factor, ours.factor)
     assert torch.equal(other.good, ours.good)
@@ -154,6 +156,8 @@ def test_on_a_gpu_fp16_comes_with_a_loss_scale(monkeypatch: pytest.MonkeyPatch) 
 def test_tf32_is_for_products_and_convolutions() -> None:
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     try:
+        use_tf32(None)
+        assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
         for on in (True, False):
             use_tf32(on)
             assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (on, on)

@@ -225,7 +225,7 @@ class SynthesisNetwork(nn.Module):
                 noises.append(None if part is None else part.reshape(-1, 1, block.size, block.size))
                 taken += pixels
             if self.recompute and torch.is_grad_enabled():
-                x, image = checkpoint(block, x, image, styles, noises, use_reentrant=False)
+                x, image = checkpoint(block, x, image, styles, noises, use_reentrant=False, preserve_rng_state=False)
             else:
                 x, image = block(x, image, styles, noises)
             at += block.convolutions
@@ -281,10 +281,15 @@ class StyleGAN2Generator(nn.Module):
         """w [N, w_dim]."""
         return self.mapping(s, c if self.code == "mapping" else None)
 
+    def everywhere(self, w: Tensor) -> Tensor:
+        """w [N, w_dim] -> [N, num_ws, w_dim]: the same in every layer."""
+        return w[:, None].expand(-1, self.num_ws, -1)
+
     def mixed(self, s: Tensor, other: Tensor, first: Tensor, c: Tensor) -> Tensor:
         """Style mixing (arXiv 1812.04948, section 3.1): w [N, num_ws, w_dim], of `other` from entry first [N] on."""
         at = torch.arange(self.num_ws, device=s.device)[None, :, None]
-        return torch.where(at < first[:, None, None], self.map(s, c)[:, None], self.map(other, c)[:, None])
+        w, w_other = self.map(torch.cat([s, other]), torch.cat([c, c])).chunk(2)
+        return torch.where(at < first[:, None, None], w[:, None], w_other[:, None])
 
     def synthesise(self, w: Tensor, c: Tensor, noise: Tensor | None = None) -> Tensor:
         """Images of w [N, num_ws, w_dim], c [N, c_dim] and noise as in `SynthesisNetwork`."""
@@ -295,4 +300,4 @@ class StyleGAN2Generator(nn.Module):
         w = self.map(s, c)
         if truncation != 1:
             w = self.mapping.w_avg.lerp(w, truncation)
-        return self.synthesise(w[:, None].expand(-1, self.num_ws, -1), c, noise)
+        return self.synthesise(self.everywhere(w), c, noise)

@@ -103,5 +103,5 @@ class StyleGAN2Discriminator(nn.Module):
         for at in self.levels:
             block = getattr(self, f"b{at}")
             again = self.recompute and torch.is_grad_enabled()
-            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+            x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False) if again else block(x)
         return self.b4(x)

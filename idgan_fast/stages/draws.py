@@ -1,5 +1,7 @@
 """What an iteration of stage 2 draws: everything random in it, from one generator on the device."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,15 @@ from idgan_fast.data import to_signed
 from idgan_fast.models.stylegan2 import StyleGAN2Generator
 
 ForD = dict[str, Tensor]
+
+
+class Latents(NamedTuple):
+    """What G draws beside c, for n pictures; all but s for StyleGAN2 alone."""
+
+    s: Tensor  # [n, s_dim]
+    noise: Tensor | None = None  # [n, noise_numel]
+    other: Tensor | None = None  # [n, s_dim]: the s that style mixing goes on with
+    first: Tensor | None = None  # [n]: from which entry of w on
 
 
 class Draws:
@@ -33,16 +44,17 @@ class Draws:
         noise = self.uniform(*batch.shape) if self.images.dequantise else None
         return to_signed(batch, self.device, flip, noise).contiguous(memory_format=torch.channels_last)
 
-    def latents(self, n: int) -> list[Tensor]:
-        """What G draws beside c: s [n, s_dim]; for StyleGAN2 also another s, where it begins [n], and noise."""
+    def latents(self, n: int) -> Latents:
         s = self.normal(n, self.config.s_dim)
         if not isinstance(self.generator, StyleGAN2Generator):
-            return [s]
+            return Latents(s)
+        noise = self.normal(n, self.generator.synthesis.noise_numel)
+        if self.config.stylegan2.style_mixing == 0:
+            return Latents(s, noise)
         count = self.generator.num_ws
         first = torch.randint(1, count, (n,), generator=self.rng, device=self.device)
         mixed = self.uniform(n) < self.config.stylegan2.style_mixing
-        other, noise = self.normal(n, self.config.s_dim), self.normal(n, self.generator.synthesis.noise_numel)
-        return [s, other, torch.where(mixed, first, count), noise]
+        return Latents(s, noise, self.normal(n, self.config.s_dim), torch.where(mixed, first, count))
 
     def of_discriminator(self, n: int) -> ForD:
         """What D draws to see n pictures: "eps" for VGAN's bottleneck, "augment" for the augmentation."""

@@ -5,7 +5,6 @@ due; of G and its average. Each is a function of tensors, random numbers include
 """
 
 import copy
-import math
 from typing import Any
 
 import torch
@@ -16,13 +15,14 @@ from idgan_fast import losses
 from idgan_fast.augment import AdaptiveProbability, augment
 from idgan_fast.config import Config
 from idgan_fast.graphs import Graphs
-from idgan_fast.models.stylegan2 import W_AVERAGE_DECAY
+from idgan_fast.models.stylegan2 import W_AVERAGE_DECAY, StyleGAN2Generator
 from idgan_fast.models.vae import IMAGE_SIZE, VAE, reparameterise
 from idgan_fast.optim import Adam, RMSprop, move_average
 from idgan_fast.piecewise_linear import real_gradients
 from idgan_fast.precision import Precision
-from idgan_fast.stages.draws import Draws, ForD
+from idgan_fast.stages.draws import Draws, ForD, Latents
 from idgan_fast.stages.networks import build_networks
+from idgan_fast.stages.schedules import distill_weight_at, ema_at
 
 BOTTLENECK_BETA = 0.1  # VGAN's first multiplier
 PATH_AVERAGE_DECAY = 0.99
@@ -74,10 +74,13 @@ class GANStage:
         self.path_average = torch.zeros((), device=device)
         self.ada = AdaptiveProbability(device=device) if self.config.ada else None
         graphs = graphs or Graphs(False, device)
-        self._update_d = graphs.step("D", lambda *args: self.update_d(False, *args))
-        self._update_d_r1 = graphs.step("D with R1", lambda *args: self.update_d(True, *args))
+        if self.config.r1_weight > 0:
+            self._update_d_r1 = graphs.step("D with R1", lambda *args: self.update_d(True, *args))
+        if self.config.r1_weight == 0 or self.config.r1_every > 1:
+            self._update_d = graphs.step("D", lambda *args: self.update_d(False, *args))
+        if self.has_path:
+            self._update_path = graphs.step("path length", self.update_path)
         self._update_g = graphs.step("G", self.update_g)
-        self._update_path = graphs.step("path length", self.update_path)
 
     def _make_optimizers(self) -> None:
         """Adam's settings for G allow for the updates that the path length adds (arXiv 1912.04958, appendix B)."""
@@ -111,7 +114,8 @@ class GANStage:
             latents, y = self.draw.latents(few), self.draw.normal(few, *x.shape[1:]) / self.images.size
             metrics |= self._update_path(c[:few], latents, y)
         self.discriminator.requires_grad_(False)
-        schedule = torch.tensor([self.distill_weight(iteration), self.ema_decay(iteration)], device=self.device)
+        changing = (distill_weight_at(self.config, iteration), ema_at(self.config, iteration))
+        schedule = [torch.full((), value, device=self.device) for value in changing]
         metrics |= self._update_g(c, self.draw.latents(n), self.draw.of_discriminator(n), *schedule)
         self.discriminator.requires_grad_(True)
         if self.ada is not None:
@@ -120,25 +124,12 @@ class GANStage:
                 self.ada.adjust(ADA_EVERY * n, self.config.ada_target, self.config.ada_images)
         return metrics
 
-    # ---- what changes from iteration to iteration
-
-    def distill_weight(self, iteration: int) -> float:
-        return self.config.distill_weight * min((iteration + 1) / max(self.config.distill_warmup, 1), 1.0)
-
-    def ema_decay(self, iteration: int) -> float:
-        """`ema`, or less while its half-life is more than `ema_rampup` of the iterations done."""
-        ema, share = self.config.ema, self.config.ema_rampup
-        if share == 0 or not 0 < ema < 1:
-            return ema
-        half_life = min(math.log(0.5) / math.log(ema), share * (iteration + 1))
-        return 0.5 ** (1 / half_life)
-
     def schedule(self, iteration: int) -> dict[str, float]:
         shown = {}
         if self.config.distill_warmup:
-            shown["distill_weight"] = self.distill_weight(iteration)
+            shown["distill_weight"] = distill_weight_at(self.config, iteration)
         if self.config.ema_rampup:
-            shown["ema"] = self.ema_decay(iteration)
+            shown["ema"] = ema_at(self.config, iteration)
         return shown
 
     # ---- the updates, functions of tensors
@@ -148,7 +139,7 @@ class GANStage:
         penalise: bool,
         x: Tensor,
         of_c: Tensor,
-        latents: list[Tensor],
+        latents: Latents,
         draws_real: ForD,
         draws_fake: ForD,
     ) -> tuple[Tensor, Metrics]:
@@ -184,13 +175,18 @@ class GANStage:
             mean, logvar = self.teacher(teacher_view(x))
         return reparameterise(mean.float(), logvar.float(), eps)
 
-    def styles(self, latents: list[Tensor], c: Tensor) -> Tensor:
-        """What `synthesise` draws images from: StyleGAN2's w, or s."""
-        s, *others = latents
-        return self.generator.mixed(s, *others[:2], c) if others else s  # type: ignore[operator]
+    def styles(self, latents: Latents, c: Tensor) -> Tensor:
+        """What `synthesise` draws images from: StyleGAN2's w [N, num_ws, w_dim], or s."""
+        g = self.generator
+        if not isinstance(g, StyleGAN2Generator):
+            return latents.s
+        if latents.other is None or latents.first is None:
+            return g.everywhere(g.map(latents.s, c))
+        return g.mixed(latents.s, latents.other, latents.first, c)
 
-    def synthesise(self, styles: Tensor, c: Tensor, latents: list[Tensor]) -> Tensor:
-        return self.generator.synthesise(styles, c, latents[3]) if self.styled else self.generator(styles, c)  # type: ignore[operator]
+    def synthesise(self, styles: Tensor, c: Tensor, latents: Latents) -> Tensor:
+        g = self.generator
+        return g.synthesise(styles, c, latents.noise) if isinstance(g, StyleGAN2Generator) else g(styles, c)
 
     def _seen(self, x: Tensor, draws: ForD) -> Tensor:
         """Images as D gets to see them: augmented, if they are to be."""
@@ -240,9 +236,7 @@ class GANStage:
         moved = losses.next_bottleneck_beta(self.bottleneck_beta, kl)
         self.bottleneck_beta.copy_(torch.where(kl.isfinite(), moved, self.bottleneck_beta))  # fp16 may overflow
 
-    def update_g(
-        self, c: Tensor, latents: list[Tensor], draws: ForD, distill_weight: Tensor, ema_decay: Tensor
-    ) -> Metrics:
+    def update_g(self, c: Tensor, latents: Latents, draws: ForD, distill_weight: Tensor, ema_decay: Tensor) -> Metrics:
         """G's update from c [N, c_dim], and that of its average."""
         with self.precision.autocast():
             styles = self.styles(latents, c)
@@ -263,14 +257,15 @@ class GANStage:
                 self.average.get_buffer("mapping.w_avg").copy_(w_avg)
         return {"g": adversarial.detach(), "distillation": distilled.detach()}
 
-    def update_path(self, c: Tensor, latents: list[Tensor], y: Tensor) -> Metrics:
+    def update_path(self, c: Tensor, latents: Latents, y: Tensor) -> Metrics:
         """StyleGAN2's path length regularisation (arXiv 1912.04958, equation 4). y: N(0, 1) / size, as the images."""
         settings = self.config.stylegan2
         with self.precision.autocast():
             styles = self.styles(latents, c)
             images = self.synthesise(styles, c, latents)
-        (gradient,) = torch.autograd.grad(self.scale.scaled((images * y).sum()), styles, create_graph=True)
-        lengths = losses.path_lengths(gradient / self.scale.factor)
+        scale = self.scale.factor / len(y)  # that of an averaged loss
+        (gradient,) = torch.autograd.grad((images * y).sum() * scale, styles, create_graph=True)
+        lengths = losses.path_lengths(gradient / scale)
         average = self.path_average.lerp(lengths.detach().mean(), 1 - PATH_AVERAGE_DECAY)
         penalty = losses.path_penalty(lengths, average)
         loss = self.scale.scaled(settings.path_weight * settings.path_every * penalty)

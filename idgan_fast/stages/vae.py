@@ -52,8 +52,8 @@ class VAEStage:
         """One update from uint8 images [N, C, 64, 64]; returns detached metrics, `kl_per_dim` [c_dim] among them."""
         x = to_unit(batch, self.device).contiguous(memory_format=torch.channels_last)
         eps = torch.randn(len(x), self.config.c_dim, generator=self.rng, device=self.device)
-        schedule = [beta_at(self.config, iteration), lr_at(self.config, iteration)]
-        return self._update(x, eps, *torch.tensor(schedule, device=self.device))
+        schedule = (beta_at(self.config, iteration), lr_at(self.config, iteration))
+        return self._update(x, eps, *[torch.full((), value, device=self.device) for value in schedule])
 
     def update(self, x: Tensor, eps: Tensor, beta: Tensor, lr: Tensor) -> dict[str, Tensor]:
         """The step as a function of tensors: images [N, C, 64, 64] in [0, 1], eps ~ N(0, I) [N, c_dim], two scalars."""

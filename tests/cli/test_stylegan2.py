@@ -1,6 +1,7 @@
 """The main job with the StyleGAN2 family: a whole small run, resumption, and what --compile comes to."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,10 @@ from PIL import Image
 
 from idgan_fast import checkpoint, train
 from idgan_fast.arguments import parse
+from idgan_fast.choices import choose_compile
 from idgan_fast.graphs import Graphs
+from idgan_fast.precision import Precision
+from idgan_fast.stages.networks import build_networks
 from tests.common import TINY, assert_equal, error_of
 
 STYLED = [
@@ -52,7 +56,7 @@ def test_a_whole_run_and_its_resumption(pictures: Path, tmp_path: Path, capsys: 
     assert [row["distill_weight"] for row in trained] == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
     assert all(row["augment_p"] >= 0 and 0 <= row["ema"] < 1 for row in trained)
     page = (tmp_path / "whole" / "report.html").read_text()
-    assert "StyleGAN2" in page
+    assert "<td>gan.model</td><td>resnet</td><td>stylegan2</td>" in page
     assert (tmp_path / "whole" / "traversals" / "gan.gif").exists()
 
 
@@ -64,27 +68,44 @@ def test_the_choice_to_compile_is_kept(
 
     def step(self: Graphs, name: str, function):  # type: ignore[no-untyped-def]
         def call(*args):  # type: ignore[no-untyped-def]
-            self.seconds.setdefault(name, 1.0)
+            if self.seconds.setdefault(name, 1.0) and name not in compiled:
+                compiled.append(name)
             return function(*args)
 
-        compiled.append(name)
+        self.names.append(name)
         return call if self.on else function
 
+    marked: list[str] = []
     monkeypatch.setattr(Graphs, "step", step)
-    monkeypatch.setattr(train, "mark_warm", lambda _: None)
+    monkeypatch.setattr(train, "mark_warm", marked.append)
     out = tmp_path / "run"
     assert run(pictures, out, "--compile", "on", "--gan.iters", "2") == 0
     assert newest(out)["choices"]["compile"] == "on"
-    said = capsys.readouterr().out
-    assert "compile on: as asked" in said
-    for name in ("vae", "D with R1", "D", "path length", "G"):
-        assert said.count(f"compiled the step {name} in 1 s") == 1
+    assert "compile on: as asked" in capsys.readouterr().out
+    assert compiled == ["vae", "D with R1", "path length", "G", "D"]
+    assert len(marked) == 1
     assert run(pictures, out, "--compile", "auto", "--gan.iters", "3") == 0
     assert "compile on: as before" in capsys.readouterr().out
+    assert len(marked) == 1  # the VAE's step was not compiled this time
     assert run(pictures, out, "--compile", "off", "--gan.iters", "4") == 0
     said = capsys.readouterr().out
     assert "compile was on: the numbers from here on are not those of an unbroken run" in said
     assert newest(out)["choices"]["compile"] == "off"
+    assert run(pictures, out, "--compile", "auto", "--gan.iters", "5", "--gan.stylegan2.recompute") == 2
+    assert "gan.stylegan2.recompute was False" in capsys.readouterr().err
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert run(pictures, out, "--compile", "on", "--gan.iters", "5") == 2
+    assert "--compile on: it needs a C++ compiler, and there is no no-such-compiler" in capsys.readouterr().err
+
+
+def test_what_compile_auto_comes_to_after_a_checkpoint() -> None:
+    config = parse([*STYLED, "--data", "pictures.zip", "--compile", "auto"])
+    cpu, off = torch.device("cpu"), Precision("off", "cpu", "")
+    before = {"compile": "on", "device": "cpu"}
+    assert choose_compile(config, cpu, off, before) == (True, "as before")
+    assert choose_compile(config, cpu, off, {**before, "device": "cuda:0"}) == (False, "the run is short")
+    recompute = replace(config, gan=replace(config.gan, stylegan2=replace(config.gan.stylegan2, recompute=True)))
+    assert choose_compile(recompute, cpu, off, before) == (False, "the compiler cannot recompute")
 
 
 def test_what_cannot_go_together_is_said(pictures: Path) -> None:
@@ -96,3 +117,24 @@ def test_what_cannot_go_together_is_said(pictures: Path) -> None:
     assert error_of(lambda: parse([*arguments, "--gan.stylegan2.style-mixing", "2"])).startswith(
         "--gan.stylegan2.style-mixing: must be from 0 to 1"
     )
+    for wrong in (["--gan.stylegan2.code-from", "128"], ["--gan.stylegan2.code-to", "2"]):
+        assert "so that G would not see c" in error_of(lambda wrong=wrong: parse([*arguments, *wrong]))
+    assert error_of(lambda: parse([*arguments, "--gan.square-decay", "1"])).startswith(
+        "--gan.square-decay: must be less"
+    )
+
+
+def test_every_setting_reaches_the_networks() -> None:
+    flags = "--gan.stylegan2.code-from 8 --gan.stylegan2.code-to 16 --gan.stylegan2.architecture residual"
+    flags += " --gan.stylegan2.low-precision-levels 2 --gan.stylegan2.recompute --gan.stylegan2.w-dim 7"
+    config = parse([*STYLED, "--data", "pictures.zip", *flags.split()])
+    g, d = build_networks(config, 3)
+    assert [b.size for b in g.synthesis.blocks() if b.conv1.affine.weight.shape[1] == 7 + 20] == [8, 16]
+    assert [b.size for b in g.synthesis.blocks() if b.low_precision] == [32, 64]
+    assert (d.b64.low_precision, d.b32.low_precision, d.b16.low_precision) == (True, True, False)
+    assert (g.mapping.layers, g.s_dim, g.synthesis.recompute, d.recompute) == (2, 6, True, True)
+    assert g.synthesis.b8.torgb is None
+    assert g.synthesis.b64.conv1.weight.shape == (4, 4, 3, 3)
+    assert g.synthesis.b4.conv1.weight.shape == (8, 8, 3, 3)
+    mapped, _ = build_networks(parse([*STYLED, "--data", "pictures.zip", "--gan.stylegan2.code", "mapping"]), 3)
+    assert mapped.mapping.fc0.weight.shape == (6, 6 + 20)

@@ -1,5 +1,6 @@
 """Each step is one graph, compiled once, and gives what it gives without the compiler."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from idgan_fast.config import Config, StyleGAN2Config
-from idgan_fast.graphs import LONG, Graphs, mark_warm, whether_to_compile
+from idgan_fast.graphs import LONG, CUDAGraph, Graphs, cannot_compile, mark_warm, whether_to_compile
 from idgan_fast.models.vae import VAE
 from idgan_fast.precision import Precision
 from idgan_fast.presets import preset
@@ -65,7 +66,8 @@ STAGES = {
 def test_one_graph_for_each_step_and_the_same_numbers(name: str, amp: str) -> None:
     build, count = STAGES[name]
     counter = CompileCounterWithBackend("aot_eager")
-    graphs = Graphs(True, CPU, counter)
+    said: list[str] = []
+    graphs = Graphs(True, CPU, said.append, counter)
     compiled, eager = build(amp, graphs), build(amp, Graphs(False, CPU))
     for stage in (compiled, eager):
         stage.scale.factor.fill_(64 if amp == "fp16" else 1)  # no overflow, which would leave the weights alone
@@ -84,6 +86,8 @@ def test_one_graph_for_each_step_and_the_same_numbers(name: str, amp: str) -> No
             torch.testing.assert_close(got[key], value, rtol=tolerance, atol=tolerance, msg=key)
     assert counter.frame_count == count
     assert len(graphs.seconds) == count
+    assert graphs.complete()
+    assert len(said) == 2 * count
     moved = 0
     for key, value in eager.weights().items():
         step = (value - before[key]).norm().item()
@@ -109,13 +113,70 @@ def test_the_compiler_itself() -> None:
 
 def test_when_to_compile(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    assert whether_to_compile("on", CPU, 1, "steps") == (True, "as asked")
-    assert whether_to_compile("off", torch.device("cuda"), 10**6, "steps") == (False, "as asked")
-    assert whether_to_compile("auto", torch.device("cuda"), 1, "steps")[0]
-    assert whether_to_compile("auto", CPU, LONG - 1, "steps") == (False, "the run is short")
-    assert whether_to_compile("auto", CPU, LONG, "steps")[0]
+    assert whether_to_compile(CPU, LONG - 1, "steps") == (False, "the run is short")
+    assert whether_to_compile(CPU, LONG, "steps")[0]
     mark_warm("steps")
-    assert whether_to_compile("auto", CPU, 1, "steps") == (True, "these steps were compiled here before")
-    assert not whether_to_compile("auto", CPU, 1, "other steps")[0]
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    assert whether_to_compile("auto", CPU, LONG, "steps") == (False, "no compiler for this device")
+    assert whether_to_compile(CPU, 1, "steps") == (True, "these steps were compiled here before")
+    assert not whether_to_compile(CPU, 1, "other steps")[0]
+    monkeypatch.setenv("CXX", "no-such-compiler -m64")
+    assert whether_to_compile(CPU, LONG, "steps") == (
+        False,
+        "it needs a C++ compiler, and there is no no-such-compiler",
+    )
+    monkeypatch.setenv("CXX", "sh -m64")  # any command that is there
+    assert cannot_compile(CPU) is None
+    assert cannot_compile(torch.device("mps")) == "it serves CPUs and CUDA GPUs, this is mps"
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (6, 1))
+    assert whether_to_compile(gpu, 1, "steps") == (False, "Triton needs a GPU from Volta on")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    assert whether_to_compile(gpu, 1, "steps") == (True, "on a GPU it pays")
+
+
+def test_a_cuda_graph_replays_what_it_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With torch.cuda stood in for: a recording notes the function, a replay runs it on the graph's own tensors."""
+
+    class Recorded:
+        def replay(self) -> None:
+            self.run()
+
+    graphs: list[Recorded] = []
+
+    def record(graph: Recorded, pool: object, stream: object, capture_error_mode: str):  # type: ignore[no-untyped-def]
+        assert capture_error_mode == "thread_local"
+        graphs.append(graph)
+        return contextlib.nullcontext()
+
+    class Stream:
+        def wait_stream(self, _: object) -> None: ...
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
+    monkeypatch.setattr(torch.cuda, "graph", record)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    total = torch.zeros(2)
+
+    def function(x: torch.Tensor, more: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        total.add_(x + more["y"])
+        return {"sum": total * 1}
+
+    graph = CUDAGraph(function, Stream(), None)
+
+    def given(value: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return torch.full((2,), value), {"y": torch.ones(2)}
+
+    for value in (1.0, 2.0):
+        graph(*given(value))
+    assert not graphs
+    # On a GPU a recording runs nothing: here what it ran is undone, and what a replay does is written out.
+    graph.graph.run = lambda: None  # type: ignore[method-assign]
+    before = total.clone()
+    graph(*given(3.0))
+    total.copy_(before)
+    graph.graph.run = lambda: graph.outputs["sum"].copy_(function(*graph.inputs)["sum"])  # type: ignore[method-assign]
+    first = graph(*given(4.0))
+    second = graph(*given(5.0))
+    assert len(graphs) == 1
+    assert (first["sum"][0].item(), second["sum"][0].item()) == (5.0 + 5, 5.0 + 5 + 6)
+    with pytest.raises(ValueError, match=r"^CUDAGraph: wanted torch.float32 \[2\].*got torch.float32 \[1\]$"):
+        graph(torch.ones(1), {"y": torch.ones(2)})

@@ -47,7 +47,8 @@ def build(amp="off", **changes):
             for name, p in network.named_parameters():
                 if name.endswith(("bias", "strength")):
                     p.add_(torch.randn_like(p) * 0.2)
-    stage.average.load_state_dict(stage.generator.state_dict())
+        for p in stage.average.parameters():  # D must not see the average's pictures
+            p.add_(torch.randn_like(p))
     stage.taken = {}
     for name in ("optimizer_d", "optimizer_g"):
         spy(stage, name)
@@ -93,7 +94,7 @@ class Plain:
 
     def w(self, latents, c):
         """Entries before `first` come from s, the others from the other s."""
-        s, other, first, _ = latents
+        s, _, other, first = latents
         rows = []
         for i in range(len(s)):
             one, two = self.g.mapping(s[i : i + 1]), self.g.mapping(other[i : i + 1])
@@ -102,7 +103,7 @@ class Plain:
         return torch.stack(rows)
 
     def images(self, latents, c):
-        return self.g.synthesise(self.w(latents, c), c, latents[3])
+        return self.g.synthesise(self.w(latents, c), c, latents.noise)
 
     def seen(self, x, draws):
         return augment(x, draws["augment"], self.stage.ada.p) if draws else x
@@ -116,7 +117,7 @@ def test_an_iteration(iteration, ada):
         stage.ada.p.fill_(0.6)
     batch = pictures()
     plain = Plain(stage, batch)
-    before = [p.clone() for p in stage.of_g]
+    before = [p.clone() for p in stage.of_average]
     metrics = stage.step(batch, iteration)
     assert not any(value.requires_grad for value in metrics.values())
 
@@ -137,7 +138,7 @@ def test_an_iteration(iteration, ada):
         latents, y = plain.draw.latents(N // 2), plain.draw.normal(N // 2, 3, SIZE, SIZE) / SIZE
         c = plain.c[: N // 2]
         w = plain.w(latents, c)
-        (gradient,) = torch.autograd.grad((plain.g.synthesise(w, c, latents[3]) * y).sum(), w, create_graph=True)
+        (gradient,) = torch.autograd.grad((plain.g.synthesise(w, c, latents.noise) * y).sum(), w, create_graph=True)
         lengths = (gradient.square().sum(2).mean(1)).sqrt()
         average = 0.01 * lengths.mean().detach()
         penalty = (lengths - average).square().mean()
@@ -150,7 +151,7 @@ def test_an_iteration(iteration, ada):
 
     latents, draws = plain.draw.latents(N), plain.draw.of_discriminator(N)
     w = plain.w(latents, plain.c)
-    fake = plain.g.synthesise(w, plain.c, latents[3])
+    fake = plain.g.synthesise(w, plain.c, latents.noise)
     mean, logvar = stage.teacher(F.adaptive_avg_pool2d((fake + 1) / 2, 64))
     nll = 0.5 * (math.log(2 * math.pi) + logvar + (plain.c - mean) ** 2 / (logvar.exp() + 1e-6)).sum(1).mean()
     adversarial = F.softplus(-stage.discriminator(plain.seen(fake, draws))).mean()
@@ -167,7 +168,10 @@ def test_an_iteration(iteration, ada):
 def test_style_mixing_is_as_frequent_as_asked():
     for share in (0.0, 0.5, 1.0):
         stage = build(style_mixing=share)
-        firsts = torch.cat([stage.draw.latents(64)[2] for _ in range(20)])
+        if share == 0:
+            assert stage.draw.latents(4).first is None
+            continue
+        firsts = torch.cat([stage.draw.latents(64).first for _ in range(20)])
         assert firsts.min() >= 1
         assert abs((firsts < stage.generator.num_ws).float().mean() - share) < 0.06
 
@@ -207,8 +211,44 @@ def test_mixed_precision(amp):
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in stage.weights().values())
 
 
-def test_a_stage_goes_through_its_state():
-    one, two = build(optimizer="adam", ada=True), build(optimizer="adam", ada=True)
+def test_overflows_leave_everything_alone_and_halve_the_scale():
+    """One after the other in each update of an iteration; only the averages move on."""
+    for broken in ("discriminator", "generator"):
+        stage = build("fp16")
+        network = getattr(stage, broken)
+        with torch.no_grad():
+            next(network.parameters()).fill_(float("inf"))
+        before = {name: p.clone() for name, p in stage.weights().items()}
+        steps = [stage.optimizer_g.state_dict(), stage.optimizer_d.state_dict()]
+        steps = [[t.clone() for values in state.values() for t in values] for state in steps]
+        stage.step(pictures(), 0)
+        assert stage.scale.factor == 2.0**16 / 8  # D with R1, path length, G
+        assert all(torch.equal(p, before[name]) for name, p in stage.weights().items())
+        for state, old in zip([stage.optimizer_g.state_dict(), stage.optimizer_d.state_dict()], steps, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip([t for v in state.values() for t in v], old, strict=True))
+        assert stage.path_average == 0
+
+
+def test_every_forward_pass_of_an_update_is_under_autocast():
+    """The last block's convolutions take bf16, in G and D, wherever they run."""
+    stage = build("bf16")
+    seen = []
+    for block in (stage.generator.synthesis.b8, stage.discriminator.b8):
+        block.register_forward_hook(lambda module, _, out: seen.append((type(module).__name__, first_of(out).dtype)))
+    stage.step(pictures(), 0)
+    assert [name for name, _ in seen].count("SynthesisBlock") == 3
+    assert [name for name, _ in seen].count("DiscriminatorBlock") == 3
+    assert {dtype for _, dtype in seen} == {torch.bfloat16}
+
+
+def first_of(out):
+    return out[0] if isinstance(out, tuple) else out
+
+
+@pytest.mark.parametrize("amp", ["off", "fp16"])
+def test_a_stage_goes_through_its_state(amp):
+    one, two = build(amp, optimizer="adam", ada=True), build(amp, optimizer="adam", ada=True)
+    one.scale.factor.fill_(64 if amp == "fp16" else 1)
     for i in range(2):
         one.step(pictures(i), i)
     two.load_state_dict(one.state_dict())
