@@ -9,7 +9,8 @@ ARGS ?=
 # The torch that make wheel tries the wheel with: the oldest that pyproject.toml allows
 WHEEL_TORCH ?= torch==2.13.0
 
-# Interpreted kernels, and CUDA kernels on the CPU, run in one thread: a process for each core
+# Tests run in one thread, and a process for each core
+MAIN = OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile --ignore tests/cuda_host
 INTERPRETED = TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(PY) -m pytest tests/triton -n auto
 ON_HOST = OMP_NUM_THREADS=1 $(PY) -m pytest tests/cuda_host -n auto --dist loadfile
 
@@ -34,12 +35,12 @@ train: install
 	$(PY) -m idgan_fast.train $(ARGS)
 
 test: install
-	$(PY) -m pytest -m "not slow" --ignore tests/cuda_host
+	$(MAIN) -m "not slow"
 	$(ON_HOST) -m "not slow"
 	$(INTERPRETED) -m "not slow"
 
 test-all: install
-	$(PY) -m pytest --ignore tests/cuda_host
+	$(MAIN)
 	$(ON_HOST)
 	$(INTERPRETED)
 

@@ -24,6 +24,7 @@ from idgan_fast.models.equalised import (
     resolutions,
     wide,
 )
+from idgan_fast.ops.modulated_conv2d import autocast, normalized
 
 W_AVERAGE_DECAY = 0.998
 
@@ -55,7 +56,7 @@ class MappingNetwork(nn.Module):
 
 
 class SynthesisLayer(nn.Module):
-    """A styled 3x3 convolution: x [N, I, R / up, R / up], w [N, w_dim], noise [N, 1, R, R] or None -> [N, O, R, R].
+    """A styled 3x3 convolution: x [N, I, R / up, R / up], styles [N, I], noise [N, 1, R, R] or None -> [N, O, R, R].
 
     The weight is N(0, 1), as demodulation cancels its scale. Without noise the fixed `noise_const` is taken.
     """
@@ -73,20 +74,33 @@ class SynthesisLayer(nn.Module):
         self.register_buffer("noise_const", torch.randn(size, size))
         self.register_buffer("resample_filter", ops.setup_filter((1, 3, 3, 1)), persistent=False)
 
-    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, gain: float = 1.0) -> Tensor:
+    def styles(self, w: Tensor) -> Tensor:
         with no_autocast(w):
-            styles = self.affine(w)
-        return ops.styled_conv2d(
+            return self.affine(w)
+
+    def forward(
+        self,
+        x: Tensor,
+        styles: Tensor,
+        noise: Tensor | None,
+        gain: float = 1.0,
+        next_styles: Tensor | None = None,
+        carried: bool = False,
+    ) -> Tensor:
+        """next_styles: the next layer's, applied to the result. carried: x has its own already."""
+        layer = ops.chained_styled_conv2d if carried else ops.styled_conv2d
+        return layer(
             x,
             self.weight,
             styles,
             self.noise_const if noise is None else noise,
             self.noise_strength,
             self.bias,
-            self.up,
-            self.resample_filter.float(),
+            up=self.up,
+            resample_filter=self.resample_filter.float(),
             gain=math.sqrt(2) * gain,
             clamp=None if self.clamp is None else self.clamp * gain,
+            next_styles=next_styles,
         )
 
 
@@ -106,6 +120,11 @@ class ToRGB(nn.Module):
             styles = self.affine(w) * self.scale
         options = {"demodulate": False, "act": "linear", "clamp": self.clamp}
         return ops.styled_conv2d(x, self.weight, styles, bias=self.bias, **options)  # type: ignore[arg-type]
+
+
+def in_range(styles: Tensor, dtype: torch.dtype) -> Tensor:
+    """Of a demodulated layer, for activations that carry them in float16: scaled by powers of two, which cancel."""
+    return normalized(styles, dtype)[0]
 
 
 class SynthesisBlock(nn.Module):
@@ -147,12 +166,13 @@ class SynthesisBlock(nn.Module):
         with no_autocast(w[0], when=not self.low_precision):
             if x is None:
                 x = self.const.expand(len(w[0]), -1, -1, -1).contiguous(memory_format=torch.channels_last)
-                x = self.conv1(x, w[0], noise[0])
+                x = self.conv1(x, self.conv1.styles(w[0]), noise[0])
             else:
                 x = x if self.low_precision else wide(x)
                 shortcut = self.skip(x) if self.residual else None
-                x = self.conv0(x, w[0], noise[0])
-                x = self.conv1(x, w[1], noise[1], HALF if self.residual else 1.0)
+                styles = in_range(self.conv1.styles(w[1]), autocast(x).dtype)
+                x = self.conv0(x, self.conv0.styles(w[0]), noise[0], next_styles=styles)
+                x = self.conv1(x, styles, noise[1], HALF if self.residual else 1.0, carried=True)
                 x = x if shortcut is None else shortcut + x
             rgb = None if self.torgb is None else wide(self.torgb(x, w[-1]))
         if image is not None and rgb is not None:

@@ -3,13 +3,10 @@
 from torch import Tensor
 
 from idgan_fast.ops import _dispatch
-from idgan_fast.ops._tensors import autocasting, check_floating, check_images, padded
+from idgan_fast.ops._tensors import autocasting, check_floating, check_images, memory_format, padded
 from idgan_fast.ops.conv2d_gradfix import conv2d, conv_transpose2d
 from idgan_fast.ops.styled_epilogue import LOW_LEVEL, Fir, Phases, styled_epilogue
 from idgan_fast.ops.upfirdn2d import Pair, check_filter, filter_size, padded_for, paddings, resample
-
-# Of all samples together: below, copying the parts of the weight takes what they save.
-PIXELS_FOR_PHASES = 512
 
 
 def conv2d_resample(
@@ -93,7 +90,7 @@ def convolved(
         y = resample(function, y, f, up, 1, (x0, x1, y0, y1), flip_filter, up * up, impl)
     else:
         around = (x0 - kw + 1, x1 - kw + up, y0 - kh + 1, y1 - kh + up)
-        if down == 1 and f is not None and _by_phases(function, x, up, impl):
+        if down == 1 and f is not None and _by_phases(function, x, w, up, impl):
             return _transposed_by_phases(x, w if flip_weight else w.flip((2, 3)), groups), around
         y = conv_transpose2d(x, _transposed(w, groups, flip_weight), stride=up, groups=groups)
         if down == 1:
@@ -102,12 +99,9 @@ def convolved(
     return (y if down == 1 else resample(function, y, f, 1, down, 0, flip_filter, 1, impl),), None
 
 
-def _by_phases(function: str, x: Tensor, up: int, impl: str) -> bool:
-    """Whether four convolutions are faster than a transposed one: on a CPU, where the images, not the weights, take the
-    time (measured: docs/performance.md).
-    """
-    n, _, h, w = x.shape
-    if up != 2 or x.device.type != "cpu" or n * h * w < PIXELS_FOR_PHASES:
+def _by_phases(function: str, x: Tensor, w: Tensor, up: int, impl: str) -> bool:
+    """Whether four convolutions are faster than a transposed one: on a CPU (measured: docs/performance.md)."""
+    if up != 2 or x.device.type != "cpu" or x.numel() == 0 or min(w.shape[2:]) == 1:
         return False
     return _dispatch.choose(function, LOW_LEVEL, x.device, impl) == "native"
 
@@ -121,7 +115,8 @@ def _transposed_by_phases(x: Tensor, w: Tensor, groups: int) -> Phases:
     parts = []
     for row in (0, 1):
         for column in (0, 1):
-            part = w[:, :, (kh - 1 - row) % 2 :: 2, (kw - 1 - column) % 2 :: 2].contiguous()
+            part = w[:, :, (kh - 1 - row) % 2 :: 2, (kw - 1 - column) % 2 :: 2]
+            part = part.contiguous(memory_format=memory_format(w))
             parts.append(conv2d(x, part, padding=(part.shape[2] - 1, part.shape[3] - 1), groups=groups))
     return tuple(parts)
 

@@ -26,13 +26,15 @@ def styled_conv2d(
     gain: float | None = None,
     clamp: float | None = None,
     impl: str = "auto",
+    next_styles: Tensor | None = None,
 ) -> Tensor:
     """clamp(gain * act(modulated convolution of x + noise_strength * noise + bias)); arXiv 1912.04958, figure 2.
 
     x: [N, I, H, W]. weight: [O, I, k, k], k odd, padded by k // 2. styles: [N, I]. bias: [O] or None.
     noise: [N, 1, H up, W up] or [H up, W up], or None; noise_strength: a scalar tensor or None for 1.
     up: int. resample_filter: taps (made into a filter at each call) or a filter as in `upfirdn2d`.
-    act, gain, clamp: as in `bias_act`. Autocast and float16: as in `modulated_conv2d`. In the half types all that
+    act, gain, clamp: as in `bias_act`. next_styles: as in `chained_styled_conv2d`, whose chain this layer begins.
+    Autocast and float16: as in `modulated_conv2d`. In the half types all that
     follows the convolution is computed in float32 and, but for the smooth activations, rounded once.
     Returns [N, O, H up, W up] in the dtype of x. Gradients of every order by every tensor but the filter.
     Raises TypeError, ValueError: one line on the argument. BackendError: impl cannot run here.
@@ -44,7 +46,7 @@ def styled_conv2d(
         if demodulate:
             styles, factor = normalized(styles, x.dtype)
     return _layer(
-        "styled_conv2d", x, weight, styles, styles, factor, noise, noise_strength, bias, None, up,
+        "styled_conv2d", x, weight, styles, styles, factor, noise, noise_strength, bias, next_styles, up,
         resample_filter, demodulate, act, gain, clamp, impl,
     )  # fmt: skip
 

@@ -118,12 +118,38 @@ def _composed(
     clamp: float | None,
     impl: str,
 ) -> Tensor:
-    if styles is not None:
-        x = modulate(function, x, styles, impl)
-    y, fir = _filterless(function, x, weight, resampling, impl)
+    fir: Fir | None = None
+    if styles is not None and _few_products(x, weight, resampling):
+        y: Phases = (_products(x, weight, styles),)
+    else:
+        x = x if styles is None else modulate(function, x, styles, impl)
+        y, fir = _filterless(function, x, weight, resampling, impl)
     if fir is None and clamp is None and slope == gain == 1 and all(t is None for t in tensors):
         return y[0]
     return styled_epilogue(function, y, fir, *tensors, slope, gain, clamp, impl)
+
+
+def _few_products(x: Tensor, weight: Tensor, resampling: Resampling) -> bool:
+    """Whether weights for each sample are less than the images: to-RGB layers, whose x is then read once.
+
+    On a CPU and without gradients, whose product over all pixels is slower than a convolution's.
+    """
+    n, c_in, height, width = x.shape
+    if x.device.type != "cpu" or torch.is_grad_enabled():
+        return False
+    alone = resampling.up == resampling.down == 1 and resampling.padding in (0, [0, 0], NO_PADDING)
+    c_out, pixels = weight.shape[0], height * width
+    last = memory_format(x) == torch.channels_last
+    return weight.shape[2:] == (1, 1) and alone and last and n > 0 and 8 * c_out <= min(c_in, pixels)
+
+
+def _products(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
+    """The 1x1 convolution with weight times styles as a product for each sample: [N, H W, I] [N, I, O]."""
+    wide = accumulation(x.dtype)
+    weights = (weight.flatten(1).t().to(wide) * styles.to(wide)[:, :, None]).to(x.dtype)  # [N, I, O]
+    n, _, height, width = x.shape
+    y = torch.bmm(x.permute(0, 2, 3, 1).reshape(n, height * width, -1), weights)
+    return y.reshape(n, height, width, -1).permute(0, 3, 1, 2)
 
 
 def _filterless(

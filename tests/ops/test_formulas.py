@@ -272,3 +272,24 @@ def test_low_precision(dtype: torch.dtype, layout: str) -> None:
         check(out, formulas.filtered_lrelu(ax, a, a, ab, **options), x)
     for act in ACTS:
         check(ops.bias_act(x, b, act=act, clamp=3.0), formulas.bias_act(ax, ab, act=act, clamp=3.0), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_layer_to_rgb_without_gradients(n: int, dtype: torch.dtype) -> None:
+    """Products for each sample, in place of a convolution, where nothing is differentiated; and not elsewhere."""
+    rng = torch.Generator().manual_seed(0)
+    x, w, s, b = (
+        torch.randn(shape, generator=rng).to(dtype) for shape in ((n, 32, 5, 7), (3, 32, 1, 1), (n, 32), (3,))
+    )
+    x = x.contiguous(memory_format=torch.channels_last)
+    exact = torch.einsum("nihw,oi,ni->nohw", x.double(), w[:, :, 0, 0].double(), s.double()) + b.double()[:, None, None]
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2}[dtype]
+    scale = exact.abs().max().item()
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            y = ops.styled_conv2d(x, w, s, bias=b, demodulate=False, act="linear", clamp=scale / 2)
+        assert y.dtype == dtype
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        error = (y.double() - exact.clamp(-scale / 2, scale / 2)).abs().max().item()
+        assert error <= tolerance * scale, grad

@@ -1,6 +1,5 @@
 """Every gradient that training takes: finite differences in float64, R1, path length, torch.func, layouts, dtypes."""
 
-import importlib
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -21,16 +20,13 @@ def leaf(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=F64, requires_grad=True)
 
 
-conv2d_resample = importlib.import_module("idgan_fast.ops.conv2d_resample")  # the module, not the function
-
 # auto: compiled kernels, where there are some
 BACKENDS = ["reference"] if _dispatch._no_cpu_library else ["reference", "auto"]
 
 
 @pytest.fixture(autouse=True, params=BACKENDS)
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def backend(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.manual_seed(0)
-    monkeypatch.setattr(conv2d_resample, "PIXELS_FOR_PHASES", 0)  # small images too
     with ops.backend(request.param):
         yield
 
