@@ -9,8 +9,8 @@ ARGS ?=
 # The torch that make wheel tries the wheel with: the oldest that pyproject.toml allows
 WHEEL_TORCH ?= torch==2.13.0
 
-# Tests run in one thread, and a process for each core
-MAIN = OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile --ignore tests/cuda_host
+# Tests run in one thread, and a process for each core; files in their order, as the longest have the fewest tests
+MAIN = OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder --ignore tests/cuda_host
 INTERPRETED = TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(PY) -m pytest tests/triton -n auto
 ON_HOST = OMP_NUM_THREADS=1 $(PY) -m pytest tests/cuda_host -n auto --dist loadfile
 
