@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from idgan_fast import ops
 from idgan_fast.ops import _tensors
@@ -31,9 +32,21 @@ def channels_at(resolution: int, channel_base: int, channel_max: int) -> int:
     return max(min(channel_base // resolution, channel_max), 1)
 
 
+def is_low_precision(resolution: int, size: int, levels: int) -> bool:
+    """Whether it is among the `levels` highest of the resolutions up to size."""
+    return resolution << levels > size
+
+
+def run_block(block: nn.Module, recompute: bool, *args: Any) -> Any:
+    """block(*args); with `recompute` its activations are not kept, but computed again in the backward pass."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(block, *args, use_reentrant=False, preserve_rng_state=False)
+    return block(*args)
+
+
 def wide(x: Tensor) -> Tensor:
     """Half types in float32, others as they are."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.to(_tensors.accumulation(x.dtype))
 
 
 def no_autocast(x: Tensor, when: bool = True) -> AbstractContextManager:
@@ -100,14 +113,11 @@ class EqualisedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = autocast(x)
-        linear = self.bias is None and self.act == "linear"
-        scale = (
-            self.scale * self.gain if linear else self.scale
-        )  # the gain joins the weight where nothing comes between
-        weight = (self.weight * scale).to(x.dtype)
+        alone = self.bias is None and self.act == "linear"  # then the gain joins the weight
+        weight = (self.weight * (self.scale * self.gain if alone else self.scale)).to(x.dtype)
         f = self.resample_filter.float() if self.up > 1 or self.down > 1 else None
         x = ops.conv2d_resample(x, weight, f, self.up, self.down, self.padding)
-        if linear:
+        if alone:
             return x
         gain = self.gain * math.sqrt(2) if self.act == "lrelu" else self.gain
         return ops.bias_act(x, self.bias, act=self.act, gain=gain, clamp=self.clamp)

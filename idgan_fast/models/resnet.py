@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from idgan_fast.models.equalised import resolutions
+
 SLOPE = 0.2  # of every leaky ReLU
 RESIDUAL_GAIN = 0.1  # of every residual branch
 
@@ -57,9 +59,7 @@ class ResnetBlock(nn.Module):
 
 def _levels(size: int) -> int:
     """The number of doublings from 4x4 to size x size."""
-    if size < 8 or size & (size - 1):
-        raise ValueError(f"size must be a power of two of at least 8, got {size}")
-    return size.bit_length() - 3
+    return len(resolutions(size)) - 1
 
 
 class ResnetGenerator(nn.Module):

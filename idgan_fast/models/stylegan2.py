@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from idgan_fast import ops
 from idgan_fast.models.equalised import (
@@ -20,8 +19,10 @@ from idgan_fast.models.equalised import (
     FullyConnected,
     channels_at,
     check_shape,
+    is_low_precision,
     no_autocast,
     resolutions,
+    run_block,
     wide,
 )
 from idgan_fast.ops.modulated_conv2d import autocast, normalized
@@ -206,7 +207,7 @@ class SynthesisNetwork(nn.Module):
         c_in = 0
         for at in self.levels:
             c_out = channels_at(at, channel_base, channel_max)
-            low, last = at << low_precision_levels > size, at == size
+            low, last = is_low_precision(at, size, low_precision_levels), at == size
             style_dim = w_dim + (c_dim if self.takes_code(at) else 0)
             residual = architecture == "residual"
             block = SynthesisBlock(c_in, c_out, at, style_dim, channels, residual, last, low)
@@ -244,10 +245,7 @@ class SynthesisNetwork(nn.Module):
                 part = None if noise is None else noise[:, taken : taken + pixels]
                 noises.append(None if part is None else part.reshape(-1, 1, block.size, block.size))
                 taken += pixels
-            if self.recompute and torch.is_grad_enabled():
-                x, image = checkpoint(block, x, image, styles, noises, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x, image = block(x, image, styles, noises)
+            x, image = run_block(block, self.recompute, x, image, styles, noises)
             at += block.convolutions
         assert image is not None
         return image

@@ -6,7 +6,6 @@ and parameter names are those of the published stylegan2-ada weights.
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from idgan_fast.models.equalised import (
     CLAMP,
@@ -15,8 +14,10 @@ from idgan_fast.models.equalised import (
     FullyConnected,
     channels_at,
     check_shape,
+    is_low_precision,
     no_autocast,
     resolutions,
+    run_block,
     wide,
 )
 
@@ -94,14 +95,12 @@ class StyleGAN2Discriminator(nn.Module):
         widths = (channel_base, channel_max)
         for at in self.levels:
             c_in, c_out = channels_at(at, *widths), channels_at(at // 2, *widths)
-            low = at << low_precision_levels > size
+            low = is_low_precision(at, size, low_precision_levels)
             setattr(self, f"b{at}", DiscriminatorBlock(channels if at == size else 0, c_in, c_out, low))
         self.b4 = DiscriminatorEpilogue(channels_at(4, *widths))
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("StyleGAN2Discriminator", "x", x, "N", self.channels, self.size, self.size)
         for at in self.levels:
-            block = getattr(self, f"b{at}")
-            again = self.recompute and torch.is_grad_enabled()
-            x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False) if again else block(x)
+            x = run_block(getattr(self, f"b{at}"), self.recompute, x)
         return self.b4(x)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from idgan_fast import ops
 from idgan_fast.errors import UserError, nearest
-from idgan_fast.models.equalised import EqualisedConv2d, channels_at
+from idgan_fast.models.equalised import EqualisedConv2d, channels_at, resolutions
 from idgan_fast.models.stylegan2 import MappingNetwork, StyleGAN2Generator, SynthesisBlock, SynthesisLayer
 from idgan_fast.models.stylegan2_discriminator import DiscriminatorBlock, StyleGAN2Discriminator
 
@@ -208,9 +208,10 @@ def _numbers(weights: Mapping[str, Tensor], pattern: str) -> set[int]:
 
 
 def _levels(size: int) -> list[int]:
-    if size < 8 or size & (size - 1):
-        raise UserError(f"StyleGAN2 weights: wanted a size of 8, 16, 32, ..., got one of {size}")
-    return [4 << level for level in range(size.bit_length() - 2)]
+    try:
+        return resolutions(size)
+    except ValueError:
+        raise UserError(f"StyleGAN2 weights: wanted a size of 8, 16, 32, ..., got one of {size}") from None
 
 
 def _shape(weights: Mapping[str, Tensor], key: str, dimensions: int) -> tuple[int, ...]:

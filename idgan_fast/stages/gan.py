@@ -217,18 +217,20 @@ class GANStage:
             penalty = losses.gradient_penalty(gradient.float() / scale)
             metrics["r1"] = penalty.detach()
             loss = loss + r1_weight * penalty
-        if kl is not None:
-            metrics["kl_real"] = kl.detach()
-            loss = loss + self.bottleneck_beta * 0.5 * kl  # half, as its KL is the mean over reals and fakes
-        return metrics, torch.autograd.grad(self.scale.scaled(loss), self.of_d)
+        return self._with_bottleneck(loss, kl, metrics, "kl_real")
 
     def _of_fake(self, fake: Tensor, draws: ForD) -> tuple[Metrics, Gradients]:
         """D's loss on generated images and its gradients."""
         logits, kl = self._discriminate(fake, draws)
         loss = losses.d_fake(logits)
-        metrics = {"d_fake": loss.detach()}
+        return self._with_bottleneck(loss, kl, {"d_fake": loss.detach()}, "kl_fake")
+
+    def _with_bottleneck(
+        self, loss: Tensor, kl: Tensor | None, metrics: Metrics, name: str
+    ) -> tuple[Metrics, Gradients]:
+        """The gradients of D's loss, half of the bottleneck's term counted in: its KL is the mean over both sides."""
         if kl is not None:
-            metrics["kl_fake"] = kl.detach()
+            metrics[name] = kl.detach()
             loss = loss + self.bottleneck_beta * 0.5 * kl
         return metrics, torch.autograd.grad(self.scale.scaled(loss), self.of_d)
 
