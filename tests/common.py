@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from idgan_fast.errors import UserError
 
@@ -53,3 +53,8 @@ def assert_equal(one: Any, other: Any) -> None:
         assert torch.equal(one, other)
     else:
         assert one == other
+
+
+def millions(module: nn.Module) -> str:
+    """Its parameters, in millions."""
+    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f}"

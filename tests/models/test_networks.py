@@ -14,14 +14,11 @@ from idgan_fast.models.resnet import (
     conv3_upsampled,
 )
 from idgan_fast.models.vae import VAE, Decoder, DSpritesDiscriminator, DSpritesGenerator, Encoder, reparameterise
+from tests.common import millions
 
 
 def normal(*shape, seed=0, dtype=torch.float32):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def millions(module):
-    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f}"
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from idgan_fast.models import stylegan2, stylegan2_discriminator
 from idgan_fast.models.stylegan2 import StyleGAN2Generator
 from idgan_fast.models.stylegan2_discriminator import StyleGAN2Discriminator
+from tests.common import millions
 
 TAPS = (1 / 8, 3 / 8, 3 / 8, 1 / 8)
 SMALL = {"channel_base": 32, "channel_max": 5}  # 5 channels at 4x4, 4 at 8x8, 2 at 16x16
@@ -20,10 +21,6 @@ ROUGHLY = {"rtol": 1e-8, "atol": 1e-8}
 
 def normal(*shape, seed=0, dtype=torch.float64):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def millions(module):
-    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f}"
 
 
 @pytest.fixture(autouse=True)
