@@ -52,7 +52,8 @@ def scratch(func: Any, args: Sequence[Any], out: Any) -> int:
                   sample's x and dy for each thread, in pairs of pixels, channels filled up to 16
     pointwise     inputs of another floating dtype are cast as a whole, and so are those of a sum in a wider type
     mse_loss      the square of each number, twice
-    ours          an image that is dense neither in channels_last nor without it is copied
+    ours          an image that is dense neither in channels_last nor without it is copied; Winograd's convolution holds
+                  the weight at 16 points, channels out filled up to 32
     """
     packet = func.overloadpacket
     if packet is aten.convolution:
@@ -70,6 +71,10 @@ def scratch(func: Any, args: Sequence[Any], out: Any) -> int:
     if packet in _CASTING:
         return args[0].numel() * out.itemsize if args[0].itemsize < out.itemsize else 0
     tensors = [t for t in args if torch.is_tensor(t) and t.ndim > 0 and t.is_floating_point()]
+    if packet is torch.ops.idgan_fast.winograd_conv2d:
+        x, weight = args
+        points = 16 * weight.shape[1] * -(-weight.shape[0] // 32) * 32 * weight.itemsize
+        return points + (0 if x.is_contiguous(memory_format=torch.channels_last) else x.nbytes)
     if func.namespace == "idgan_fast":
         return sum(_copies([t], [t]) for t in tensors if t.ndim == 4)
     if tensors and torch.Tag.pointwise in func.tags:

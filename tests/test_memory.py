@@ -183,6 +183,14 @@ def test_what_a_convolution_holds_besides(dtype: torch.dtype, n: int, c_in: int,
     )
 
 
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_what_winograds_convolution_holds_besides(layout: torch.memory_format) -> None:
+    x, w = torch.randn(2, 48, 32, 32).contiguous(memory_format=layout), torch.randn(64, 48, 3, 3)
+    convolution = torch.ops.idgan_fast.winograd_conv2d.default
+    besides = peak_bytes(lambda: convolution(x, w)) - held(convolution(x, w))
+    assert scratch(convolution, (x, w), None) == pytest.approx(besides, rel=0.01)
+
+
 # ---- the command
 
 
@@ -192,7 +200,7 @@ def test_large_networks_take_no_memory(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["--preset", "stylegan2-1024", "--batch-size", "4", "--device", "cpu", "--json", *fewer_steps]) == 0
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024  # KiB
     found = json.loads(capsys.readouterr().out)
-    assert found["peak"] > 10 * 2**30
+    assert found["peak"] > 9 * 2**30
     assert set(found["stages"]["gan"]["steps"]) == {"D", "G"}
 
 

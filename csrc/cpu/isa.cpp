@@ -5,6 +5,7 @@
 #include "kernel_energy.h"
 #include "styled_epilogue.h"
 #include "upfirdn2d.h"
+#include "winograd_conv2d.h"
 
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -24,4 +25,7 @@ extern const idgan::Kernels idgan::JOIN(IDGAN_SET, _kernels) = {
     filtered_lrelu,
     styled_epilogue_fwd,
     styled_epilogue_bwd,
+    TILE_ROWS,
+    winograd_weight,
+    winograd_conv2d,
 };

@@ -118,6 +118,40 @@ struct KernelEnergy {
   int64_t units() const { return (count + kBlock - 1) / kBlock; }
 };
 
+// The 3x3 correlation of channels_last images in float or double, stride 1, padding 1; see winograd_conv2d.h.
+struct WinogradConv2d {
+  Dtype dtype;
+  const void *x, *weight;     // [N, H, W, I]; [O, I, 3, 3] of any strides
+  void *points, *y;           // the weight at the 16 points, [16, panels, I, elements of a panel]; [N, H, W, O]
+  int64_t weight_strides[4];  // in elements
+  int64_t images, rows, columns, in_channels, out_channels;
+  int64_t block;              // tiles in a unit
+
+  static constexpr int64_t kBlock = 16;  // channels of the weight in a unit
+  int64_t panels(int64_t elements) const { return (out_channels + elements - 1) / elements; }
+  int64_t weight_blocks() const { return (in_channels + kBlock - 1) / kBlock; }
+
+  struct Tile {
+    int64_t image, row, column;  // of its first pixel
+  };
+  int64_t tile_rows() const { return (rows + 1) / 2; }
+  int64_t tile_columns() const { return (columns + 1) / 2; }
+  int64_t tiles() const { return images * tile_rows() * tile_columns(); }
+  Tile tile(int64_t number) const {
+    const int64_t line = number / tile_columns();
+    return {line / tile_rows(), line % tile_rows() * 2, number % tile_columns() * 2};
+  }
+
+  // Tiles in a unit: a multiple of `step`, as many units for each thread, and 768 KiB of the L2 cache at the most for
+  // inputs and products, but two steps at least.
+  int64_t block_of(int64_t bytes_of_vector, int64_t step, int64_t threads) const {
+    const int64_t bytes = 16 * (in_channels * (dtype == kDouble ? 8 : 4) + 2 * bytes_of_vector);
+    const int64_t fitting = (int64_t(768) << 10) / (bytes * step), most = fitting < 2 ? 2 : fitting;
+    const int64_t of_thread = (tiles() + threads * step - 1) / (threads * step), units = (of_thread + most - 1) / most;
+    return step * ((of_thread + units - 1) / units);
+  }
+};
+
 struct Kernels {
   const char* name;
   int bytes;  // of a vector
@@ -131,6 +165,9 @@ struct Kernels {
   void (*filtered_lrelu)(const FilteredLrelu&, int64_t begin, int64_t end);
   void (*styled_epilogue_fwd)(const StyledEpilogue&, int64_t begin, int64_t end);
   void (*styled_epilogue_bwd)(const StyledEpilogue&, int64_t begin, int64_t end);
+  int tile_rows;  // of winograd_conv2d: its blocks are multiples of them
+  void (*winograd_weight)(const WinogradConv2d&, int64_t begin, int64_t end);
+  void (*winograd_conv2d)(const WinogradConv2d&, int64_t begin, int64_t end);
 };
 
 extern const Kernels plain_kernels, avx2_kernels, avx512_kernels;

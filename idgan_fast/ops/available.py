@@ -9,10 +9,11 @@ from idgan_fast.ops.kernel_energy import LOW_LEVEL as KERNEL_ENERGY
 from idgan_fast.ops.styled_epilogue import LOW_LEVEL as STYLED_EPILOGUE
 from idgan_fast.ops.styled_layer import LOW_LEVEL as STYLED_LAYER
 from idgan_fast.ops.upfirdn2d import LOW_LEVEL as UPFIRDN2D
+from idgan_fast.ops.winograd_conv2d import LOW_LEVEL as WINOGRAD_CONV2D
 
 # The operators with kernels of their own; the others are made of these and of torch's convolutions. bias_lrelu is
 # bias_act of linear, relu and lrelu; kernel_energy is a part of demodulation; styled_layer is a whole layer, its
-# convolution included.
+# convolution included; winograd_conv2d is a convolution, which only the CPU needs one for.
 KERNELS: dict[str, tuple[LowLevel, ...]] = {
     "bias_lrelu": BIAS_LRELU,
     "bias_act": BIAS_ACT,
@@ -21,6 +22,7 @@ KERNELS: dict[str, tuple[LowLevel, ...]] = {
     "styled_epilogue": STYLED_EPILOGUE,
     "styled_layer": STYLED_LAYER,
     "filtered_lrelu": FILTERED_LRELU,
+    "winograd_conv2d": WINOGRAD_CONV2D,
 }
 
 

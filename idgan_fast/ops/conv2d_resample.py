@@ -4,9 +4,10 @@ from torch import Tensor
 
 from idgan_fast.ops import _dispatch
 from idgan_fast.ops._tensors import autocasting, check_floating, check_images, memory_format, padded
-from idgan_fast.ops.conv2d_gradfix import conv2d, conv_transpose2d
+from idgan_fast.ops.conv2d_gradfix import conv2d, conv_transpose2d, gated
 from idgan_fast.ops.styled_epilogue import LOW_LEVEL, Fir, Phases, styled_epilogue
 from idgan_fast.ops.upfirdn2d import Pair, check_filter, filter_size, padded_for, paddings, resample
+from idgan_fast.ops.winograd_conv2d import takes, winograd_conv2d
 
 
 def conv2d_resample(
@@ -77,6 +78,8 @@ def convolved(
     _dispatch.choose(function, (), x.device, impl)  # refuses an unknown impl where nothing is resampled
     kh, kw = w.shape[2:]
     if up == 1 and down == 1:
+        if groups == 1 and pad == (1, 1, 1, 1) and takes(function, x, w, impl):
+            return (winograd_conv2d(x, gated(w if flip_weight else w.flip((2, 3)))),), None
         return (_padded_conv(x, w, pad, groups, flip_weight),), None
     x0, x1, y0, y1 = pad
     if up == 1:

@@ -131,6 +131,24 @@ def check_kernel_energy(kernels: Any, dtype: torch.dtype, count: int) -> None:
         assert_same(kernels.kernel_energy(weight), wanted.contiguous(), tolerance, (weight.shape, weight.stride()))
 
 
+def check_winograd_conv2d(kernels: Any, dtype: torch.dtype, count: int) -> None:
+    """In both layouts, with weights of any strides; the limit on float32 is that of 150 channels."""
+    rng = random.Random(6)
+    for _ in range(count):
+        x = image(rng, dtype)
+        o, c = rng.choice([1, 5, 16, 31, 32, 33, 64, 70]), x.shape[1]
+        weight = torch.randn(o, c, 3, 3).to(dtype) / (3 * c**0.5)
+        layout = rng.randrange(4)
+        if layout == 1:
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        elif layout > 1:
+            weight = weight.transpose(0, 1).contiguous().transpose(0, 1)
+            weight = weight if layout == 2 else weight.transpose(2, 3)
+        y = torch.nn.functional.conv2d(x.double(), weight.double(), padding=1).to(dtype)
+        wanted = torch.empty_like(y, memory_format=torch.channels_last).copy_(y)
+        assert_same(kernels.winograd_conv2d(x, weight), wanted, ROUNDING[dtype], (x.shape, x.stride(), weight.stride()))
+
+
 def check_upfirdn2d(kernels: Any, dtype: torch.dtype, count: int) -> None:
     rng = random.Random(2)
     done = 0

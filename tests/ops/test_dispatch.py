@@ -119,6 +119,9 @@ def test_opcheck(layout: torch.memory_format, dtype: torch.dtype) -> None:
         torch.library.opcheck(namespace.bias_act_bwd2.default, (x, None, x, x, None, *parameters, False))
     for weight in (x, x.transpose(0, 1)):
         torch.library.opcheck(namespace.kernel_energy.default, (weight,))
+    if dtype == torch.float32:
+        for weight in (torch.randn(2, 3, 3, 3), torch.randn(3, 34, 3, 3).transpose(0, 1)):
+            torch.library.opcheck(namespace.winograd_conv2d.default, (x, weight))
     for taps in (None, f, torch.outer(f, f)):
         torch.library.opcheck(namespace.upfirdn2d.default, (x, taps, [2, 1], [1, 2], [1, 2, 3, -1], True, 2.0))
 

@@ -50,6 +50,11 @@ def test_kernels_kernel_energy(dtype: torch.dtype) -> None:
     fuzz.check_kernel_energy(NATIVE, dtype, 60)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_kernels_winograd_conv2d(dtype: torch.dtype) -> None:
+    fuzz.check_winograd_conv2d(NATIVE, dtype, 150)
+
+
 @pytest.mark.parametrize("dtype", fuzz.DTYPES, ids=str)
 def test_kernels_upfirdn2d(dtype: torch.dtype) -> None:
     fuzz.check_upfirdn2d(NATIVE, dtype, 250)
@@ -100,7 +105,7 @@ def test_kernels_keep_infinities_to_their_pixels() -> None:
 def test_the_number_of_threads_changes_nothing() -> None:
     x = torch.randn(3, 40, 37, 41)
     noise, scale, b = torch.randn(1, 1, 37, 41), torch.randn(3, 40), torch.randn(40)
-    f = torch.rand(4)
+    f, weight = torch.rand(4), torch.randn(50, 40, 3, 3)
     tensors = (f, scale, noise, torch.randn(()), b, scale)
     numbers = ([2, 1, 2, 1], 1.0, 0.2, 1.4, 1.0)
     for layout in (torch.contiguous_format, torch.channels_last):
@@ -120,6 +125,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
                     *NATIVE.bias_act_bwd(y, x, b, 1, "swish", 0.0, 1.4, 1.0, True),
                     *NATIVE.bias_act_bwd2(y, b, y, x, b, 1, "swish", 0.0, 1.4, 1.0, True),
                     NATIVE.upfirdn2d(x, tensors[0], [2, 2], [1, 1], [2, 1, 2, 1], False, 4.0),
+                    NATIVE.winograd_conv2d(x, weight),
                     z,
                     *dy,
                     *others,
@@ -142,7 +148,7 @@ def test_every_instruction_set(name: str) -> None:
         env={**os.environ, "IDGAN_FAST_CPU": name}, cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout[-3000:]
-    assert "65 passed" in run.stdout
+    assert "67 passed" in run.stdout
 
 
 def test_an_instruction_set_that_is_not_there_is_refused() -> None:

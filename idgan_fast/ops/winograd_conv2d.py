@@ -1,0 +1,110 @@
+"""3x3 convolutions with 4/9 of the products: Winograd's F(2x2, 3x3), for images in channels_last on a CPU.
+
+From 32 channels on errors are those of torch's own convolution or smaller, since 9 times fewer numbers follow one
+another in a sum (docs/numerics.md); larger tiles multiply less, and amplify errors. An infinity reaches the pixels that
+it reaches in a convolution, as NaN.
+Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (arXiv 1509.09308), section 4.1.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
+from torch.utils.flop_counter import conv_flop_count, register_flop_formula
+
+from idgan_fast.ops import _dispatch
+from idgan_fast.ops._dispatch import LowLevel, without_autocast
+from idgan_fast.ops._tensors import autocasting, memory_format
+
+CHANNELS, TILES = 32, 128  # from which on it is faster than torch's convolution (measured: docs/performance.md)
+DTYPES = (torch.float32, torch.float64)
+
+
+def takes(function: str, x: Tensor, weight: Tensor, impl: str) -> bool:
+    """Whether `winograd_conv2d` is for this convolution of stride 1 and padding 1, and faster than torch's."""
+    if x.device.type != "cpu" or x.dtype not in DTYPES or x.dtype != weight.dtype or autocasting("cpu"):
+        return False
+    if weight.shape[2:] != (3, 3) or min(weight.shape[:2]) < CHANNELS or memory_format(x) != torch.channels_last:
+        return False
+    n, _, height, width = x.shape
+    if n * ((height + 1) // 2) * ((width + 1) // 2) < TILES or min(height, width) < 8:
+        return False
+    return _dispatch.choose(function, LOW_LEVEL, x.device, impl) == "native"
+
+
+def winograd_conv2d(x: Tensor, weight: Tensor) -> Tensor:
+    """[N, I, H, W] by [O, I, 3, 3], both float32 or float64 on a CPU, I as large -> [N, O, H, W] in channels_last."""
+    return _convolved(x, weight, "native")
+
+
+def _reference(x: Tensor, weight: Tensor) -> Tensor:
+    y = F.conv2d(x, weight, padding=1)
+    return torch.empty_like(y, memory_format=torch.channels_last).copy_(y)
+
+
+_winograd = LowLevel("winograd_conv2d", "(Tensor x, Tensor weight) -> Tensor", _reference)
+LOW_LEVEL = (_winograd,)
+
+
+@register_flop_formula(torch.ops.idgan_fast.winograd_conv2d)
+def _flops(x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    """Of a convolution, so that counts compare; it takes 4/9 of them."""
+    return conv_flop_count(x, weight, out_shape)
+
+
+class _Winograd(torch.autograd.Function):
+    """(x, weight, zeros of y's shape, backend) -> y. The gradient by x is such a convolution too.
+
+    That by the weight goes through the zeros to `_OfWeight`, a node of its own: so autograd leaves it out where nothing
+    asks for it, as in R1 and path length, which a Function with both gradients cannot know.
+    """
+
+    @staticmethod
+    @without_autocast
+    def forward(x: Tensor, weight: Tensor, zeros: Tensor, backend: str) -> Tensor:
+        return _winograd(backend, x, weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        _, weight, _, ctx.backend = inputs
+        ctx.save_for_backward(weight)
+
+    @staticmethod
+    @without_autocast
+    def backward(ctx: Any, dy: Tensor) -> tuple:
+        (weight,) = ctx.saved_tensors
+        of_x, _, of_weight, _ = ctx.needs_input_grad
+        dx = _convolved(dy, weight.transpose(0, 1).flip((2, 3)), ctx.backend) if of_x else None
+        return dx, None, dy if of_weight else None, None
+
+
+class _OfWeight(torch.autograd.Function):
+    """(weight, [x]) -> zeros of y's shape, whose gradient is that of y. x, in a list, has no gradient from here."""
+
+    @staticmethod
+    def forward(weight: Tensor, images: list[Tensor]) -> Tensor:
+        (x,) = images
+        n, _, height, width = x.shape
+        return x.new_zeros(1).expand(n, weight.shape[0], height, width)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        weight, (x,) = inputs
+        ctx.size = weight.shape
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    @without_autocast
+    def backward(ctx: Any, dy: Tensor) -> tuple:
+        (x,) = ctx.saved_tensors
+        return conv2d_weight(x, ctx.size, dy, padding=1), None
+
+
+_apply = _dispatch.function(_Winograd)
+_of_weight = _dispatch.function(_OfWeight)
+
+
+def _convolved(x: Tensor, weight: Tensor, backend: str) -> Tensor:
+    return _apply(x, weight, _of_weight(weight, [x]), backend)
