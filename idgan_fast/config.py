@@ -151,7 +151,7 @@ class Config:
     preset: str = "dsprites-quick"
     """Settings to start from."""
     data: Path | None = None
-    """A folder or zip of pictures, or the public dSprites .npz; None renders dSprites."""
+    """A folder or zip of pictures, tar shards of a WebDataset, or the public dSprites .npz; None renders dSprites."""
     out: Path | None = None
     """The run's folder; None means runs/PRESET-seedSEED, with a number where finished runs of other settings lie."""
     batch_size: int | None = None

@@ -1,12 +1,10 @@
-"""Pictures of any size and format from a folder (nested ones too) or a zip, framed alike for both stages.
+"""Pictures of any size and format, framed alike for both stages.
 
 Framing is deterministic: turn as the EXIF says, centre crop (or squash), Lanczos to size x size. What is random
 (flip, dequantisation noise) happens later on whole batches, on the device.
 """
 
-import hashlib
 import os
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -17,9 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from idgan_fast.config import ImagesConfig
+from idgan_fast.data.sources import Source
 from idgan_fast.errors import UserError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 class TooSmall(Exception):
@@ -83,11 +80,11 @@ class ImageFiles:
         self.path, self.size, self.config = path, size, config
         self.channels: int = config.channels
         self.name = f"pictures in {path}"
-        self.paths = _list(path)
+        self.source = Source(path)
+        self.paths = self.source.names
         self.skipped: dict[str, str] = {}
-        self.fingerprint = _fingerprint(self.paths)
+        self.fingerprint = self.source.fingerprint
         self.shorter_side: int | None = None  # of the first picture that was read
-        self._archive: tuple[int, zipfile.ZipFile] | None = None
         self._cache: Tensor | None = None
         picture_bytes = config.channels * size * size
         if len(self.paths) * picture_bytes <= config.cache_gib * 2**30:
@@ -104,9 +101,6 @@ class ImageFiles:
         if self._cache is not None:
             return self._cache[torch.as_tensor(indices)]
         return torch.stack([self._read_or_next(int(i)) for i in indices])
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_archive": None}  # an open archive does not travel to a worker process
 
     def _fill_cache(self) -> None:
         pixels = torch.empty(len(self.paths), self.channels, self.size, self.size, dtype=torch.uint8)
@@ -136,7 +130,7 @@ class ImageFiles:
         if name in self.skipped:
             return None
         try:
-            with Image.open(BytesIO(self._bytes(name))) as image:
+            with Image.open(BytesIO(self.source.read(name))) as image:
                 self.shorter_side = self.shorter_side or min(image.size)
                 return torch.from_numpy(frame(image, self.size, self.config).copy())
         except TooSmall as error:
@@ -145,39 +139,6 @@ class ImageFiles:
             self.skipped[name] = f"unreadable ({type(error).__name__}: {error})"
         return None
 
-    def _bytes(self, name: str) -> bytes:
-        if self.path.is_dir():
-            return (self.path / name).read_bytes()
-        if self._archive is None or self._archive[0] != os.getpid():  # one handle a process
-            self._archive = (os.getpid(), zipfile.ZipFile(self.path))
-        return self._archive[1].read(name)
-
     def _nothing_left(self) -> UserError:
         name, reason = next(iter(self.skipped.items()))
         return UserError(f"data: none of the {len(self.skipped)} pictures in {self.path} can be used: {name}: {reason}")
-
-
-def _list(path: Path) -> list[str]:
-    """The pictures' names below the folder or in the zip, sorted; what macOS leaves beside them is passed over."""
-    try:
-        if path.is_dir():
-            names = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()]
-        else:
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-    except (OSError, zipfile.BadZipFile) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"data: --data wants a folder or a zip of pictures, got {path} ({reason})") from error
-    pictures = [
-        name
-        for name in names
-        if name.lower().endswith(SUFFIXES) and "__MACOSX" not in name and not name.split("/")[-1].startswith("._")
-    ]
-    if not pictures:
-        raise UserError(f"data: no pictures in {path}; wanted files ending in {' '.join(SUFFIXES)}")
-    return sorted(pictures)
-
-
-def _fingerprint(paths: list[str]) -> str:
-    """Tells whether two sets of pictures have the same names in the same order, wherever they lie."""
-    return hashlib.sha256("\n".join(paths).encode()).hexdigest()[:16]
