@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml setup.py $(wildcard csrc/*.py csrc/*.h csrc/cpu/* csrc/
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet "setuptools>=77" wheel
 	$(PY) -m pip install --quiet "$(TORCH_SPEC)" $(TORCH_ARGS)
-	$(PY) -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	$(PY) -m pip install --quiet --no-build-isolation --editable ".[dev,dali]"
 	@rm -f $(VENV)/.installed-* && touch $@
 
 train: install

@@ -16,6 +16,7 @@ from idgan_fast.errors import UserError, nearest
 
 Amp = Literal["auto", "bf16", "fp16", "off"]
 Compile = Literal["auto", "on", "off"]
+Loader = Literal["auto", "dali", "torch"]
 
 
 @dataclass(frozen=True)
@@ -170,8 +171,11 @@ class Config:
     """auto: go on where the run's folder stopped; never: start anew; or the path of a checkpoint."""
     config: Path | None = None
     """A YAML file of settings, such as a run's config.yaml."""
+    loader: Loader = "auto"
+    """What decodes pictures: NVIDIA DALI, or Pillow in processes of torch's DataLoader. auto: those that fit in memory
+    once, to be kept; others by DALI where it is installed."""
     workers: int | None = None
-    """Processes that decode pictures which do not fit in memory; None means one a core."""
+    """Processes or threads that decode pictures which do not fit in memory; None means one a core."""
     log_every: int = 50
     """Iterations between two lines of stats.jsonl; slow runs write one every half minute."""
     picture_every: int = 5000

@@ -14,7 +14,8 @@ from idgan_fast import __version__, arguments, checkpoint, pictures, report
 from idgan_fast.choices import choose_compile, choose_precision, steps_of
 from idgan_fast.config import Config, flatten
 from idgan_fast.console import Console, StageProgress, format_time
-from idgan_fast.data import Dataset, batches, open_data
+from idgan_fast.data import Dataset, batches, choose_loader, dali, in_memory, open_data
+from idgan_fast.data.images import ImageFiles
 from idgan_fast.errors import UserError, disk_full
 from idgan_fast.evaluate import (
     ACTIVE_NATS,
@@ -64,10 +65,12 @@ class Trainer:
         self.precision = choose_precision(config, self.device, before)
         on, self.why_compiled = choose_compile(config, self.device, self.precision, before)
         self.graphs = Graphs(on, self.device, console.line)
+        self.loader, self.why_loader = choose_loader(config, self.device)
         self.choices = {
             "device": str(self.device),
             "amp": self.precision.name,
             "compile": "on" if on else "off",
+            "loader": self.loader,
             "tf32": config.tf32,
             "threads": torch.get_num_threads(),
             "torch": str(torch.__version__),
@@ -100,7 +103,11 @@ class Trainer:
         if not codes.active.any():
             self._say_collapsed()
 
-        large = small if config.images.size == IMAGE_SIZE else open_data(config, config.images.size)
+        large = small
+        if config.images.size != IMAGE_SIZE:
+            large = open_data(config, config.images.size)
+            if in_memory(small) and not in_memory(large):
+                self._say_data(large)
         torch.manual_seed(config.seed + 1)
         gan_stage = GANStage(config, small.channels, self.device, self.precision, vae_stage.vae, self.graphs)
         self._train(gan_stage, large, self._draw_gan(codes))
@@ -118,14 +125,18 @@ class Trainer:
         """The iterations of a stage that are still to do."""
         start = self._restore(stage)
         if start < stage.iters:
-            workers = os.cpu_count() or 1 if self.config.workers is None else self.config.workers
-            on_gpu = self.device.type == "cuda"
-            source = batches(dataset, stage.batch_size, self._seed(stage), start, workers, pin_memory=on_gpu)
+            source = self._batches(dataset, stage.batch_size, self._seed(stage), start)
             with self.console.stage(stage.name, start, stage.iters, stage.batch_size) as progress:
                 self._iterate(stage, start, source, draw, progress)
         elif stage.iters and not self.folder.has_pictures(stage.name, stage.iters):
             draw(stage, stage.iters)
         self.finished[stage.name] = stage.state_dict()
+
+    def _batches(self, dataset: Dataset, batch_size: int, seed: int, start: int) -> Iterator[Tensor]:
+        workers = os.cpu_count() or 1 if self.config.workers is None else self.config.workers
+        if self.loader == "dali" and isinstance(dataset, ImageFiles) and not dataset.cached:
+            return dali.batches(dataset, batch_size, seed, start, max(workers, 1), self.device)
+        return batches(dataset, batch_size, seed, start, workers, pin_memory=self.device.type == "cuda")
 
     def _seed(self, stage: Stage) -> int:
         return 2 * self.config.seed + checkpoint.STAGES.index(stage.name)
@@ -259,7 +270,7 @@ class Trainer:
 
     def _say_data(self, dataset: Dataset) -> None:
         say, images = self.console.line, self.config.images
-        say(f"data: {len(dataset):,} {dataset.name}")
+        say(f"data: {len(dataset):,} {dataset.name}{'' if in_memory(dataset) else self._by_loader()}")
         skipped = getattr(dataset, "skipped", {})
         for path, reason in list(skipped.items())[:1]:
             say(f"skipped {len(skipped)} of them, such as {path}: {reason}")
@@ -269,6 +280,11 @@ class Trainer:
                 f"the first picture's shorter side is {shorter} pixels, and --images.crop {images.crop} keeps only the "
                 "middle; --images.crop None keeps all of it"
             )
+
+    def _by_loader(self) -> str:
+        before = self.resumed.choices.get("loader", "torch") if self.resumed else self.loader
+        other = "" if before == self.loader else f"; {before} before: pictures differ by rounding"
+        return f", loader {self.loader}: {self.why_loader}{other}"
 
     def _require_same_data(self, dataset: Dataset) -> None:
         """A run goes on with the pictures that it began with; a finished stage 1 may meet others."""

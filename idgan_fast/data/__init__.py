@@ -1,23 +1,29 @@
 """Data sets, and the one way from them to batches on the device.
 
 A data set has `name`, `channels`, `fingerprint` (equal for equal pictures in equal order), `__len__` and
-`__getitem__(indices) -> uint8 [N, C, H, W]`. Another loader (DALI, say) replaces `batches`: it must yield the same
-batches for the same seed and start.
+`__getitem__(indices) -> uint8 [N, C, H, W]`. Both loaders give the same batches for the same seed and start: torch's,
+and DALI's to within rounding.
 """
 
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from idgan_fast.config import Config
+from idgan_fast.data import dali
 from idgan_fast.data.dsprites import DSprites, DSpritesFile
 from idgan_fast.data.images import ImageFiles
+from idgan_fast.data.order import IndexBatches
+from idgan_fast.data.pixels import to_signed, to_unit
 from idgan_fast.errors import UserError
+
+__all__ = ["Dataset", "IndexBatches", "batches", "choose_loader", "in_memory", "open_data", "to_signed", "to_unit"]
 
 
 class Dataset(Protocol):
@@ -32,33 +38,30 @@ class Dataset(Protocol):
 def open_data(config: Config, size: int) -> Dataset:
     """The run's pictures at size x size. Raises UserError where there are none."""
     if config.dataset == "dsprites":
+        if config.loader == "dali":
+            raise UserError("--loader dali: dSprites are drawn, not decoded; leave --loader out")
         return DSprites() if config.data is None else DSpritesFile(Path(config.data))
     assert config.data is not None  # arguments.check has seen to it
-    return ImageFiles(Path(config.data), size, config.images)
+    # Whoever asks for DALI gets it, also for pictures that fit in memory.
+    images = replace(config.images, cache_gib=0.0) if config.loader == "dali" else config.images
+    return ImageFiles(Path(config.data), size, images)
 
 
-class IndexBatches(Sampler[list[int]]):
-    """Endless batches of indices; a pure function of (length, batch size, seed), so a run resumes at any batch.
+def choose_loader(config: Config, device: torch.device) -> tuple[str, str]:
+    """dali or torch, for pictures that are not kept in memory, and why. UserError: dali was asked for and cannot."""
+    if config.loader == "torch":
+        return "torch", "as asked"
+    reason = dali.why_not(device)
+    if reason is None:
+        return "dali", "as asked" if config.loader == "dali" else "it is installed"
+    if config.loader == "dali":
+        raise UserError(f"--loader dali: {reason}")
+    return "torch", f"not dali, since {reason}"
 
-    Each epoch is a fresh permutation; a batch may run over the end of one into the next.
-    """
 
-    def __init__(self, length: int, batch_size: int, seed: int, start: int = 0) -> None:
-        self.length, self.batch_size, self.seed, self.start = length, batch_size, seed, start
-
-    def _epoch(self, epoch: int) -> Tensor:
-        rng = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        return torch.randperm(self.length, generator=rng)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        epoch, offset = divmod(self.start * self.batch_size, self.length)
-        order = self._epoch(epoch)
-        while True:
-            while len(order) - offset < self.batch_size:
-                epoch += 1
-                order, offset = torch.cat([order[offset:], self._epoch(epoch)]), 0
-            yield order[offset : offset + self.batch_size].tolist()
-            offset += self.batch_size
+def in_memory(dataset: Dataset) -> bool:
+    """Whether its pictures need no decoding."""
+    return getattr(dataset, "cached", True)
 
 
 class _Fetch:
@@ -83,19 +86,25 @@ def _ignore_signals(_worker: int) -> None:
 
 
 def batches(
-    dataset: Dataset, batch_size: int, seed: int, start: int, workers: int, pin_memory: bool = False
+    dataset: Dataset,
+    batch_size: int,
+    seed: int,
+    start: int,
+    workers: int,
+    pin_memory: bool = False,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[Tensor]:
-    """Endless uint8 batches [N, C, H, W], from batch number `start` on.
+    """Endless uint8 batches [N, C, H, W], from batch number `start` on, by torch's DataLoader.
 
-    workers: processes that decode; none where the pictures are in memory already. `dataset.skipped` is kept up to
-    date here, whichever process met the picture. Raises UserError if a worker is killed.
+    workers: processes that decode; none where the pictures are in memory already. rank, world: as in `IndexBatches`.
+    `dataset.skipped` is kept up to date here, whichever process met the picture. Raises UserError: a worker was killed.
     """
-    in_memory = getattr(dataset, "cached", True)
     loader: DataLoader[tuple[Tensor, dict[str, str]]] = DataLoader(
         _Fetch(dataset),  # type: ignore[arg-type]
-        sampler=IndexBatches(len(dataset), batch_size, seed, start),
+        sampler=IndexBatches(len(dataset), batch_size, seed, start, rank, world),
         batch_size=None,
-        num_workers=0 if in_memory else workers,
+        num_workers=0 if in_memory(dataset) else workers,
         pin_memory=pin_memory,
         worker_init_fn=_ignore_signals,
     )
@@ -108,22 +117,3 @@ def batches(
         if skipped:
             dataset.skipped.update(skipped)  # type: ignore[attr-defined]
         yield batch
-
-
-def to_unit(batch: Tensor, device: torch.device) -> Tensor:
-    """uint8 -> float32 in [0, 1] on the device: what the VAE sees."""
-    return batch.to(device, non_blocking=True).float().div_(255)
-
-
-def to_signed(batch: Tensor, device: torch.device, flip: Tensor | None, noise: Tensor | None) -> Tensor:
-    """uint8 -> float32 in [-1, 1] on the device: what the discriminator sees.
-
-    flip: bool [N], which pictures to mirror. noise: U[0, 1) of the batch's shape, scaled here to U[0, 1/128)
-    (dequantisation, in the units of [-1, 1]).
-    """
-    x = batch.to(device, non_blocking=True).float().div_(127.5).sub_(1)
-    if flip is not None:
-        x = torch.where(flip[:, None, None, None], x.flip(3), x)
-    if noise is not None:
-        x = x.add_(noise, alpha=1 / 128)
-    return x

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from idgan_fast.config import ImagesConfig
@@ -34,7 +34,7 @@ UPRIGHT = {
 }
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
     """Turned as EXIF's orientation says; a broken EXIF block says nothing."""
     try:
         turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
@@ -43,7 +43,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
     """Any picture -> "L" or "RGB"; transparent parts become white, 16-bit grey keeps its upper byte."""
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
@@ -54,15 +54,26 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
+def require_size(size: tuple[int, int], config: ImagesConfig) -> None:
+    """Raises TooSmall."""
+    if min(size) < config.min_side:
+        raise TooSmall(f"its shorter side is {min(size)}, under images.min-side {config.min_side}")
+
+
+def unreadable(error: Exception) -> str:
+    """Why a picture is skipped whose reading raised this."""
+    if isinstance(error, UnidentifiedImageError):  # it names an address in memory
+        return "unreadable (UnidentifiedImageError: no kind of picture that Pillow knows)"
+    return f"unreadable ({type(error).__name__}: {error})"
+
+
 def frame(image: Image.Image, size: int, config: ImagesConfig) -> np.ndarray:
     """A decoded picture -> uint8 [channels, size, size]. Raises TooSmall."""
-    image = _upright(image)
-    shorter = min(image.size)
-    if shorter < config.min_side:
-        raise TooSmall(f"its shorter side is {shorter}, under images.min-side {config.min_side}")
-    image = _to_mode(image, "L" if config.channels == 1 else "RGB")
+    image = upright(image)
+    require_size(image.size, config)
+    image = to_mode(image, "L" if config.channels == 1 else "RGB")
     if config.framing == "crop":
-        side = shorter if config.crop is None else min(shorter, config.crop)
+        side = min(image.size) if config.crop is None else min(*image.size, config.crop)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         image = image.crop((left, top, left + side, top + side))
     pixels = np.array(image.resize((size, size), Image.Resampling.LANCZOS), np.uint8)
@@ -114,7 +125,7 @@ class ImageFiles:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             good = torch.tensor(list(pool.map(put, range(len(self.paths)))))
         if not good.any():
-            raise self._nothing_left()
+            raise self.nothing_left(self.skipped)
         self.paths = [path for path, kept in zip(self.paths, good.tolist(), strict=True) if kept]
         self._cache = pixels if good.all() else pixels[good]
 
@@ -123,7 +134,7 @@ class ImageFiles:
             picture = self._read((index + step) % len(self.paths))
             if picture is not None:
                 return picture
-        raise self._nothing_left()
+        raise self.nothing_left(self.skipped)
 
     def _read(self, index: int) -> Tensor | None:
         name = self.paths[index]
@@ -136,9 +147,9 @@ class ImageFiles:
         except TooSmall as error:
             self.skipped[name] = str(error)
         except Exception as error:  # zipfile and the decoders raise nearly anything on a damaged file
-            self.skipped[name] = f"unreadable ({type(error).__name__}: {error})"
+            self.skipped[name] = unreadable(error)
         return None
 
-    def _nothing_left(self) -> UserError:
-        name, reason = next(iter(self.skipped.items()))
-        return UserError(f"data: none of the {len(self.skipped)} pictures in {self.path} can be used: {name}: {reason}")
+    def nothing_left(self, skipped: dict[str, str]) -> UserError:
+        name, reason = next(iter(skipped.items()))
+        return UserError(f"data: none of the {len(skipped)} pictures in {self.path} can be used: {name}: {reason}")

@@ -25,10 +25,10 @@ class Source:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._own: tuple[int, Any] | None = None  # what a process has opened
+        self._own: tuple[int, zipfile.ZipFile] | None = None  # what a process has opened
         self._lock = threading.Lock()
         self._tars: list[Path] = []
-        self._members: dict[str, tuple[int, int, int]] = {}  # of tars: which, offset, bytes
+        self._members: dict[str, tuple[Path, int, int]] = {}  # of tars: which, offset, bytes
         try:
             self.names = sorted(name for name in self._list() if _is_picture(name))
         except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
@@ -41,26 +41,38 @@ class Source:
     @property
     def fingerprint(self) -> str:
         """Tells whether two sources have the same names, wherever they lie."""
-        return hashlib.sha256("\n".join(self.names).encode()).hexdigest()[:16]
+        return hashlib.sha256("\n".join(self.names).encode(errors="surrogateescape")).hexdigest()[:16]
 
     def labels(self) -> dict[str, int | list[float]] | None:
-        """{name: label} of a dataset.json beside the pictures, as StyleGAN2-ADA's tool writes it; None without one."""
+        """{name: label} of a dataset.json beside the pictures, as StyleGAN2-ADA's tool writes it; None without one.
+
+        Raises UserError where it is something else.
+        """
         if self._tars:
             return None
         try:
-            found = json.loads(self.read("dataset.json")).get("labels")
-        except (OSError, KeyError):
+            found = json.loads(self.read("dataset.json"))
+        except (FileNotFoundError, KeyError):
             return None
-        except (ValueError, AttributeError) as error:
-            raise UserError(f"data: dataset.json in {self.path} is not what StyleGAN2-ADA writes ({error})") from error
-        return dict(found) if found else None
+        except (ValueError, OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"data: dataset.json in {self.path} cannot be read ({error}); mend or delete it") from error
+        try:
+            if not isinstance(found, dict):
+                raise TypeError(f"it holds a {type(found).__name__}")
+            labels = found.get("labels")
+            return None if labels is None else {_name(name): _label(label) for name, label in labels}
+        except (TypeError, ValueError) as error:
+            reason = f'{error}; wanted {{"labels": [[name, label], ...]}}'
+            raise UserError(f"data: dataset.json in {self.path} is not StyleGAN2-ADA's: {reason}") from error
 
     def read(self, name: str) -> bytes:
         if self._tars:
-            which, offset, size = self._members[name]
-            data = os.pread(self._opened()[which], size, offset)
+            path, offset, size = self._members[name]
+            with path.open("rb", buffering=0) as shard:
+                shard.seek(offset)
+                data = shard.read(size)
             if len(data) < size:
-                raise tarfile.ReadError(f"{self._tars[which]} ends within {name}")
+                raise tarfile.ReadError(f"{path} ends within {name}")
             return data
         return (self.path / name).read_bytes() if self.path.is_dir() else self._opened().read(name)
 
@@ -71,18 +83,17 @@ class Source:
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
-    def _opened(self) -> Any:
-        """The archive, or the descriptors of the shards: opened once in a process."""
+    def _opened(self) -> zipfile.ZipFile:
+        """The zip, opened once in a process."""
         with self._lock:
             if self._own is None or self._own[0] != os.getpid():
-                opened: Any = _Descriptors(self._tars) if self._tars else zipfile.ZipFile(self.path)
-                self._own = (os.getpid(), opened)
+                self._own = (os.getpid(), zipfile.ZipFile(self.path))
             return self._own[1]
 
     def _list(self) -> list[str]:
         if self.path.is_dir():
             names = [p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file()]
-            tars = [self.path / name for name in sorted(names) if name.lower().endswith(".tar")]
+            tars = [self.path / n for n in sorted(names) if n.lower().endswith(".tar") and not _left_by_macos(n)]
             if not tars or any(map(_is_picture, names)):
                 return names
             self._tars = tars
@@ -94,28 +105,34 @@ class Source:
             return archive.namelist()
 
     def _list_tars(self) -> list[str]:
-        for which, path in enumerate(self._tars):
+        for path in self._tars:
             shard_name = path.name if path == self.path else path.relative_to(self.path).as_posix()
             with tarfile.open(path, "r:") as shard:
-                for member in shard:
-                    if member.isfile():
-                        name = f"{shard_name}/{member.name}"
-                        self._members[name] = (which, member.offset_data, member.size)
+                try:
+                    for member in shard:
+                        if member.isfile():
+                            self._members[f"{shard_name}/{member.name}"] = (path, member.offset_data, member.size)
+                except tarfile.ReadError:
+                    continue  # it ends within its last member, which `read` finds out
         return list(self._members)
 
 
-class _Descriptors(list[int]):
-    """Of files, closed with it."""
+def _name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"a picture's name must be a string, got {name!r}")
+    return name
 
-    def __init__(self, paths: list[Path]) -> None:
-        super().__init__(os.open(path, os.O_RDONLY) for path in paths)
 
-    def __del__(self) -> None:
-        for descriptor in self:
-            os.close(descriptor)
+def _label(label: Any) -> int | list[float]:
+    numbers = label if isinstance(label, list) else [label]
+    if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers) or isinstance(label, float):
+        raise TypeError(f"a label must be an integer or a list of numbers, got {label!r}")
+    return label
+
+
+def _left_by_macos(name: str) -> bool:
+    return "__MACOSX" in name or name.split("/")[-1].startswith("._")
 
 
 def _is_picture(name: str) -> bool:
-    """What macOS leaves beside pictures is passed over."""
-    hidden = "__MACOSX" in name or name.split("/")[-1].startswith("._")
-    return name.lower().endswith(SUFFIXES) and not hidden
+    return name.lower().endswith(SUFFIXES) and not _left_by_macos(name)
