@@ -10,6 +10,7 @@ from idgan_fast.errors import nearest
 COMMANDS = {
     "train": ("idgan_fast.train", "train both stages of ID-GAN"),
     "doctor": ("idgan_fast.doctor", "show what is installed and usable, and check every operator here"),
+    "pack": ("idgan_fast.pack", "resize pictures into a zip or tar shards, for faster and smaller data"),
     "memory": ("idgan_fast.memory", "predict the peak memory of a training run without running it"),
     "roofline": ("idgan_fast.roofline", "predict flops, bytes and time of every layer on A100, H100 and H200"),
     "tune": ("idgan_fast.tune", "measure the fastest tiles of a preset's layers on this GPU, for later runs"),

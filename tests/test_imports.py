@@ -37,6 +37,7 @@ ALLOWED = {
     "pictures": {"data", "evaluate", "stages"},
     "doctor": {"ops"},
     "costs": CONFIG | {"costs", "ops", "stages"},
+    "pack": BASE | {"console", "data", "signals"},
     "memory": CONFIG | {"arguments", "graphs", "models", "precision", "stages"},
     "roofline": CONFIG | {"costs", "ops", "presets"},
     "tune": BASE | {"costs", "kernels", "ops", "roofline"},
