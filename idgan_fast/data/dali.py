@@ -177,6 +177,7 @@ class Loader:
     ) -> None:
         self.dataset, self.order, self.threads, self.device = dataset, order, threads, device
         self.dtype, self.channels_last = dtype, channels_last
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self.by_pillow: set[str] = set()
         self.skipped = dict(dataset.skipped)
 
@@ -220,9 +221,10 @@ class Loader:
         position = feed.position
         while True:
             (pictures,) = pipe.run()
-            batch = torch.empty(len(pictures), images.channels, size, size, dtype=torch.uint8)
-            for i in range(len(pictures)):
-                resize(torch.from_numpy(np.asarray(pictures[i])), batch[i])
+            shape, layout = (len(pictures), images.channels, size, size), self._layout
+            batch = torch.empty(shape, dtype=torch.uint8, memory_format=layout)
+            for places, same in by_shape(pictures):
+                batch[places] = resized(same, size)
             yield self._finished(batch, feed.fed[position])
             position += 1
 
@@ -232,8 +234,8 @@ class Loader:
             images = self.dataset.config
             flip = torch.from_numpy(np.concatenate(fed.mirror)).bool() if images.flip else None
             noise = torch.rand(batch.shape, generator=fed.rng) if images.dequantise else None
-            batch = to_signed(batch, self.device, flip, noise).to(self.dtype)
-        return batch.contiguous(memory_format=torch.channels_last) if self.channels_last else batch
+            batch = to_signed(batch, self.device, flip, noise).to(self.dtype).contiguous(memory_format=self._layout)
+        return batch
 
     def _by_graph(self, feed: Feed, device_id: int | None, device: str) -> Iterator[Tensor]:
         from nvidia.dali.plugin.pytorch import DALIGenericIterator
@@ -267,16 +269,29 @@ class Loader:
         return None
 
 
-def resize(picture: Tensor, out: Tensor) -> None:
-    """uint8 [H, W, C] -> out, uint8 [C, size, size]; Lanczos with antialiasing, within a level of Pillow's if square.
+def by_shape(pictures: Any) -> Iterator[tuple[Any, Tensor]]:
+    """Where pictures of equal shape are in a list of DALI's, and these as uint8 [N, H, W, C]."""
+    if pictures.is_dense_tensor():
+        yield slice(None), torch.from_numpy(np.asarray(pictures.as_tensor()))
+        return
+    found: dict[torch.Size, list[int]] = {}
+    views = [torch.from_numpy(np.asarray(pictures[i])) for i in range(len(pictures))]
+    for i, view in enumerate(views):
+        found.setdefault(view.shape, []).append(i)
+    for places in found.values():
+        yield places, torch.stack([views[i] for i in places])
+
+
+def resized(pictures: Tensor, size: int) -> Tensor:
+    """uint8 [N, H, W, C] -> [N, C, size, size]; Lanczos with antialiasing, within a level of Pillow's if square.
 
     Bytes are rounded and clipped after each axis, and Pillow takes the columns of tall pictures first: there the finest
-    detail may differ more.
+    detail may differ more. One call for many: torch computes Lanczos' weights anew in each.
     """
-    x = picture.permute(2, 0, 1)
-    if x.shape != out.shape:
-        x = F.interpolate(x[None], size=out.shape[1:], mode="lanczos", antialias=True)[0]
-    out.copy_(x)
+    x = pictures.permute(0, 3, 1, 2)
+    if x.shape[2:] == (size, size):
+        return x
+    return F.interpolate(x, size=(size, size), mode="lanczos", antialias=True)
 
 
 def batches(

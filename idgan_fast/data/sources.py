@@ -27,6 +27,7 @@ class Source:
         self.path = path
         self._own: tuple[int, zipfile.ZipFile] | None = None  # what a process has opened
         self._lock = threading.Lock()
+        self._folder = str(path) if path.is_dir() else None
         self._tars: list[Path] = []
         self._members: dict[str, tuple[Path, int, int]] = {}  # of tars: which, offset, bytes
         try:
@@ -74,7 +75,10 @@ class Source:
             if len(data) < size:
                 raise tarfile.ReadError(f"{path} ends within {name}")
             return data
-        return (self.path / name).read_bytes() if self.path.is_dir() else self._opened().read(name)
+        if self._folder is None:
+            return self._opened().read(name)
+        with open(os.path.join(self._folder, name), "rb") as file:
+            return file.read()
 
     def __getstate__(self) -> dict:
         state = {name: value for name, value in self.__dict__.items() if name != "_lock"}
@@ -91,7 +95,7 @@ class Source:
             return self._own[1]
 
     def _list(self) -> list[str]:
-        if self.path.is_dir():
+        if self._folder is not None:
             names = [p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file()]
             tars = [self.path / n for n in sorted(names) if n.lower().endswith(".tar") and not _left_by_macos(n)]
             if not tars or any(map(_is_picture, names)):

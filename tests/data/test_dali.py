@@ -267,7 +267,7 @@ def test_a_failure_that_no_picture_explains(tmp_path: Path, monkeypatch: pytest.
     def fail(*_: Any) -> Any:
         raise RuntimeError("no room\nfor anything")
 
-    monkeypatch.setattr(dali, "resize", fail)
+    monkeypatch.setattr(dali, "resized", fail)
     text = error_of(lambda: by_dali(files(tmp_path), 2, 1))
     assert text == "data: DALI stopped (no room for anything); --loader torch goes on without it"
 
