@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from idgan_fast import __version__, ops
+from idgan_fast.data import dali
 from idgan_fast.ops import numerics
 from idgan_fast.ops.available import libraries
 from idgan_fast.ops.cases import Case, cases, draw
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     arguments = parser.parse_args(argv)
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     report: dict[str, Any] = {
-        "system": system(),
+        "system": system(devices),
         "available": {device: ops.available(device) for device in devices},
         "checks": [check for device in devices for check in checks(device)],
     }
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     return 0 if passed else 1
 
 
-def system() -> dict[str, Any]:
+def system(devices: Sequence[str]) -> dict[str, Any]:
     def installed(name: str) -> str | None:
         try:
             return version(name)
@@ -57,6 +58,7 @@ def system() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cuda": torch.version.cuda,
         **{f"{device} library": reason or "loaded" for device, reason in libraries().items()},
+        **{f"DALI on {device}": dali.why_not(torch.device(device)) or "usable" for device in devices},
         "IDGAN_FAST_BACKEND": os.environ.get("IDGAN_FAST_BACKEND"),
         **{name: installed(name) for name in PACKAGES},
     }

@@ -112,7 +112,7 @@ def curves(rows: Sequence[dict[str, Any]]) -> Figure:
     series: dict[tuple[str, str], tuple[list[int], list[float]]] = {}
     for row in rows:
         for name, value in row.items():
-            if name in ("iteration", "images_per_second") or not isinstance(value, int | float):
+            if name in ("iteration", "images_per_second", "waited_for_data") or not isinstance(value, int | float):
                 continue
             xs, ys = series.setdefault((row["stage"], name), ([], []))
             xs.append(row["iteration"])

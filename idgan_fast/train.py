@@ -164,20 +164,23 @@ class Trainer:
     ) -> None:
         config = self.config
         metrics: dict[str, Tensor] = {}
+        self._waited = 0.0
         for done in range(start + 1, stage.iters + 1):
+            asked = time.monotonic()
             try:
                 batch = next(source)
             except UserError:
                 if metrics:
                     self._save(stage, done - 1, metrics)
                 raise
+            self._waited += time.monotonic() - asked
             metrics = stage.step(batch, done - 1)
             now = time.monotonic()
             stopping = bool(self.stop)  # read once: a signal may come at any time
             last = done == stage.iters or stopping
             if last or done % config.log_every == 0 or now - self._logged > LOG_SECONDS:
                 self._log(stage, done, metrics, progress)
-                self._logged = now
+                self._logged, self._waited = now, 0.0
                 progress.update(done, self._shown)
             else:
                 progress.update(done)
@@ -200,7 +203,9 @@ class Trainer:
         values |= stage.schedule(done - 1)
         shown = {name: f"{value:.3g}" for name, value in values.items() if not isinstance(value, list)}
         self._shown = self._shown | shown if stage.name == "gan" and "g" in self._shown else shown
-        self.folder.log(stage.name, done, values | {"images_per_second": round(progress.images_per_second(done), 1)})
+        waited = self._waited / max(time.monotonic() - self._logged, 1e-9)
+        clock = {"images_per_second": round(progress.images_per_second(done), 1), "waited_for_data": round(waited, 4)}
+        self.folder.log(stage.name, done, values | clock)
 
     def _save(self, stage: Stage, done: int, metrics: dict[str, Tensor]) -> None:
         self._require_finite(stage, done, metrics | stage.weights())

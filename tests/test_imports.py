@@ -35,7 +35,7 @@ ALLOWED = {
     "resume": CONFIG | {"checkpoint", "run_folder"},
     "evaluate": COMPUTE | {"data", "metrics", "stages"},
     "pictures": {"data", "evaluate", "stages"},
-    "doctor": {"ops"},
+    "doctor": {"data", "ops"},
     "costs": CONFIG | {"costs", "ops", "stages"},
     "pack": BASE | {"console", "data", "signals"},
     "memory": CONFIG | {"arguments", "graphs", "models", "precision", "stages"},

@@ -22,6 +22,7 @@ def test_table_and_reasons(capsys: pytest.CaptureFixture[str]) -> None:
     assert "bias_act" in text
     assert "it has kernels for GPUs" in text
     assert "pass: " in text
+    assert re.search(r"^DALI on cpu  +(usable|it is not installed)", text, re.MULTILINE)
     assert re.search(r"^cuda library  +(loaded|the CUDA library|the torch installed)", text, re.MULTILINE)
 
 

@@ -33,7 +33,8 @@ def stats(run: Path) -> list[dict]:
 
 def comparable(run: Path) -> list[dict]:
     """stats.jsonl without what depends on the clock."""
-    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in stats(run)]
+    clock = {"images_per_second", "waited_for_data"}
+    return [{k: v for k, v in row.items() if k not in clock} for row in stats(run)]
 
 
 def run_train(arguments: Sequence[str]) -> int:
@@ -85,6 +86,30 @@ def test_images_run(picture_folder: Path, tmp_path: Path, capsys: pytest.Capture
     assert "Factors and codes" not in page
 
 
+def test_both_loaders_train_alike(picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On pictures that need no resizing, which both decode to the same bytes; one is damaged."""
+    pytest.importorskip("nvidia.dali")
+    for path in sorted(picture_folder.rglob("*.png")):
+        with Image.open(path) as image:
+            square = image.crop((0, 0, 64, 64))
+        square.save(path)
+    (picture_folder / "nested" / "2 broken.jpg").write_bytes(b"not a picture")
+    options = [*TINY_IMAGES, "--data", str(picture_folder), "--images.cache-gib", "0", "--workers", "1"]
+    for loader in ("torch", "dali"):
+        assert run_train([*options, "--loader", loader, "--out", str(tmp_path / loader)]) == 0
+        output = capsys.readouterr().out
+        assert f"data: 10 pictures in {picture_folder}, loader {loader}: as asked" in output
+        assert "skipped 1 pictures (nested/2 broken.jpg)" in output
+    rows = [comparable(tmp_path / loader) for loader in ("torch", "dali")]
+    assert len(rows[0]) == len(rows[1]) > 14
+    for one, other in zip(*rows, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            if isinstance(value, float):
+                assert other[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
+    assert all(0 <= row["waited_for_data"] <= 1 for row in stats(tmp_path / "dali") if "g" in row)
+
+
 def test_vgan_run_with_lazy_r1(picture_folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = ["--data", str(picture_folder), "--out", str(run), "--gan.bottleneck", "--gan.r1-every", "2"]
@@ -95,12 +120,15 @@ def test_vgan_run_with_lazy_r1(picture_folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop_at", [5, 11])
-@pytest.mark.parametrize("kind", ["dsprites", "images"])
+@pytest.mark.parametrize("kind", ["dsprites", "images", "images by dali"])
 def test_resumed_run_equals_the_straight_one(
     kind: str, stop_at: int, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bit for bit: every logged number and every weight, whichever stage the interruption falls into."""
     arguments = TINY if kind == "dsprites" else [*TINY_IMAGES, "--data", str(picture_folder)]
+    if kind == "images by dali":
+        pytest.importorskip("nvidia.dali")
+        arguments = [*arguments, "--loader", "dali"]
     assert run_train([*arguments, "--out", str(tmp_path / "straight")]) == 0
 
     steps = 0
