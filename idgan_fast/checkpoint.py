@@ -1,6 +1,5 @@
 """Checkpoints: written atomically, loaded weights-only; and the import of the public code's files."""
 
-import os
 import pickle
 import re
 import warnings
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from idgan_fast.errors import UserError, disk_full
+from idgan_fast.files import atomically
 from idgan_fast.models.resnet import ResnetDiscriminator, ResnetGenerator, VGANDiscriminator
 from idgan_fast.models.vae import VAE, DSpritesDiscriminator, DSpritesGenerator
 
@@ -27,21 +27,10 @@ class Damaged(UserError):
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """The file holds either all of `data` or what it held before. Raises UserError on a full disk."""
-    partial = path.with_name(path.name + ".part")
     try:
-        with open(partial, "wb") as file:
+        with atomically(path) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        if os.name == "posix":  # the rename itself
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         if disk_full(error):
             need = len(data) / 2**20
             raise UserError(f"disk full: {path} needs {need:.0f} MiB; free some space and start again") from error

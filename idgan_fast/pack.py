@@ -23,9 +23,10 @@ from typing import Any
 
 from idgan_fast.console import Console, format_time
 from idgan_fast.data.shard_workers import in_processes
-from idgan_fast.data.shards import GOES_ON, Job, Settings, Stopped, atomically, join, write_part
+from idgan_fast.data.shards import GOES_ON, Job, Settings, Stopped, join, write_part
 from idgan_fast.data.sources import Source
 from idgan_fast.errors import UserError, disk_full, nearest
+from idgan_fast.files import atomically
 from idgan_fast.signals import StopSignal
 
 try:
@@ -45,7 +46,7 @@ def held(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         inside = {path.name for path in folder.iterdir()}
-        if RECORD not in inside and not inside <= {LOCK, RECORD + ".tmp"}:
+        if RECORD not in inside and not inside <= {LOCK, RECORD + ".part"}:
             raise UserError(f"DEST: {folder} holds other files; give an empty folder or a new one")
         lock: Any = open(folder / LOCK, "w") if fcntl else contextlib.nullcontext()  # noqa: SIM115 (closed below)
     except OSError as error:

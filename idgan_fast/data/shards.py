@@ -1,15 +1,13 @@
 """Resized pictures in tar shards, each written whole or not at all, and shards joined to a zip: what `pack` writes."""
 
-import contextlib
 import json
-import os
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
@@ -17,6 +15,7 @@ from idgan_fast.config import ImagesConfig
 from idgan_fast.data.images import TooSmall, frame, unreadable
 from idgan_fast.data.sources import Source
 from idgan_fast.errors import UserError
+from idgan_fast.files import atomically
 
 LEVEL = 3  # of zlib: its default takes three times as long, for files a tenth smaller
 GOES_ON = "the same command goes on from there"
@@ -64,29 +63,6 @@ class Job(NamedTuple):
     def note(self, part: int) -> Path:
         """{name: reason} of the pictures that the part leaves out; no file where it has them all."""
         return self.folder / f"shard-{part:05d}.skipped.json"
-
-
-@contextlib.contextmanager
-def atomically(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write, which gets its name once the block has ended without an error. OSErrors name `path`."""
-    partial = path.with_name(path.name + ".tmp")
-    try:
-        with open(partial, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        if os.name == "posix":  # the rename itself
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = error.filename or str(path)
-        raise
 
 
 def encode(source: Source, name: str, settings: Settings) -> bytes | str:

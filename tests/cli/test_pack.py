@@ -98,7 +98,7 @@ def test_folder_to_zip_to_shards(pictures: Path, tmp_path: Path, options: list[s
     pixels, channels = wanted(pictures, **settings), settings.get("channels", 3)
     assert torch.equal(read_back(packed, channels), pixels)
     assert not (tmp_path / "out.zip.parts").exists()
-    assert not (tmp_path / "out.zip.tmp").exists()
+    assert not (tmp_path / "out.zip.part").exists()
     assert run(packed, shards, "--channels", channels) == 0
     assert torch.equal(read_back(shards, channels), pixels)
     with zipfile.ZipFile(packed) as archive, archive.open("00000/img00000000.png") as file:
@@ -248,7 +248,7 @@ def test_finished_parts_are_left_alone(
     assert run(pictures, dest) == 0
     whole = bytes_of(dest)
     (dest / "shard-00001.tar").unlink()
-    (dest / "shard-00001.tar.tmp").write_text("of a run that was killed")
+    (dest / "shard-00001.tar.part").write_text("of a run that was killed")
     old = {path: path.stat() for path in dest.glob("*.tar")}
     with monkeypatch.context() as patch:
         seen: list[object] = []
@@ -396,11 +396,11 @@ def test_faults_in_a_worker_process_are_one_line(
     with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, 1)
         assert run(pictures, dest) == 130
-    (dest / "shard-00001.tar.tmp").mkdir()
+    (dest / "shard-00001.tar.part").mkdir()
     assert run(pictures, dest, *SMALL, "--workers", "2", small=False) == 2
     line = error_line(capsys)
     assert "Is a directory: " in line
-    assert "shard-00001.tar.tmp; mend it, and the same command goes on from there" in line
+    assert "shard-00001.tar.part; mend it, and the same command goes on from there" in line
 
 
 # ---- what the user can mend
@@ -471,7 +471,7 @@ def test_disk_full(
     parts = tmp_path / ("out.zip.parts" if name == "out.zip" else "out")
 
     def full(descriptor: int) -> None:
-        if (parts / "shard-00001.tar.tmp").exists():
+        if (parts / "shard-00001.tar.part").exists():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
