@@ -5,6 +5,9 @@ namespace idgan {
 namespace {
 
 Tensor winograd_conv2d(Tensor x, Tensor weight) {
+  STD_TORCH_CHECK(x.dim() == 4 && weight.dim() == 4 && weight.size(1) == x.size(1) && weight.size(2) == 3 &&
+                      weight.size(3) == 3 && weight.scalar_type() == x.scalar_type(),
+                  "winograd_conv2d: weight must be [O, I, 3, 3] for x [N, I, H, W], of its dtype");
   x = dense(x, true);
   WinogradConv2d a{};
   a.dtype = dtype_of(x);

@@ -8,7 +8,8 @@
 // Then a unit is a block of tiles: its inputs at the 16 points stay in the L2 cache and meet one panel after the other,
 // kRows tiles times one panel in registers. Bytes: x twice (tiles overlap), y once, the weight 16/9 times and once more
 // for each block. Flops a tile: 32 I, 32 I O, 24 O. Accumulation in float (double for double), over I in its order, so
-// that neither blocks nor threads change a result. Where a convolution gives an infinity, this may give NaN.
+// that neither blocks nor threads change a result. Inputs above a quarter of the type's largest may overflow; where a
+// convolution gives an infinity, this may give NaN.
 #pragma once
 
 #include "kernels.h"

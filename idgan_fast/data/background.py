@@ -41,7 +41,10 @@ def in_background(items: Iterable[T], depth: int) -> Iterator[T]:
         while True:
             item, error = made.get()
             if error is not None:
-                raise error
+                try:
+                    raise error
+                finally:
+                    del error  # which holds this frame: else what it names would live until the cycle is found
             yield item
     finally:
         atexit.unregister(end)

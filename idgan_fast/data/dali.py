@@ -4,8 +4,8 @@ The order is that of `IndexBatches`, the bytes come from `Source` and faults are
 that a run may change between this and torch's loader: the same pictures in the same batches, to within rounding.
 
     GPU   one graph: nvJPEG, crop, Lanczos, layout and, for pictures in float, flip, [-1, 1] and noise
-    CPU   DALI decodes and crops on its threads; torch's Lanczos, 3.6 times as fast as DALI's there and nearer to
-          Pillow's, takes the next picture meanwhile in a thread of ours
+    CPU   DALI decodes on its threads; torch's Lanczos, far faster than DALI's there and nearer to Pillow's, resizes
+          the batch before meanwhile, in a thread of ours
     both  kinds that DALI decodes otherwise than Pillow (headers.py) are decoded by Pillow and handed on as PPM
 
 DALI gives up a whole pipeline for one damaged picture. It is then found, named and left out, and a new pipeline goes on
@@ -52,17 +52,24 @@ def why_not(device: torch.device) -> str | None:
 
 
 def decoded(encoded: Any, images: ImagesConfig, device: str) -> Any:
-    """Encoded pictures -> uint8 [H, W, C], upright; with framing "crop" the centred square. device: "cpu" or "gpu"."""
-    from nvidia.dali import fn, math, types
+    """Encoded pictures -> uint8 [H, W, C] as they are in the file. device: "cpu" or "gpu".
+
+    As a whole, although DALI can decode a crop alone: then it would not see damage beyond it.
+    """
+    from nvidia.dali import fn, types
 
     kind = types.GRAY if images.channels == 1 else types.RGB
-    how: dict[str, Any] = {"device": "mixed" if device == "gpu" else "cpu", "output_type": kind}
-    if images.framing == "squash":
-        return fn.decoders.image(encoded, **how)
-    sides = fn.peek_image_shape(encoded, dtype=types.INT32)[0:2]
-    side = fn.reductions.min(sides)
-    side = side if images.crop is None else math.min(side, images.crop)
-    return fn.decoders.image_slice(encoded, (sides - side) // 2, fn.stack(side, side), axes=[0, 1], **how)
+    if device == "cpu":
+        return fn.decoders.image(encoded, output_type=kind, adjust_orientation=False)
+    fancy = {"jpeg_fancy_upsampling": True}  # as the CPU's decoder and Pillow do
+    return fn.decoders.image(encoded, device="mixed", output_type=kind, adjust_orientation=False, **fancy)
+
+
+def square(height: Any, width: Any, crop: int | None, least: Callable[[Any, Any], Any] = min) -> tuple[Any, Any, Any]:
+    """Top, left and side of the centred square of `crop` pixels, or as wide as the shorter side."""
+    side = least(height, width)
+    side = side if crop is None else least(side, crop)
+    return (height - side) // 2, (width - side) // 2, side
 
 
 def graph(
@@ -80,9 +87,13 @@ def graph(
     Those are flipped where `mirror`, an int32 a picture or None, is 1, in [-1, 1], with U[0, 1/128) noise
     (images.dequantise). The layout is [C, H, W], or [H, W, C] with channels_last. device: "cpu" or "gpu".
     """
-    from nvidia.dali import fn, types
+    from nvidia.dali import fn, math, types
 
     x = decoded(encoded, images, device)
+    if images.framing == "crop":
+        shape = fn.peek_image_shape(encoded, dtype=types.INT32, adjust_orientation=False)
+        top, left, side = square(shape[0], shape[1], images.crop, math.min)
+        x = fn.slice(x, fn.stack(top, left), fn.stack(side, side), axes=[0, 1])
     x = fn.resize(x, size=[size, size], interp_type=types.INTERP_LANCZOS3, antialias=True)
     layout = "HWC" if channels_last else "CHW"
     if dtype == torch.uint8:
@@ -205,7 +216,10 @@ class Loader:
     def _pipeline(self, device_id: int | None, build: Callable[[Any, Any], Any], feed: Feed, mirrors: bool) -> Any:
         from nvidia.dali import Pipeline, fn
 
-        pipe = Pipeline(self.order.batch_size, self.threads, device_id, prefetch_queue_depth=PREFETCHED)
+        # Not dynamic: then pictures are copied before their memory is used again.
+        pipe = Pipeline(
+            self.order.batch_size, self.threads, device_id, prefetch_queue_depth=PREFETCHED, exec_dynamic=False
+        )
         with pipe:
             if mirrors:
                 source = fn.external_source(lambda: feed()[1:3], num_outputs=2, batch=True)
@@ -216,17 +230,27 @@ class Loader:
         return pipe
 
     def _resized_by_torch(self, feed: Feed) -> Iterator[Tensor]:
-        images, size = self.dataset.config, self.dataset.size
+        images = self.dataset.config
         pipe = self._pipeline(None, lambda encoded, _: decoded(encoded, images, "cpu"), feed, mirrors=False)
         position = feed.position
         while True:
             (pictures,) = pipe.run()
-            shape, layout = (len(pictures), images.channels, size, size), self._layout
-            batch = torch.empty(shape, dtype=torch.uint8, memory_format=layout)
-            for places, same in by_shape(pictures):
-                batch[places] = resized(same, size)
+            groups = [(places, self._framed(same)) for places, same in by_shape(pictures)]
+            batch = groups[0][1]
+            if len(groups) > 1:
+                batch = batch.new_empty((len(pictures), *batch.shape[1:]))
+                for places, framed in groups:
+                    batch[places] = framed
             yield self._finished(batch, feed.fed[position])
             position += 1
+
+    def _framed(self, pictures: np.ndarray) -> Tensor:
+        """uint8 [N, H, W, C] -> [N, C, size, size]. Copied by numpy: torch would wake threads that then wait busily."""
+        images = self.dataset.config
+        if images.framing == "crop":
+            top, left, side = square(*pictures.shape[1:3], images.crop)
+            pictures = pictures[:, top : top + side, left : left + side]
+        return resized(torch.from_numpy(pictures.copy()), self.dataset.size)
 
     def _finished(self, batch: Tensor, fed: Fed) -> Tensor:
         """As `graph` leaves it."""
@@ -234,8 +258,8 @@ class Loader:
             images = self.dataset.config
             flip = torch.from_numpy(np.concatenate(fed.mirror)).bool() if images.flip else None
             noise = torch.rand(batch.shape, generator=fed.rng) if images.dequantise else None
-            batch = to_signed(batch, self.device, flip, noise).to(self.dtype).contiguous(memory_format=self._layout)
-        return batch
+            batch = to_signed(batch, self.device, flip, noise).to(self.dtype)
+        return batch.contiguous(memory_format=self._layout)
 
     def _by_graph(self, feed: Feed, device_id: int | None, device: str) -> Iterator[Tensor]:
         from nvidia.dali.plugin.pytorch import DALIGenericIterator
@@ -250,15 +274,33 @@ class Loader:
             yield pictures.permute(0, 3, 1, 2) if self.channels_last else pictures
 
     def _find_fault(self, feed: Feed, error: RuntimeError) -> None:
-        """Names the pictures of the batches under way that Pillow cannot read either; if none, Pillow decodes all."""
-        names = {name for fed in feed.fed.values() for name in fed.names} - self.by_pillow
-        faults = {name: reason for name in sorted(names) if (reason := self._fault(name)) is not None}
-        if not names:
+        """Names the pictures of the batches under way that Pillow cannot read either. If there are none, Pillow decodes
+        those that DALI refuses alone, or if it refuses none, all of them."""
+        if "out of memory" in str(error).lower():
+            raise error
+        names = sorted({name for fed in feed.fed.values() for name in fed.names} - self.by_pillow)
+        faults = {name: reason for name in names if (reason := self._fault(name)) is not None}
+        self.skipped.update(faults)
+        if not faults and not names:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"data: DALI stopped ({reason}); --loader torch goes on without it") from error
-        self.skipped.update(faults)
         if not faults:
-            self.by_pillow |= names
+            self.by_pillow.update([name for name in names if self._refused(name)] or names)
+
+    def _refused(self, name: str) -> bool:
+        """Whether DALI's CPU decoder refuses a picture."""
+        from nvidia.dali import Pipeline, fn
+
+        data = np.frombuffer(self.dataset.source.read(name), np.uint8)
+        pipe = Pipeline(1, 1, None, prefetch_queue_depth=1)
+        with pipe:
+            pipe.set_outputs(decoded(fn.external_source(lambda: [data], batch=True), self.dataset.config, "cpu"))
+        try:
+            pipe.build()
+            pipe.run()
+        except RuntimeError:
+            return True
+        return False
 
     def _fault(self, name: str) -> str | None:
         try:
@@ -269,17 +311,17 @@ class Loader:
         return None
 
 
-def by_shape(pictures: Any) -> Iterator[tuple[Any, Tensor]]:
+def by_shape(pictures: Any) -> Iterator[tuple[Any, np.ndarray]]:
     """Where pictures of equal shape are in a list of DALI's, and these as uint8 [N, H, W, C]."""
     if pictures.is_dense_tensor():
-        yield slice(None), torch.from_numpy(np.asarray(pictures.as_tensor()))
+        yield slice(None), np.asarray(pictures.as_tensor())
         return
-    found: dict[torch.Size, list[int]] = {}
-    views = [torch.from_numpy(np.asarray(pictures[i])) for i in range(len(pictures))]
+    found: dict[tuple[int, ...], list[int]] = {}
+    views = [np.asarray(pictures[i]) for i in range(len(pictures))]
     for i, view in enumerate(views):
         found.setdefault(view.shape, []).append(i)
     for places in found.values():
-        yield places, torch.stack([views[i] for i in places])
+        yield places, np.stack([views[i] for i in places])
 
 
 def resized(pictures: Tensor, size: int) -> Tensor:
@@ -315,8 +357,6 @@ def batches(
     """
     order = IndexBatches(len(dataset), batch_size, seed, start, rank, world)
     loader = Loader(dataset, order, threads, device, dtype, channels_last)
-    # DALI works ahead on a GPU by itself.
-    source = iter(loader) if device.type == "cuda" else in_background(iter(loader), PREFETCHED)
-    for batch, skipped in source:
+    for batch, skipped in in_background(iter(loader), PREFETCHED):
         dataset.skipped.update(skipped)
         yield batch

@@ -1,19 +1,26 @@
-"""What the first bytes of an encoded picture say, without decoding it.
+"""What an encoded picture says of itself, without decoding it.
 
 DALI's decoders give Pillow's pixels for the common kinds, and other ones for rare kinds: 16 bits, palettes and
-transparency, CMYK. `plain_size` tells them apart.
+transparency, CMYK, some ways to write an orientation. `plain_size` tells them apart.
 """
 
 import struct
+import zlib
+from io import BytesIO
+
+from PIL import Image
+
+from idgan_fast.data.images import orientation
 
 SOF = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive, Huffman-coded
 WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}
+OTHER_FRAMES = set(range(0xC3, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def plain_size(data: bytes) -> tuple[int, int] | None:
     """(width, height) of a picture of 8 bits, grey or RGB, as a JPEG, PNG or lossy WebP; None for every other one.
 
-    The size is that in the file, before EXIF's orientation. A damaged header is an other one too.
+    One that is to be turned, or whose parts before and after the pixels are damaged, is an other one too.
     """
     try:
         if data[:3] == b"\xff\xd8\xff":
@@ -29,7 +36,7 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg(data: bytes) -> tuple[int, int] | None:
-    at = 2
+    at, size, described = 2, None, False
     while True:
         if data[at] != 0xFF:
             return None
@@ -37,14 +44,27 @@ def _jpeg(data: bytes) -> tuple[int, int] | None:
             at += 1
         marker = data[at + 1]
         at += 2
-        if marker in SOF:
-            bits, height, width, components = struct.unpack_from(">BHHB", data, at + 2)
-            return (width, height) if bits == 8 and components in (1, 3) and width and height else None
         if marker in WITHOUT_LENGTH:
             continue
-        if marker in (0xD9, 0xDA) or (0xC3 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            return None  # the end, a scan before its frame, or a kind of frame that is not plain
+        if marker == 0xDA:  # the pixels begin
+            return None if described and _turned(data) else size
+        if marker == 0xD9 or marker in OTHER_FRAMES:
+            return None
+        if marker in SOF:
+            bits, height, width, components = struct.unpack_from(">BHHB", data, at + 2)
+            if bits != 8 or components not in (1, 3) or not (width and height) or size is not None:
+                return None
+            size = width, height
+        described = described or marker == 0xE1  # EXIF or XMP
         at += struct.unpack_from(">H", data, at)[0]
+
+
+def _turned(data: bytes) -> bool:
+    try:
+        with Image.open(BytesIO(data)) as image:
+            return orientation(image) in range(2, 9)
+    except Exception:  # Pillow raises nearly anything on a damaged file
+        return True
 
 
 def _png(data: bytes) -> tuple[int, int] | None:
@@ -54,11 +74,13 @@ def _png(data: bytes) -> tuple[int, int] | None:
     at = 8
     while True:
         (length,) = struct.unpack_from(">I", data, at)
-        kind = data[at + 4 : at + 8]
-        if kind in (b"tRNS", b"acTL"):
+        kind, end = data[at + 4 : at + 8], at + 8 + length
+        keyword = data[at + 8 : min(end, at + 40)]
+        # transparency, animation, and what may hold an orientation
+        if kind in (b"tRNS", b"acTL", b"eXIf") or keyword.startswith((b"XML:com.adobe.xmp", b"Raw profile type")):
             return None
-        if kind == b"IDAT":
+        if kind != b"IDAT" and zlib.crc32(data[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            return None
+        if kind == b"IEND":
             return width, height
-        if len(kind) < 4:
-            return None
-        at += 12 + length
+        at = end + 4

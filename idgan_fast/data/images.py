@@ -35,12 +35,18 @@ UPRIGHT = {
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turned as EXIF's orientation says; a broken EXIF block says nothing."""
-    try:
-        turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
-    except Exception:  # Pillow's parser raises nearly anything on a broken block
-        turn = None
+    """Decoded, and turned as EXIF's orientation says."""
+    image.load()  # before the orientation is asked for, which would hide that a PNG cannot be decoded
+    turn = UPRIGHT.get(orientation(image))
     return image if turn is None else image.transpose(turn)
+
+
+def orientation(image: Image.Image) -> int:
+    """As EXIF has it, from 1 to 8; a broken EXIF block says nothing."""
+    try:
+        return image.getexif().get(0x0112, 1)
+    except Exception:  # Pillow's parser raises nearly anything on a broken block
+        return 1
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -77,7 +77,7 @@ class Source:
             return data
         if self._folder is None:
             return self._opened().read(name)
-        with open(os.path.join(self._folder, name), "rb") as file:
+        with open(os.path.join(self._folder, name), "rb", buffering=0) as file:
             return file.read()
 
     def __getstate__(self) -> dict:

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from idgan_fast import ops
 from idgan_fast.ops import plain
+from idgan_fast.ops.winograd_conv2d import DTYPES as WINOGRAD
+from idgan_fast.ops.winograd_conv2d import winograd_conv2d
 
 CLAMP = 1.5
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
@@ -53,6 +55,12 @@ def cases(device: str = "cpu", size: int = 16, channels: int = 32) -> list[Case]
             (x, (channels, channels, 3, 3)),
             lambda x, w: ops.conv2d_resample(x, w, f, down=2, padding=1),
             (lambda x, w: plain.conv2d_resample(x, w, f),),
+        ),
+        Case(
+            "winograd_conv2d",
+            (x, (channels, channels, 3, 3)),
+            lambda x, w: winograd_conv2d(x, w) if x.dtype in WINOGRAD else plain.conv2d(x, w),
+            (plain.conv2d,),
         ),
         *[layer(x, f, up) for layer in (_modulated, _styled, _chained) for up in (1, 2)],
         Case(

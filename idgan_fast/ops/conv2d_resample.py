@@ -79,7 +79,7 @@ def convolved(
     kh, kw = w.shape[2:]
     if up == 1 and down == 1:
         if groups == 1 and pad == (1, 1, 1, 1) and takes(function, x, w, impl):
-            return (winograd_conv2d(x, gated(w if flip_weight else w.flip((2, 3)))),), None
+            return (winograd_conv2d(x, gated(w if flip_weight else w.flip((2, 3))), impl),), None
         return (_padded_conv(x, w, pad, groups, flip_weight),), None
     x0, x1, y0, y1 = pad
     if up == 1:

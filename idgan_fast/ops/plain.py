@@ -104,6 +104,10 @@ def filtered_lrelu(x: Tensor, f: Tensor, b: Tensor, clamp: float) -> Tensor:
     return upfirdn2d(y, f, down=2)
 
 
+def conv2d(x: Tensor, w: Tensor) -> Tensor:
+    return F.conv2d(x, w, padding=w.shape[2] // 2)
+
+
 def conv2d_resample(x: Tensor, w: Tensor, f: Tensor) -> Tensor:
     """Down by 2, k = 3, padding 1."""
     p0, p1 = (f.shape[0] - 1) // 2 + 1, (f.shape[0] - 2) // 2 + 1

@@ -1,8 +1,10 @@
 """3x3 convolutions with 4/9 of the products: Winograd's F(2x2, 3x3), for images in channels_last on a CPU.
 
-From 32 channels on errors are those of torch's own convolution or smaller, since 9 times fewer numbers follow one
-another in a sum (docs/numerics.md); larger tiles multiply less, and amplify errors. An infinity reaches the pixels that
-it reaches in a convolution, as NaN.
+Errors are relative to the largest numbers around a pixel, also those whose weight is 0: on images they are smaller than
+those of torch's own convolution, since 9 times fewer numbers follow one another in a sum (docs/numerics.md); beside one
+very bright pixel, or where a whole kernel cancels, they are larger, and impl="reference" is for such weights. Numbers
+above a quarter of the dtype's largest may overflow. An infinity reaches the pixels that it reaches in a convolution, as
+NaN. Larger tiles would multiply less, and amplify errors.
 Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (arXiv 1509.09308), section 4.1.
 """
 
@@ -10,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
@@ -18,8 +22,10 @@ from idgan_fast.ops import _dispatch
 from idgan_fast.ops._dispatch import LowLevel, without_autocast
 from idgan_fast.ops._tensors import autocasting, memory_format
 
-CHANNELS, TILES = 32, 128  # from which on it is faster than torch's convolution (measured: docs/performance.md)
 DTYPES = (torch.float32, torch.float64)
+# From which on it is faster than torch's convolution, with its gradients too (measured: docs/performance.md); products
+# are tiles times channels in and out.
+CHANNELS, TILES, PRODUCTS = 32, 128, 2**21
 
 
 def takes(function: str, x: Tensor, weight: Tensor, impl: str) -> bool:
@@ -28,15 +34,25 @@ def takes(function: str, x: Tensor, weight: Tensor, impl: str) -> bool:
         return False
     if weight.shape[2:] != (3, 3) or min(weight.shape[:2]) < CHANNELS or memory_format(x) != torch.channels_last:
         return False
-    n, _, height, width = x.shape
-    if n * ((height + 1) // 2) * ((width + 1) // 2) < TILES or min(height, width) < 8:
+    n, c, height, width = x.shape
+    tiles = n * ((height + 1) // 2) * ((width + 1) // 2)
+    if tiles < TILES or min(height, width) < 8 or tiles * c * weight.shape[0] < PRODUCTS or _without_rule():
         return False
     return _dispatch.choose(function, LOW_LEVEL, x.device, impl) == "native"
 
 
-def winograd_conv2d(x: Tensor, weight: Tensor) -> Tensor:
-    """[N, I, H, W] by [O, I, 3, 3], both float32 or float64 on a CPU, I as large -> [N, O, H, W] in channels_last."""
-    return _convolved(x, weight, "native")
+def _without_rule() -> bool:
+    """Whether torch.jit traces, or vmap or forward-mode gradients are at work, which the operator has no rules for."""
+    if torch.compiler.is_compiling():
+        return False
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    kinds = (TransformType.Vmap, TransformType.Jvp)
+    return torch._C._is_tracing() or forward_ad._current_level >= 0 or any(level.key() in kinds for level in stack)
+
+
+def winograd_conv2d(x: Tensor, weight: Tensor, impl: str = "auto") -> Tensor:
+    """[N, I, H, W] by [O, I, 3, 3], both float32 or float64 on a CPU -> [N, O, H, W] in channels_last."""
+    return _convolved(x, weight, _dispatch.choose("winograd_conv2d", LOW_LEVEL, x.device, impl))
 
 
 def _reference(x: Tensor, weight: Tensor) -> Tensor:
@@ -55,20 +71,21 @@ def _flops(x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> in
 
 
 class _Winograd(torch.autograd.Function):
-    """(x, weight, zeros of y's shape, backend) -> y. The gradient by x is such a convolution too.
+    """(x, [weight], zeros of y's shape, backend) -> y. The gradient by x is such a convolution too.
 
     That by the weight goes through the zeros to `_OfWeight`, a node of its own: so autograd leaves it out where nothing
-    asks for it, as in R1 and path length, which a Function with both gradients cannot know.
+    asks for it, as in R1 and path length, which a Function with both gradients cannot know. What is in a list is no
+    input, and gets no gradient from here.
     """
 
     @staticmethod
     @without_autocast
-    def forward(x: Tensor, weight: Tensor, zeros: Tensor, backend: str) -> Tensor:
-        return _winograd(backend, x, weight)
+    def forward(x: Tensor, weights: list[Tensor], zeros: Tensor, backend: str) -> Tensor:
+        return _winograd(backend, x, weights[0])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        _, weight, _, ctx.backend = inputs
+        _, (weight,), _, ctx.backend = inputs
         ctx.save_for_backward(weight)
 
     @staticmethod
@@ -81,7 +98,7 @@ class _Winograd(torch.autograd.Function):
 
 
 class _OfWeight(torch.autograd.Function):
-    """(weight, [x]) -> zeros of y's shape, whose gradient is that of y. x, in a list, has no gradient from here."""
+    """(weight, [x]) -> zeros of y's shape, whose gradient is that of y."""
 
     @staticmethod
     def forward(weight: Tensor, images: list[Tensor]) -> Tensor:
@@ -107,4 +124,6 @@ _of_weight = _dispatch.function(_OfWeight)
 
 
 def _convolved(x: Tensor, weight: Tensor, backend: str) -> Tensor:
-    return _apply(x, weight, _of_weight(weight, [x]), backend)
+    if not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)):
+        return _winograd(backend, x, weight)
+    return _apply(x, [weight], _of_weight(weight, [x]), backend)
