@@ -248,7 +248,7 @@ class Loader:
         """uint8 [N, H, W, C] -> [N, C, size, size]. Copied by numpy: torch would wake threads that then wait busily."""
         images = self.dataset.config
         if images.framing == "crop":
-            top, left, side = square(*pictures.shape[1:3], images.crop)
+            top, left, side = square(pictures.shape[1], pictures.shape[2], images.crop)
             pictures = pictures[:, top : top + side, left : left + side]
         return resized(torch.from_numpy(pictures.copy()), self.dataset.size)
 
