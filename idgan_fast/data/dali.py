@@ -59,10 +59,10 @@ def decoded(encoded: Any, images: ImagesConfig, device: str) -> Any:
     from nvidia.dali import fn, types
 
     kind = types.GRAY if images.channels == 1 else types.RGB
-    if device == "cpu":
-        return fn.decoders.image(encoded, output_type=kind, adjust_orientation=False)
-    fancy = {"jpeg_fancy_upsampling": True}  # as the CPU's decoder and Pillow do
-    return fn.decoders.image(encoded, device="mixed", output_type=kind, adjust_orientation=False, **fancy)
+    how: dict[str, Any] = {"output_type": kind, "adjust_orientation": False}
+    if device == "gpu":
+        how.update(device="mixed", jpeg_fancy_upsampling=True)  # as the CPU's decoder and Pillow do
+    return fn.decoders.image(encoded, **how)
 
 
 def square(height: Any, width: Any, crop: int | None, least: Callable[[Any, Any], Any] = min) -> tuple[Any, Any, Any]:
