@@ -94,7 +94,8 @@ def peak_mib(variant: str) -> float:
 @pytest.fixture(scope="module")
 def alternating() -> dict[str, Any]:
     """Everything that the rows share: checked, then timed in turns in one process."""
-    assert_equal_losses()
+    with measuring.exact():
+        assert_equal_losses()
     stage, public, images = build()
     half, _, _ = build("bf16")
     calls: dict[str, Callable[[], Any]] = {

@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from statistics import median
 from typing import Any
@@ -47,6 +48,11 @@ class Clock:
 
 
 CLOCK = Clock()
+
+
+def exact() -> AbstractContextManager:
+    """Convolutions in float32 without TF32, which a GPU takes otherwise: for checks, not for timing."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 def show(benchmark: Any, durations: Sequence[float]) -> None:

@@ -6,6 +6,7 @@ its own, so that a kernel which brings the GPU's context down takes nothing with
 GPU, driver, torch, triton and the kernels' own text. A kernel that fails is set aside with one warning.
 """
 
+import ctypes
 import hashlib
 import json
 import os
@@ -69,9 +70,7 @@ def verdicts_file() -> Path:
 def identity(backend: str, device: str) -> str:
     """All that a verdict depends on."""
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    driver = torch.version.hip
-    if device == "cuda" and driver is None:
-        driver = str(torch._C._cuda_getDriverVersion())  # type: ignore[attr-defined]
+    driver = torch.version.hip or driver_version() if device == "cuda" else None
     try:
         triton = version("triton")
     except PackageNotFoundError:
@@ -82,6 +81,20 @@ def identity(backend: str, device: str) -> str:
     for path in sorted(kernels.glob("*.py" if backend == "triton" else "_cuda*")):
         text.update(path.read_bytes())
     return json.dumps([backend, name, driver, torch.__version__, triton, text.hexdigest()[:16]])
+
+
+def driver_version() -> str:
+    """Of NVIDIA's kernel module; else the version of CUDA that the driver is for."""
+    try:
+        return Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
+    except (OSError, IndexError):
+        pass
+    number = ctypes.c_int()
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1").cuDriverGetVersion(ctypes.byref(number))
+    except (OSError, AttributeError):
+        return "unknown"
+    return f"CUDA {number.value}"
 
 
 def _keep(path: Path, known: dict[str, Verdicts]) -> None:

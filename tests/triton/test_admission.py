@@ -97,6 +97,18 @@ def test_auto_takes_only_what_was_admitted(monkeypatch: pytest.MonkeyPatch) -> N
     assert calls == ["triton"], "the second process reads the file"
 
 
+def test_a_verdict_is_for_one_gpu_driver_and_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing stands in for torch but the name of the GPU: what is asked for the driver must be there."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU")
+    first = json.loads(admission.identity("triton", "cuda"))
+    assert first[:2] == ["triton", "GPU"]
+    assert first[2] == admission.driver_version()
+    assert first[3] == torch.__version__
+    monkeypatch.setattr(admission, "driver_version", lambda: "another")
+    assert json.loads(admission.identity("triton", "cuda"))[2] == "another"
+    assert json.loads(admission.identity("triton", "cpu"))[:3] == ["triton", "CPU", None]
+
+
 def test_a_kernel_that_ends_the_process_is_set_aside_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
