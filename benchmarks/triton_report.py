@@ -402,7 +402,7 @@ def main() -> int:
         "# Triton kernels, compiled for GPUs that are not here\n",
         "Written by `make triton-report`: every shipped configuration, compiled by Triton "
         f"{triton.__version__} for {', '.join(TARGETS)}.",
-        "No GPU has run them yet. Registers of a thread and bytes of shared memory of a block; the narrowest access to",
+        "Compiled here, not run. Registers of a thread and bytes of shared memory of a block; the narrowest access to",
         "each argument in bytes (NVIDIA).\n",
         "| case | kernel | " + " | ".join(TARGETS) + " | widths on sm_90 | faults |",
         "|---|---|" + "---|" * (len(TARGETS) + 2),
