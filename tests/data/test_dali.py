@@ -3,7 +3,9 @@
 import io
 import subprocess
 import sys
+import tarfile
 import threading
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -164,6 +166,29 @@ def test_1024(tmp_path: Path) -> None:
     put(tmp_path, "b.jpg", smooth(1200, 1030))
     for size in (1024, 256):
         assert_near(by_dali(files(tmp_path, size), 2, 1), by_torch(files(tmp_path, size), 2, 1))
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "shards"])
+def test_archives(tmp_path: Path, kind: str) -> None:
+    for i in range(5):
+        put(tmp_path / "folder", f"{i}.jpg", smooth(80 + i, 70))
+    path = tmp_path / f"pictures.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in (tmp_path / "folder").iterdir():
+                archive.write(file, file.name)
+            archive.writestr("dataset.json", '{"labels": null}')
+    else:
+        shards = [path] if kind == "tar" else [path / "0.tar", path / "1.tar"]
+        shards[0].parent.mkdir(exist_ok=True)
+        for number, shard in enumerate(shards):
+            with tarfile.open(shard, "w") as archive:
+                for file in sorted((tmp_path / "folder").iterdir())[number :: len(shards)]:
+                    archive.add(file, file.name)
+    dataset = files(path)
+    assert_near(by_dali(dataset, 3, 5), by_torch(dataset, 3, 5))
+    assert dataset.skipped == {}
+    assert len(dataset) == 5
 
 
 # ---- the same batches
