@@ -210,8 +210,7 @@ class Loader:
     def _run(self, feed: Feed) -> Iterator[Tensor]:
         if self.device.type == "cpu":
             return self._resized_by_torch(feed)
-        index = self.device.index
-        return self._by_graph(feed, torch.cuda.current_device() if index is None else index, "gpu")
+        return self._by_graph(feed, self.device.index, "gpu")
 
     def _pipeline(self, device_id: int | None, build: Callable[[Any, Any], Any], feed: Feed, mirrors: bool) -> Any:
         from nvidia.dali import Pipeline, fn
@@ -291,14 +290,14 @@ class Loader:
         """Whether DALI's CPU decoder refuses a picture."""
         from nvidia.dali import Pipeline, fn
 
-        data = np.frombuffer(self.dataset.source.read(name), np.uint8)
         pipe = Pipeline(1, 1, None, prefetch_queue_depth=1)
-        with pipe:
-            pipe.set_outputs(decoded(fn.external_source(lambda: [data], batch=True), self.dataset.config, "cpu"))
         try:
+            data = np.frombuffer(self.dataset.source.read(name), np.uint8)
+            with pipe:
+                pipe.set_outputs(decoded(fn.external_source(lambda: [data], batch=True), self.dataset.config, "cpu"))
             pipe.build()
             pipe.run()
-        except RuntimeError:
+        except Exception:  # of DALI, or of a file that is gone
             return True
         return False
 
@@ -355,6 +354,8 @@ def batches(
     are a pure function of (seed, start, rank, world); on a GPU the noise depends on where the loader was started.
     `dataset.skipped` is kept up to date. Raises UserError where no picture is left or DALI fails.
     """
+    if device.type == "cuda" and device.index is None:  # here: another thread has a current device of its own
+        device = torch.device("cuda", torch.cuda.current_device())
     order = IndexBatches(len(dataset), batch_size, seed, start, rank, world)
     loader = Loader(dataset, order, threads, device, dtype, channels_last)
     for batch, skipped in in_background(iter(loader), PREFETCHED):
