@@ -1,7 +1,7 @@
 """Images/s and memory of the loaders: DALI on the CPU, torch's DataLoader with Pillow and with torchvision's decoder.
 
 Two threads or processes each, JPEGs of 178x218 to 64, of 1024x1024 to 256 and to 1024. Correctness first: DALI's
-pictures are Pillow's to within two levels, torchvision's to within four (it decodes whole pictures). The bound is
+pictures are Pillow's to within two levels, torchvision's to within four. The bound is
 decoding alone, by DALI on the same threads. Each row begins anew in every round: loaders work ahead, and one that is
 not asked must not take the others' time.
 """
@@ -30,7 +30,7 @@ from benchmarks import measuring
 from benchmarks.measuring import CLOCK
 from idgan_fast.config import ImagesConfig
 from idgan_fast.data import IndexBatches, batches, dali
-from idgan_fast.data.images import ImageFiles
+from idgan_fast.data.images import ImageFiles, square
 
 WORKERS, ROUNDS, WARM = 2, 5, 3
 CPU = torch.device("cpu")
@@ -71,10 +71,9 @@ class ByTorchvision:
         for index in indices:
             data = torch.frombuffer(bytearray(self.files.source.read(self.files.paths[index])), dtype=torch.uint8)
             x = decode_jpeg(data)
-            side = min(x.shape[1:])
-            top, left = (x.shape[1] - side) // 2, (x.shape[2] - side) // 2
-            square = x[None, :, top : top + side, left : left + side]
-            batch.append(dali.resized(square.permute(0, 2, 3, 1), self.files.size))
+            top, left, side = square(x.shape[1], x.shape[2], None)
+            cropped = x[None, :, top : top + side, left : left + side]
+            batch.append(dali.resized(cropped.permute(0, 2, 3, 1), self.files.size))
         return torch.cat(batch)
 
 
@@ -84,7 +83,7 @@ def by_torchvision(files: ImageFiles, batch_size: int) -> Iterator[Tensor]:
 
 
 def decoding(files: ImageFiles, batch_size: int) -> Iterator[Any]:
-    """What DALI decodes and crops, and nothing else."""
+    """What DALI decodes, and nothing else."""
     order = IndexBatches(len(files), batch_size, 0)
     loader = dali.Loader(files, order, WORKERS, CPU, torch.uint8, False)
     feed = dali.Feed(files, order, set(), {})

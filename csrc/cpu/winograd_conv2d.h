@@ -6,7 +6,7 @@
 //
 // Mapping: first the weight at the 16 points, in panels of two vectors of O: a unit is a panel and kBlock channels of I.
 // Then a unit is a block of tiles: its inputs at the 16 points stay in the L2 cache and meet one panel after the other,
-// kRows tiles times one panel in registers. Bytes: x twice (tiles overlap), y once, the weight 16/9 times and once more
+// TILE_ROWS tiles times one panel in registers. Bytes: x twice (tiles overlap), y once, the weight 16/9 times and once more
 // for each block. Flops a tile: 32 I, 32 I O, 24 O. Accumulation in float (double for double), over I in its order, so
 // that neither blocks nor threads change a result. Inputs above a quarter of the type's largest may overflow; where a
 // convolution gives an infinity, this may give NaN.

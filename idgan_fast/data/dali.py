@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from idgan_fast.config import ImagesConfig
 from idgan_fast.data.background import in_background
 from idgan_fast.data.headers import plain_size
-from idgan_fast.data.images import ImageFiles, TooSmall, require_size, to_mode, unreadable, upright
+from idgan_fast.data.images import ImageFiles, prepared, require_size, square, unreadable
 from idgan_fast.data.order import IndexBatches
 from idgan_fast.data.pixels import to_signed
 from idgan_fast.errors import UserError
@@ -63,13 +63,6 @@ def decoded(encoded: Any, images: ImagesConfig, device: str) -> Any:
     if device == "gpu":
         how.update(device="mixed", jpeg_fancy_upsampling=True)  # as the CPU's decoder and Pillow do
     return fn.decoders.image(encoded, **how)
-
-
-def square(height: Any, width: Any, crop: int | None, least: Callable[[Any, Any], Any] = min) -> tuple[Any, Any, Any]:
-    """Top, left and side of the centred square of `crop` pixels, or as wide as the shorter side."""
-    side = least(height, width)
-    side = side if crop is None else least(side, crop)
-    return (height - side) // 2, (width - side) // 2, side
 
 
 def graph(
@@ -132,7 +125,7 @@ class Feed:
         self._order = iter(order)
 
     def __call__(self) -> Fed:
-        pictures = [self._this_or_next(index) for index in next(self._order)]
+        pictures = [self.dataset.this_or_next(i, self._encoded, self.skipped) for i in next(self._order)]
         rng = torch.Generator().manual_seed(stream(self.seed, self.position, self.rank))
         mirror = torch.randint(2, (len(pictures),), generator=rng, dtype=torch.int32)
         names, encoded = zip(*pictures, strict=True)
@@ -141,34 +134,22 @@ class Feed:
         self.position += 1
         return fed
 
-    def _this_or_next(self, index: int) -> tuple[str, np.ndarray]:
-        paths = self.dataset.paths
-        for step in range(len(paths)):
-            name = paths[(index + step) % len(paths)]
-            if name not in self.skipped:
-                try:
-                    return name, self._encoded(name)
-                except TooSmall as error:
-                    self.skipped[name] = str(error)
-                except Exception as error:  # archives and Pillow raise nearly anything on a damaged file
-                    self.skipped[name] = unreadable(error)
-        raise self.dataset.nothing_left(self.skipped)
-
     def _encoded(self, name: str) -> np.ndarray:
         data, images = self.dataset.source.read(name), self.dataset.config
         size = plain_size(data)
         if size is None or name in self.by_pillow or size[0] * size[1] > (Image.MAX_IMAGE_PIXELS or 0):
-            data, size = _as_ppm(data, images)
-        require_size(size, images)
+            data = _as_ppm(data, images)
+        else:
+            require_size(size, images)
         return np.frombuffer(data, np.uint8)
 
 
-def _as_ppm(data: bytes, images: ImagesConfig) -> tuple[bytes, tuple[int, int]]:
-    """Any picture that Pillow reads, upright, in grey or RGB; and its size."""
+def _as_ppm(data: bytes, images: ImagesConfig) -> bytes:
+    """Any picture that Pillow reads, upright, in grey or RGB. Raises TooSmall."""
     with Image.open(BytesIO(data)) as image:
-        picture = to_mode(upright(image), "L" if images.channels == 1 else "RGB")
+        picture = prepared(image, images)
     kind = b"P5" if images.channels == 1 else b"P6"
-    return b"%s %d %d 255\n" % (kind, *picture.size) + picture.tobytes(), picture.size
+    return b"%s %d %d 255\n" % (kind, *picture.size) + picture.tobytes()
 
 
 # ---- what comes out

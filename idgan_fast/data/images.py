@@ -5,9 +5,11 @@ Framing is deterministic: turn as the EXIF says, centre crop (or squash), Lanczo
 """
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +19,8 @@ from torch import Tensor
 from idgan_fast.config import ImagesConfig
 from idgan_fast.data.sources import Source
 from idgan_fast.errors import UserError
+
+T = TypeVar("T")
 
 
 class TooSmall(Exception):
@@ -73,17 +77,41 @@ def unreadable(error: Exception) -> str:
     return f"unreadable ({type(error).__name__}: {error})"
 
 
-def frame(image: Image.Image, size: int, config: ImagesConfig) -> np.ndarray:
-    """A decoded picture -> uint8 [channels, size, size]. Raises TooSmall."""
+def prepared(image: Image.Image, config: ImagesConfig) -> Image.Image:
+    """An opened picture, decoded, upright and in the run's channels. Raises TooSmall."""
     image = upright(image)
     require_size(image.size, config)
-    image = to_mode(image, "L" if config.channels == 1 else "RGB")
+    return to_mode(image, "L" if config.channels == 1 else "RGB")
+
+
+def square(height: Any, width: Any, crop: int | None, least: Callable[[Any, Any], Any] = min) -> tuple[Any, Any, Any]:
+    """Top, left and side of the centred square of `crop` pixels, or as wide as the shorter side."""
+    side = least(height, width)
+    side = side if crop is None else least(side, crop)
+    return (height - side) // 2, (width - side) // 2, side
+
+
+def frame(image: Image.Image, size: int, config: ImagesConfig) -> np.ndarray:
+    """An opened picture -> uint8 [channels, size, size]. Raises TooSmall."""
+    image = prepared(image, config)
     if config.framing == "crop":
-        side = min(image.size) if config.crop is None else min(*image.size, config.crop)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
+        top, left, side = square(image.height, image.width, config.crop)
         image = image.crop((left, top, left + side, top + side))
     pixels = np.array(image.resize((size, size), Image.Resampling.LANCZOS), np.uint8)
     return pixels.reshape(size, size, config.channels).transpose(2, 0, 1)
+
+
+def attempt(name: str, read: Callable[[str], T], skipped: dict[str, str]) -> T | None:
+    """What `read` gives; None for a picture that cannot be used, which `skipped` then names, with the reason."""
+    if name in skipped:
+        return None
+    try:
+        return read(name)
+    except TooSmall as error:
+        skipped[name] = str(error)
+    except Exception as error:  # archives and the decoders raise nearly anything on a damaged file
+        skipped[name] = unreadable(error)
+    return None
 
 
 class ImageFiles:
@@ -117,13 +145,13 @@ class ImageFiles:
     def __getitem__(self, indices: list[int] | Tensor) -> Tensor:
         if self._cache is not None:
             return self._cache[torch.as_tensor(indices)]
-        return torch.stack([self._read_or_next(int(i)) for i in indices])
+        return torch.stack([self.this_or_next(int(i), self._framed, self.skipped)[1] for i in indices])
 
     def _fill_cache(self) -> None:
         pixels = torch.empty(len(self.paths), self.channels, self.size, self.size, dtype=torch.uint8)
 
         def put(index: int) -> bool:
-            picture = self._read(index)
+            picture = attempt(self.paths[index], self._framed, self.skipped)
             if picture is not None:
                 pixels[index] = picture
             return picture is not None
@@ -131,31 +159,24 @@ class ImageFiles:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             good = torch.tensor(list(pool.map(put, range(len(self.paths)))))
         if not good.any():
-            raise self.nothing_left(self.skipped)
+            raise self._nothing_left(self.skipped)
         self.paths = [path for path, kept in zip(self.paths, good.tolist(), strict=True) if kept]
         self._cache = pixels if good.all() else pixels[good]
 
-    def _read_or_next(self, index: int) -> Tensor:
+    def this_or_next(self, index: int, read: Callable[[str], T], skipped: dict[str, str]) -> tuple[str, T]:
+        """Name and picture at an index, or those of the next good one. Raises UserError: there is none."""
         for step in range(len(self.paths)):
-            picture = self._read((index + step) % len(self.paths))
+            name = self.paths[(index + step) % len(self.paths)]
+            picture = attempt(name, read, skipped)
             if picture is not None:
-                return picture
-        raise self.nothing_left(self.skipped)
+                return name, picture
+        raise self._nothing_left(skipped)
 
-    def _read(self, index: int) -> Tensor | None:
-        name = self.paths[index]
-        if name in self.skipped:
-            return None
-        try:
-            with Image.open(BytesIO(self.source.read(name))) as image:
-                self.shorter_side = self.shorter_side or min(image.size)
-                return torch.from_numpy(frame(image, self.size, self.config).copy())
-        except TooSmall as error:
-            self.skipped[name] = str(error)
-        except Exception as error:  # zipfile and the decoders raise nearly anything on a damaged file
-            self.skipped[name] = unreadable(error)
-        return None
+    def _framed(self, name: str) -> Tensor:
+        with Image.open(BytesIO(self.source.read(name))) as image:
+            self.shorter_side = self.shorter_side or min(image.size)
+            return torch.from_numpy(frame(image, self.size, self.config).copy())
 
-    def nothing_left(self, skipped: dict[str, str]) -> UserError:
+    def _nothing_left(self, skipped: dict[str, str]) -> UserError:
         name, reason = next(iter(skipped.items()))
         return UserError(f"data: none of the {len(skipped)} pictures in {self.path} can be used: {name}: {reason}")
