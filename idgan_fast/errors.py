@@ -18,3 +18,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def disk_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def in_words(error: OSError) -> str:
+    """What went wrong, in a few words."""
+    return "disk full" if disk_full(error) else error.strerror or str(error)

@@ -25,7 +25,7 @@ from idgan_fast.console import Console, format_time
 from idgan_fast.data.shard_workers import in_processes
 from idgan_fast.data.shards import GOES_ON, Job, Settings, Stopped, join, write_part
 from idgan_fast.data.sources import Source
-from idgan_fast.errors import UserError, disk_full, nearest
+from idgan_fast.errors import UserError, in_words, nearest
 from idgan_fast.files import atomically
 from idgan_fast.signals import StopSignal
 
@@ -244,8 +244,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = "idgan-fast pack"
     except MemoryError:
         line, status = f"out of memory; fewer --workers need less, and {GOES_ON}", 2
     except OSError as error:
-        what = "disk full" if disk_full(error) else error.strerror or str(error)
-        line, status = f"{what}: {error.filename or dest}; mend it, and {GOES_ON}", 2
+        line, status = f"{in_words(error)}: {error.filename or dest}; mend it, and {GOES_ON}", 2
     except KeyboardInterrupt:
         line, status = f"interrupted; {GOES_ON}", 130
     print(f"error: {line}", file=sys.stderr)

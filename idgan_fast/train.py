@@ -16,7 +16,7 @@ from idgan_fast.config import Config, flatten
 from idgan_fast.console import Console, StageProgress, format_time
 from idgan_fast.data import Dataset, batches, choose_loader, dali, in_memory, open_data
 from idgan_fast.data.images import ImageFiles
-from idgan_fast.errors import UserError, disk_full
+from idgan_fast.errors import UserError, in_words
 from idgan_fast.evaluate import (
     ACTIVE_NATS,
     READ_BACK,
@@ -341,8 +341,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m idgan_fast.tr
         line += ", and idgan-fast memory, which predicts what a run needs"
         status = 2
     except OSError as error:
-        what = "disk full" if disk_full(error) else error.strerror or str(error)
-        line, status = f"{what}: {error.filename or 'in the run folder'}; mend it, then the same command goes on", 2
+        where = error.filename or "in the run folder"
+        line, status = f"{in_words(error)}: {where}; mend it, then the same command goes on", 2
     except KeyboardInterrupt:
         line, status = "interrupted before a checkpoint could be written", 130
     print(f"error: {line}", file=sys.stderr)
