@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks import measuring
 from benchmarks.measuring import CLOCK
-from idgan_fast.config import ImagesConfig
+from idgan_fast.config.settings import ImagesConfig
 from idgan_fast.data import IndexBatches, batches, dali
 from idgan_fast.data.images import ImageFiles, square
 

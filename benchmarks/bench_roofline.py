@@ -1,4 +1,4 @@
-"""The styled layers of StyleGAN2's generators, forward, float16, beside what idgan_fast.roofline predicted for them.
+"""The styled layers of StyleGAN2's generators, forward, float16, beside what tools/roofline.py predicted for them.
 
 Runs on the devices whose rates the model has. A layer must first agree with the reference in float32. Rows below some
 20 µs are launches; a ratio below floor / predicted would refute the model (docs/roofline.md).
@@ -14,9 +14,9 @@ import torch
 from benchmarks import measuring
 from benchmarks.measuring import CLOCK, DEVICE
 from idgan_fast import ops
-from idgan_fast.costs import Layer
 from idgan_fast.ops.devices import device_key
-from idgan_fast.roofline import default_batch, layers_of, row_of, with_measured
+from idgan_fast.tools.costs.layer import Layer
+from idgan_fast.tools.roofline import default_batch, layers_of, row_of, with_measured
 
 ROUNDS = 21
 TOLERANCE = 5e-3  # RMS error relative to the reference's RMS

@@ -21,10 +21,10 @@ from torch import Tensor
 from benchmarks import measuring
 from benchmarks.measuring import CLOCK
 from benchmarks.public_step import PublicStep
+from idgan_fast.config.presets import PRESETS
 from idgan_fast.models.vae import VAE
-from idgan_fast.precision import choose
-from idgan_fast.presets import PRESETS
-from idgan_fast.stages.gan import GANStage
+from idgan_fast.training.gan import GANStage
+from idgan_fast.training.precision import choose
 
 BATCH = 8
 ROUNDS = 7

@@ -19,12 +19,12 @@ from torch import Tensor
 from benchmarks import measuring, plain_stylegan2
 from benchmarks.bench_step import peak_gflops, resident_peak_mib
 from benchmarks.measuring import CLOCK
+from idgan_fast.config.presets import PRESETS
 from idgan_fast.models.stylegan2 import StyleGAN2Generator
 from idgan_fast.models.vae import VAE
-from idgan_fast.precision import choose
-from idgan_fast.presets import PRESETS
-from idgan_fast.stages.gan import GANStage
-from idgan_fast.stages.networks import build_networks
+from idgan_fast.training.gan import GANStage
+from idgan_fast.training.networks import build_networks
+from idgan_fast.training.precision import choose
 
 DEVICE = torch.device(measuring.DEVICE)
 ROUNDS = 9

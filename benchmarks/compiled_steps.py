@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from benchmarks import measuring
-from idgan_fast.config import Config
-from idgan_fast.graphs import Graphs
+from idgan_fast.config.presets import PRESETS
+from idgan_fast.config.settings import Config
 from idgan_fast.models.vae import VAE
-from idgan_fast.precision import choose
-from idgan_fast.presets import PRESETS
-from idgan_fast.stages.gan import GANStage
-from idgan_fast.stages.vae import VAEStage
+from idgan_fast.training.gan import GANStage
+from idgan_fast.training.precision import choose
+from idgan_fast.training.step_compiler import Graphs
+from idgan_fast.training.vae import VAEStage
 
 BATCH, ROUNDS = 8, 9
 DEVICE = torch.device(measuring.DEVICE)

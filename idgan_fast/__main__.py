@@ -9,11 +9,11 @@ from idgan_fast.errors import nearest
 # Each names a module with main(argv, prog) -> exit status; imported only when asked for.
 COMMANDS = {
     "train": ("idgan_fast.train", "train both stages of ID-GAN"),
-    "doctor": ("idgan_fast.doctor", "show what is installed and usable, and check every operator here"),
-    "pack": ("idgan_fast.pack", "resize pictures into a zip or tar shards, for faster and smaller data"),
-    "memory": ("idgan_fast.memory", "predict the peak memory of a training run without running it"),
-    "roofline": ("idgan_fast.roofline", "predict flops, bytes and time of every layer on A100, H100 and H200"),
-    "tune": ("idgan_fast.tune", "measure the fastest tiles of a preset's layers on this GPU, for later runs"),
+    "doctor": ("idgan_fast.tools.doctor", "show what is installed and usable, and check every operator here"),
+    "pack": ("idgan_fast.tools.pack", "resize pictures into a zip or tar shards, for faster and smaller data"),
+    "memory": ("idgan_fast.tools.memory", "predict the peak memory of a training run without running it"),
+    "roofline": ("idgan_fast.tools.roofline", "predict flops, bytes and time of every layer on A100, H100 and H200"),
+    "tune": ("idgan_fast.tools.tune", "measure the fastest tiles of a preset's layers on this GPU, for later runs"),
 }
 
 

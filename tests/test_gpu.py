@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from idgan_fast.config import ImagesConfig
+from idgan_fast.config.settings import ImagesConfig
 from idgan_fast.data import dali
 from idgan_fast.data.images import ImageFiles
 from idgan_fast.ops import _dispatch, admission, samples

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from idgan_fast.config import Config
+from idgan_fast.config.settings import Config
 from idgan_fast.data import dali
 from idgan_fast.data.dsprites import DSprites, DSpritesFile
 from idgan_fast.data.images import ImageFiles

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from idgan_fast.config import ImagesConfig
+from idgan_fast.config.settings import ImagesConfig
 from idgan_fast.data.background import in_background
 from idgan_fast.data.headers import plain_size
 from idgan_fast.data.images import ImageFiles, prepared, require_size, square, unreadable

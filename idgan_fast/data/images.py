@@ -16,7 +16,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from idgan_fast.config import ImagesConfig
+from idgan_fast.config.settings import ImagesConfig
 from idgan_fast.data.sources import Source
 from idgan_fast.errors import UserError
 

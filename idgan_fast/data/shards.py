@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
-from idgan_fast.config import ImagesConfig
+from idgan_fast.config.settings import ImagesConfig
 from idgan_fast.data.images import TooSmall, frame, unreadable
 from idgan_fast.data.sources import Source
 from idgan_fast.errors import UserError

@@ -1,7 +1,7 @@
 """The operators of StyleGAN-type networks: exact, differentiable as often as needed, one face over many backends."""
 
-from idgan_fast.ops import conv2d_gradfix
-from idgan_fast.ops._dispatch import BACKENDS, BackendError, backend
+from idgan_fast.ops import admission, conv2d_gradfix
+from idgan_fast.ops._dispatch import BACKENDS, BackendError, backend, verify_gpu_kernels_by
 from idgan_fast.ops.available import available
 from idgan_fast.ops.bias_act import bias_act
 from idgan_fast.ops.conv2d_resample import conv2d_resample
@@ -11,6 +11,8 @@ from idgan_fast.ops.modulated_conv2d import modulated_conv2d
 from idgan_fast.ops.modules import Blur, Downsample, FusedLeakyReLU, ModulatedConv2d, Upsample
 from idgan_fast.ops.styled_conv2d import chained_styled_conv2d, styled_conv2d
 from idgan_fast.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
+
+verify_gpu_kernels_by(admission.refused)
 
 __all__ = [
     "BACKENDS",

@@ -107,13 +107,21 @@ def why_not(backend: str, names: tuple[str, ...], device: str) -> str | None:
     return f"no Triton kernel of {', '.join(missing)} in this installation" if missing else None
 
 
+Verifier = Callable[[str, tuple[str, ...], str], str | None]
+_verifier: Verifier | None = None
+
+
+def verify_gpu_kernels_by(verifier: Verifier) -> None:
+    """Sets what says why `auto` may not take a backend's kernels on a device type; None where it may."""
+    global _verifier
+    _verifier = verifier
+
+
 def refused(backend: str, names: tuple[str, ...], device: str) -> str | None:
     """Why a backend that can run is not to be chosen: on a GPU its kernels must have agreed with the reference."""
-    if device != "cuda" or backend == "reference":
+    if device != "cuda" or backend == "reference" or _verifier is None:
         return None
-    from idgan_fast.ops import admission  # needs the operators, which need this module
-
-    return admission.refused(backend, names, device)
+    return _verifier(backend, names, device)
 
 
 @cache

@@ -2,11 +2,11 @@
 
 import pytest
 
-from idgan_fast import train
+from idgan_fast.run import trainer
 
 
 @pytest.fixture(autouse=True)
 def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure on little."""
-    monkeypatch.setattr(train, "ENCODED", 64)
-    monkeypatch.setattr(train, "ENCODED_WITH_FACTORS", 64)
+    monkeypatch.setattr(trainer, "ENCODED", 64)
+    monkeypatch.setattr(trainer, "ENCODED_WITH_FACTORS", 64)

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from idgan_fast import doctor
 from idgan_fast.__main__ import main
 from idgan_fast.ops import cases
+from idgan_fast.tools import doctor
 
 
 @pytest.fixture(autouse=True)

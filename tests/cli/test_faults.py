@@ -12,7 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from idgan_fast import checkpoint, pictures, train
+from idgan_fast import train
+from idgan_fast.evaluation import drawing
+from idgan_fast.run import checkpoint, trainer
 from tests.common import TINY, TINY_IMAGES
 
 
@@ -118,7 +120,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_checkpoint(
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pictures, "traversal", no_memory)
+        patch.setattr(drawing, "traversal", no_memory)
         assert run_train(*TINY, "--out", str(run), "--picture-every", "6") == 2
     assert "out of memory" in error_line(capsys)
     assert checkpoint.newest_first(run / "checkpoints")[0].name == "gan-00000006.pt"
@@ -127,8 +129,8 @@ def test_a_picture_that_cannot_be_drawn_costs_no_checkpoint(
 
 
 def test_slow_runs_log_and_save_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "LOG_SECONDS", -1.0)
-    monkeypatch.setattr(train, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(trainer, "LOG_SECONDS", -1.0)
+    monkeypatch.setattr(trainer, "SAVE_SECONDS", -1.0)
     rarely = ["--log-every", "1000", "--save-every", "1000", "--picture-every", "1000"]
     run = tmp_path / "run"
     assert run_train(*TINY, *rarely, "--out", str(run)) == 0

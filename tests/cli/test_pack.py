@@ -19,11 +19,12 @@ import pytest
 import torch
 from PIL import Image
 
-from idgan_fast import __main__, pack
-from idgan_fast.config import ImagesConfig
+from idgan_fast import __main__
+from idgan_fast.config.settings import ImagesConfig
 from idgan_fast.data import shards
 from idgan_fast.data.images import ImageFiles, frame
 from idgan_fast.data.sources import Source
+from idgan_fast.tools import pack
 
 SMALL = ("--size", "16", "--shard-size", "3", "--workers", "1")
 BAD = {"b1.png": b"this is no picture", "b4.png": b""}  # after b.png: places 2 and 5 of test_skipped's pictures
@@ -548,7 +549,7 @@ def test_two_runs_do_not_share_a_place(pictures: Path, tmp_path: Path, capsys: p
 def test_lines_of_progress(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("idgan_fast.console.QUIET_SECONDS", -1.0)
+    monkeypatch.setattr("idgan_fast.run.console.QUIET_SECONDS", -1.0)
     assert run(pictures, tmp_path / "out.zip") == 0
     first, *progress, last = capsys.readouterr().out.splitlines()
     assert first == f"pack: 8 pictures in {pictures}; 0 of them are done already"

@@ -8,12 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from idgan_fast import checkpoint, train
-from idgan_fast.arguments import parse
-from idgan_fast.choices import choose_compile
-from idgan_fast.graphs import Graphs
-from idgan_fast.precision import Precision
-from idgan_fast.stages.networks import build_networks
+from idgan_fast import train
+from idgan_fast.config.arguments import parse
+from idgan_fast.run import checkpoint, trainer
+from idgan_fast.run.resolved_settings import choose_compile
+from idgan_fast.training.networks import build_networks
+from idgan_fast.training.precision import Precision
+from idgan_fast.training.step_compiler import Graphs
 from tests.common import TINY, assert_equal, error_of
 
 STYLED = [
@@ -77,7 +78,7 @@ def test_the_choice_to_compile_is_kept(
 
     marked: list[str] = []
     monkeypatch.setattr(Graphs, "step", step)
-    monkeypatch.setattr(train, "mark_warm", marked.append)
+    monkeypatch.setattr(trainer, "mark_warm", marked.append)
     out = tmp_path / "run"
     assert run(pictures, out, "--compile", "on", "--gan.iters", "2") == 0
     assert newest(out)["choices"]["compile"] == "on"

@@ -11,9 +11,10 @@ import torch
 import yaml
 from PIL import Image
 
-from idgan_fast import checkpoint, train
-from idgan_fast.stages.gan import GANStage
-from idgan_fast.stages.vae import VAEStage
+from idgan_fast import train
+from idgan_fast.run import checkpoint
+from idgan_fast.training.gan import GANStage
+from idgan_fast.training.vae import VAEStage
 from tests.common import TINY, TINY_IMAGES, assert_equal
 
 
@@ -179,9 +180,9 @@ def test_resume_never_keeps_the_old_run(tmp_path: Path) -> None:
 def test_auto_precision_stays_after_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What --amp auto chose is part of the checkpoint."""
     run = tmp_path / "run"
-    monkeypatch.setattr("idgan_fast.precision._cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("idgan_fast.training.precision._cpu_has_bf16", lambda: True)
     assert run_train([*TINY, "--out", str(run), "--amp"]) == 0
-    monkeypatch.setattr("idgan_fast.precision._cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("idgan_fast.training.precision._cpu_has_bf16", lambda: False)
     assert run_train([*TINY, "--out", str(run), "--amp", "--gan.iters", "7"]) == 0
     newest = checkpoint.load(checkpoint.newest_first(run / "checkpoints")[0])
     assert newest["choices"]["amp"] == "bf16"

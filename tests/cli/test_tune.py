@@ -2,7 +2,7 @@
 
 import pytest
 
-from idgan_fast.tune import main
+from idgan_fast.tools.tune import main
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from idgan_fast.arguments import parse
-from idgan_fast.config import ImagesConfig
+from idgan_fast.config.arguments import parse
+from idgan_fast.config.settings import ImagesConfig
 from idgan_fast.data import IndexBatches, batches, open_data, to_signed, to_unit
 from idgan_fast.data.dsprites import DSprites, DSpritesFile
 from idgan_fast.data.images import ImageFiles

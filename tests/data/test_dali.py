@@ -21,7 +21,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from idgan_fast.config import Config, ImagesConfig
+from idgan_fast.config.settings import Config, ImagesConfig
 from idgan_fast.data import IndexBatches, batches, choose_loader, dali, open_data
 from idgan_fast.data.background import in_background
 from idgan_fast.data.headers import plain_size
@@ -496,7 +496,7 @@ def test_the_thread_ends_with_its_reader(tmp_path: Path) -> None:
 def test_a_process_may_end_in_the_middle(tmp_path: Path) -> None:
     numbered(tmp_path, 5)
     code = (
-        "import sys, torch; from pathlib import Path; from idgan_fast.config import ImagesConfig\n"
+        "import sys, torch; from pathlib import Path; from idgan_fast.config.settings import ImagesConfig\n"
         "from idgan_fast.data import dali; from idgan_fast.data.images import ImageFiles\n"
         "dataset = ImageFiles(Path(sys.argv[1]), 64, ImagesConfig(cache_gib=0.0))\n"
         "source = dali.batches(dataset, 2, 0, 0, 1, torch.device('cpu')); print(next(source).shape)\n"

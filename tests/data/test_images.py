@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from idgan_fast.config import ImagesConfig
+from idgan_fast.config.settings import ImagesConfig
 from idgan_fast.data import batches
 from idgan_fast.data.images import ImageFiles
 from tests.common import error_of

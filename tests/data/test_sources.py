@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from idgan_fast.config import ImagesConfig
+from idgan_fast.config.settings import ImagesConfig
 from idgan_fast.data.images import ImageFiles
 from idgan_fast.data.sources import Source
 from tests.common import error_of

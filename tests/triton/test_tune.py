@@ -12,11 +12,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from idgan_fast import tune
-from idgan_fast.costs import Layer
 from idgan_fast.kernels import conv_tiles, conv_wgrad, modulated_conv2d
 from idgan_fast.kernels.cache import read
 from idgan_fast.ops import conv_plan
+from idgan_fast.tools import tune
+from idgan_fast.tools.costs.layer import Layer
 
 CPU = torch.device("cpu")
 LAYERS = [

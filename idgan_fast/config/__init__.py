@@ -1,0 +1,1 @@
+"""Settings of a run: their fields, the presets, and the command line that sets them."""

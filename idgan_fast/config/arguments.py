@@ -1,0 +1,158 @@
+"""The command line -> settings: the preset's, then those of `--config FILE`, then those of the flags."""
+
+import contextlib
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from io import StringIO
+from itertools import takewhile
+from pathlib import Path
+
+import tyro
+
+from idgan_fast.config.presets import preset
+from idgan_fast.config.settings import Config, flatten, override, read_yaml
+from idgan_fast.errors import UserError, nearest
+
+
+def normalise(argv: Sequence[str]) -> list[str]:
+    """Give a bare --amp its value (auto), which the parser insists on."""
+    result: list[str] = []
+    for position, argument in enumerate(argv):
+        result.append(argument)
+        if argument == "--amp":
+            following = argv[position + 1] if position + 1 < len(argv) else "--"
+            if following.startswith("-"):
+                result.append("auto")
+    return result
+
+
+def _given(argv: Sequence[str], flag: str) -> str | None:
+    """The last value of `flag` in the arguments, before they are parsed."""
+    found = None
+    for position, argument in enumerate(argv):
+        if argument == flag and position + 1 < len(argv):
+            found = argv[position + 1]
+        elif argument.startswith(flag + "="):
+            found = argument.split("=", 1)[1]
+    return found
+
+
+def parse(argv: Sequence[str], prog: str = "idgan-fast train", needs_data: bool = True) -> Config:
+    """The command line -> settings, complete and checked. Raises UserError; SystemExit after --help."""
+    argv = normalise(argv)
+    file = _given(argv, "--config")
+    values = read_yaml(Path(file)) if file is not None else {}
+    name = str(_given(argv, "--preset") or values.get("preset") or Config.preset)
+    base = override(preset(name), {**values, "preset": name})
+    given = _given(argv, "--batch-size")
+    if given is not None and given.isdecimal():
+        base = replace(base, batch_size=int(given))
+    base = _spread_batch_size(base)  # before the flags, so that --gan.batch-size wins over --batch-size
+    config, unknown = _parse_flags(argv, base, prog)
+    if unknown:
+        flags = ["--" + key.replace("_", "-") for key in flatten(base) if key != "dataset"]
+        raise UserError(f"{unknown[0]}: no such option; {nearest(unknown[0].split('=')[0], flags)}")
+    config = replace(config, batch_size=None)
+    check(config, needs_data)
+    return config
+
+
+def _parse_flags(argv: Sequence[str], base: Config, prog: str) -> tuple[Config, list[str]]:
+    """tyro's parser; its boxed message about a wrong value becomes one line."""
+    errors = StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(Config, prog=prog, args=argv, default=base, return_unknown_args=True)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        lines = [line.strip(" │|─-╭╮╰╯") for line in errors.getvalue().splitlines()]
+        _, *body = filter(None, lines)  # a title, the message, help
+        said = takewhile(lambda line: not line.startswith(("For full helptext", "Argument helptext")), body)
+        raise UserError(f"{' '.join(said).rstrip('.')}; {prog} --help shows what there is") from None
+
+
+def _spread_batch_size(config: Config) -> Config:
+    """`batch_size` put into both stages."""
+    if config.batch_size is None:
+        return config
+    return replace(
+        config,
+        batch_size=None,
+        vae=replace(config.vae, batch_size=config.batch_size),
+        gan=replace(config.gan, batch_size=config.batch_size),
+    )
+
+
+# Least and greatest value of the numbers that have one, by the end of their names.
+BOUNDS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("iters", "workers", "s_dim", "min_side", "cache_gib", "low_precision_levels"), (0, math.inf)),
+    **dict.fromkeys(("batch_size", "c_dim", "w_dim", "width", "crop", "_every", "path_shrink"), (1, math.inf)),
+    **dict.fromkeys(("channel_base", "channel_max", "mapping_layers", "ada_images"), (1, math.inf)),
+    **dict.fromkeys(("distill_warmup", "distill_eps", "path_weight"), (0, math.inf)),
+    **dict.fromkeys(("beta", "beta_start", "lr", "lr_g", "lr_d", "r1_weight", "distill_weight"), (0, math.inf)),
+    **dict.fromkeys(
+        (
+            "beta_hold",
+            "beta_reach",
+            "lr_warmup",
+            "lr_decay",
+            "ema",
+            "ema_rampup",
+            "style_mixing",
+            "ada_target",
+            "square_decay",
+        ),
+        (0, 1),
+    ),
+    "seed": (0, 2**32),
+}
+
+
+def _check_bounds(config: Config) -> None:
+    for key, value in flatten(config).items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        low, high = next((bounds for end, bounds in BOUNDS.items() if key.endswith(end)), (-math.inf, math.inf))
+        if not (low <= value <= high and math.isfinite(value)):
+            wanted = f"from {low} to {high}" if high < math.inf else f"at least {low}"
+            raise UserError(f"--{key.replace('_', '-')}: must be {wanted}, got {value}")
+
+
+def check(config: Config, needs_data: bool = True) -> None:
+    """Raise UserError where the settings cannot work or contradict each other."""
+    _check_bounds(config)
+    if needs_data and config.data is None and config.dataset == "images":
+        raise UserError(f"--data: the preset {config.preset} trains on your pictures: give a folder or a zip of them")
+    if config.data is not None and config.dataset == "dsprites" and config.data.suffix != ".npz":
+        raise UserError(
+            f"--data: the preset {config.preset} takes the public dSprites .npz or nothing, got {config.data}; "
+            "for pictures choose another preset, such as images-quick"
+        )
+    if config.vae.beta_start == 0:
+        raise UserError("--vae.beta-start: must be above 0, as beta falls geometrically from it; got 0")
+    size, gan = config.images.size, config.gan
+    if config.dataset == "dsprites" and size != 64:
+        raise UserError(f"--images.size: dSprites has pictures of 64x64, got {size}")
+    if size not in (64, 128, 256, 512, 1024):
+        raise UserError(f"--images.size: must be 64, 128, 256, 512 or 1024, got {size}")
+    if gan.model == "dsprites" and size != 64:
+        raise UserError(f"--gan.model dsprites: works at --images.size 64, got {size}; use resnet")
+    if gan.bottleneck and gan.model != "resnet":
+        raise UserError(f"--gan.bottleneck: is the ResNet discriminator's, got --gan.model {gan.model}")
+    if gan.square_decay == 1:
+        raise UserError(f"--gan.square-decay: must be less than 1, got {gan.square_decay}")
+    styled = gan.stylegan2
+    seen = [4 << i for i in range(9) if styled.code_from <= 4 << i <= min(styled.code_to, size)]
+    if gan.model == "stylegan2" and styled.code == "style" and not seen:
+        raise UserError(
+            f"--gan.stylegan2.code-from, code-to: no resolution from 4 to {size} lies in {styled.code_from} to "
+            f"{styled.code_to}, so that G would not see c"
+        )
+    if gan.model == "stylegan2" and gan.s_dim == 0:
+        raise UserError("--gan.s-dim: StyleGAN2's mapping network needs at least 1, got 0")
+    if gan.model == "stylegan2" and gan.stylegan2.recompute and config.compile == "on":
+        raise UserError("--compile on: the compiler cannot recompute; leave out --gan.stylegan2.recompute")
+    if gan.warm_start and (gan.model != "dsprites" or gan.width != config.vae.width):
+        raise UserError("--gan.warm-start: needs --gan.model dsprites and --gan.width equal to --vae.width")

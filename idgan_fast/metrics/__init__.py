@@ -1,1 +1,0 @@
-"""Measures of disentanglement and of images."""

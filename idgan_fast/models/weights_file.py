@@ -1,0 +1,39 @@
+"""Files that torch.save wrote: read weights-only, their checksums verified."""
+
+import pickle
+import warnings
+import zipfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from idgan_fast.errors import UserError
+
+
+class Damaged(UserError):
+    """The file was read and is not what was once written."""
+
+
+def read_weights(path: Path) -> Any:
+    """Tensors and plain values of a file, on the CPU. Raises UserError, or Damaged where its content is wrong."""
+    try:
+        content = BytesIO(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"checkpoint: cannot read {path}: {error.strerror or error}") from error
+    try:
+        if zipfile.is_zipfile(content):
+            with zipfile.ZipFile(content) as archive:
+                damaged = archive.testzip()  # torch.load does not look at the checksums
+            if damaged is not None:
+                raise ValueError(f"the checksum of {damaged} is wrong")
+        content.seek(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols, beside our one line
+            return torch.load(content, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise Damaged(f"checkpoint: {path} is damaged, or holds more than tensors and plain values") from error
+    except Exception as error:  # a damaged file can make the unpickler raise anything
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise Damaged(f"checkpoint: {path} is damaged or no checkpoint ({reason})") from error

@@ -1,0 +1,1 @@
+"""One training run: its folder, its checkpoints, its loop, and what it says."""

@@ -1,0 +1,114 @@
+"""A run's folder: settings, statistics and where everything else goes."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+from torch.utils.tensorboard import SummaryWriter
+
+from idgan_fast.config.settings import Config, to_yaml
+from idgan_fast.errors import UserError
+from idgan_fast.run.checkpoint import STAGES, write_atomically
+
+PICTURES = {"samples": "gan", "traversals": "gan", "reconstructions": "vae"}  # which stage draws them
+
+
+class RunFolder:
+    """config.yaml, stats.jsonl, tensorboard/, checkpoints/, three folders of pictures, report.html, summary.json."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self._stats = path / "stats.jsonl"
+        self._writers: dict[str, SummaryWriter] = {}
+        self._lock_file: IO[str] | None = None
+
+    def prepare(self, config: Config) -> None:
+        for name in ("checkpoints", *PICTURES):
+            (self.path / name).mkdir(parents=True, exist_ok=True)
+        self._lock()
+        write_atomically(self.path / "config.yaml", to_yaml(config).encode())
+
+    def _lock(self) -> None:
+        """Hold the folder for this process. Raises UserError if another one holds it."""
+        if fcntl is None:
+            return
+        self._lock_file = open(self.path / ".lock", "w")  # noqa: SIM115 (open for as long as the process lives)
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"--out: another process is training into {self.path}; give another folder") from error
+
+    def set_aside(self) -> Path | None:
+        """Rename an existing run out of the way; where it is now."""
+        if not any((self.path / name).exists() for name in ("config.yaml", "checkpoints")):
+            return None
+        number = 1
+        while (old := self.path.with_name(f"{self.path.name}-old{number}")).exists():
+            number += 1
+        self.path.rename(old)
+        return old
+
+    def picture(self, kind: str, stage: str, iteration: int) -> Path:
+        return self.path / kind / f"{stage}-{iteration:07d}.png"
+
+    def has_pictures(self, stage: str, iteration: int) -> bool:
+        return all(self.picture(kind, by, iteration).exists() for kind, by in PICTURES.items() if by == stage)
+
+    def newest_picture(self, kind: str, stage: str) -> Path | None:
+        found = sorted((self.path / kind).glob(f"{stage}-*.png"))
+        return found[-1] if found else None
+
+    def log(self, stage: str, iteration: int, values: dict[str, Any]) -> None:
+        """One line of stats.jsonl and, for the numbers in it, TensorBoard. What is not finite becomes null."""
+        values = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
+        with open(self._stats, "a") as file:
+            file.write(json.dumps({"stage": stage, "iteration": iteration, **values}) + "\n")
+        writer = self._writer(stage)
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                writer.add_scalar(f"{stage}/{name}", value, iteration)
+
+    def _writer(self, stage: str, purge_step: int | None = None) -> SummaryWriter:
+        if stage not in self._writers:
+            self._writers[stage] = SummaryWriter(str(self.path / "tensorboard" / stage), purge_step=purge_step)
+        return self._writers[stage]
+
+    def rewind(self, stage: str = STAGES[0], iteration: int = 0) -> None:
+        """Forget statistics and pictures after `iteration` of `stage`: a resumed run makes them again."""
+        here = (STAGES.index(stage), iteration)
+        kept = [row for row in self.stats() if (STAGES.index(row["stage"]), row["iteration"]) <= here]
+        write_atomically(self._stats, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        for path in (path for kind in PICTURES for path in (self.path / kind).glob("*-*.png")):
+            name, number = path.stem.split("-")
+            if (STAGES.index(name), int(number)) > here:
+                path.unlink()
+        for later in STAGES[STAGES.index(stage) + 1 :]:
+            shutil.rmtree(self.path / "tensorboard" / later, ignore_errors=True)
+        self._writer(stage, purge_step=iteration + 1)
+
+    def stats(self) -> list[dict[str, Any]]:
+        """The lines so far; one cut short by a crash is left out."""
+        if not self._stats.exists():
+            return []
+        rows = []
+        for line in self._stats.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return rows
+
+    def close(self) -> None:
+        """Write out what TensorBoard still holds and let the folder go."""
+        for writer in self._writers.values():
+            writer.close()
+        if self._lock_file is not None:
+            self._lock_file.close()

@@ -1,1 +1,0 @@
-"""The two stages: one file each, holding its networks, optimisers and one training step."""

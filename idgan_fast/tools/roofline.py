@@ -1,0 +1,241 @@
+"""`idgan-fast roofline`: the least time of every layer on a GPU, and that of our kernels and of public ones, predicted.
+
+A model from shapes and datasheets, written down before any GPU ran the kernels, so that measurements can refute it.
+
+    floor     max(flops / dense peak, compulsory bytes / bandwidth); compulsory: each input, weight, output once
+    ours      the sum over the kernels of our form of max(flops / peak, bytes / bandwidth)
+    unfused   the same for the public operators (stylegan2-ada's; for the ResNet family plain torch)
+
+No kernel whose data comes from memory may beat the floor. The model knows no launches (some microseconds a kernel), no
+partly filled waves and nothing that stays in a cache from one kernel to the next. flops are those of convolutions and
+matrix products; filters and pointwise work are hidden behind their bytes.
+
+How our kernels move memory (I, A: input and output activations; W: weight)
+
+    styled conv        one implicit GEMM with the style in its prologue and demodulation, noise, bias, leaky ReLU and
+                       clamp in its epilogue: I + W + noise + A; before it the coefficients: W and its sums of squares
+    styled conv up=2   the faster of two forms (idgan_fast.ops.up2_plan): composite, I + 4W + noise + A at 4 times the
+                       arithmetic, after making 4W; or two kernels, I + W + M, then M + noise + A with M = (2H + 1)^2
+    to-RGB             1x1 modulated convolution with bias, one kernel: I + W + A
+    skip up=2          upsampling and addition in one kernel: a quarter and this level's image read, the sum written
+    D: conv            torch's convolution, then bias and leaky ReLU in one pass in place: I + W + A, then 2A
+    D: conv down=2     blur, I + M; convolution of stride 2, M + W + A; bias and leaky ReLU, 2A
+    D: shortcut        downsampling, I + I/4; 1x1 convolution, I/4 + W + A; addition, 3A
+    ResNet             plain torch, as the project runs it: each operator reads and writes
+
+So in the discriminator and in the ResNet family ours is the public form but for one pass, and no gain is predicted.
+The passes of the unfused form are listed in idgan_fast.tools.costs.stylegan2. Everything is in the one type of --dtype.
+"""
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from idgan_fast.config.presets import PRESETS
+from idgan_fast.errors import UserError, nearest
+from idgan_fast.ops.devices import DEVICES
+from idgan_fast.ops.up2_plan import composite_is_faster, seconds
+from idgan_fast.tools.costs.layer import Layer
+from idgan_fast.tools.costs.resnet import resnet_layers
+from idgan_fast.tools.costs.stylegan2 import stylegan2_layers
+
+ELEMENT = {"fp16": 2, "bf16": 2, "tf32": 4, "fp32": 4}  # bytes of a number
+STYLEGAN2 = {  # size, channel base
+    name: (config.images.size, config.gan.stylegan2.channel_base)
+    for name, config in PRESETS.items()
+    if config.gan.model == "stylegan2"
+}
+RESNET = [name for name, config in PRESETS.items() if config.gan.model == "resnet"]
+
+Row = dict[str, str | int | float]
+
+
+def layers_of(preset: str, n: int, dtype: str) -> list[Layer]:
+    """The layers of a preset's G and D at batch n. Raises UserError for an unknown preset."""
+    if preset in STYLEGAN2:
+        return stylegan2_layers(*STYLEGAN2[preset], n, ELEMENT[dtype])
+    if preset not in RESNET:
+        raise UserError(f"--preset: no model of {preset!r}; {nearest(preset, [*STYLEGAN2, *RESNET])}")
+    return resnet_layers(PRESETS[preset], n, ELEMENT[dtype])
+
+
+def default_batch(preset: str) -> int:
+    size = STYLEGAN2[preset][0] if preset in STYLEGAN2 else PRESETS[preset].images.size if preset in PRESETS else 0
+    return 4 if size >= 1024 else 8
+
+
+def row_of(layer: Layer, dtype: str) -> Row:
+    """A line of the CSV: shapes, flops, bytes, and for every device the bound and the predicted microseconds."""
+    row: Row = {
+        "network": layer.network,
+        "layer": layer.name,
+        "kind": layer.kind,
+        "n": layer.n,
+        "c_in": layer.c_in,
+        "c_out": layer.c_out,
+        "size_in": layer.size_in,
+        "size_out": layer.size_out,
+        "flops": layer.flops,
+        "compulsory_bytes": layer.compulsory,
+        "unfused_bytes": sum(kernel.bytes for kernel in layer.unfused),
+    }
+    for key, device in DEVICES.items():
+        peak, bandwidth = device.rates(dtype)
+        arithmetic, memory = layer.flops / peak, layer.compulsory / bandwidth
+        kernels, plan = layer.ours, ""
+        if layer.composite is not None:
+            shape = (layer.n, layer.c_in, layer.c_out, layer.size_in, layer.size_in)
+            plan = "two kernels"
+            if composite_is_faster(*shape, ELEMENT[dtype], peak, bandwidth):
+                kernels, plan = layer.composite, "composite"
+        row |= {
+            f"{key}_bound": "compute" if arithmetic > memory else "memory",
+            f"{key}_floor_predicted_us": _us(max(arithmetic, memory)),
+            f"{key}_plan": plan,
+            f"{key}_ours_bytes": sum(kernel.bytes for kernel in kernels),
+            f"{key}_ours_predicted_us": _us(seconds(kernels, peak, bandwidth)),
+            f"{key}_unfused_predicted_us": _us(seconds(layer.unfused, peak, bandwidth)),
+        }
+    return row
+
+
+def _us(value: float) -> float:
+    return round(value * 1e6, 3)
+
+
+def rows_of(layers: Sequence[Layer], dtype: str) -> list[Row]:
+    """A row for every layer, and after those of a network its totals: flops, bytes and microseconds added up."""
+    rows: list[Row] = []
+    for network in dict.fromkeys(layer.network for layer in layers):
+        mine = [row_of(layer, dtype) for layer in layers if layer.network == network]
+        total: Row = dict.fromkeys(mine[0], "")
+        total |= {"network": network, "layer": "total", "n": mine[0]["n"]}
+        for column in mine[0]:
+            if column == "flops" or column.endswith(("_bytes", "_us")):
+                total[column] = round(sum(float(row[column]) for row in mine), 3 if column.endswith("_us") else None)
+        rows += [*mine, total]
+    return rows
+
+
+def with_measured(rows: Sequence[Row], device: str, measured: Mapping[tuple[str, str], float]) -> list[Row]:
+    """The rows with two columns more: 'measured' (µs) and 'measured / predicted' (ours on that device).
+
+    device: a key of DEVICES. measured: (network, layer) -> microseconds; layers without one stay blank, and a
+    network's totals are filled in only when all of its layers are there.
+    Raises ValueError, one line, for an unknown device, an unknown layer or a time that is not positive.
+    """
+    if device not in DEVICES:
+        raise ValueError(f"with_measured: no device {device!r}; {nearest(device, DEVICES)}")
+    known = [(str(row["network"]), str(row["layer"])) for row in rows if row["layer"] != "total"]
+    for key, value in measured.items():
+        if key not in known:
+            raise ValueError(f"with_measured: no layer {' '.join(key)}")
+        if not value > 0:
+            raise ValueError(f"with_measured: {' '.join(key)} must take a positive time in µs, got {value}")
+    extended: list[Row] = []
+    for row in rows:
+        network, layer = str(row["network"]), str(row["layer"])
+        times = [measured.get(key) for key in known if key[0] == network and layer in (key[1], "total")]
+        there = [taken for taken in times if taken is not None]
+        new: Row = {"measured": "", "measured / predicted": ""}
+        if len(there) == len(times):
+            taken, predicted = sum(there), float(row[f"{device}_ours_predicted_us"])
+            new = {"measured": round(taken, 3), "measured / predicted": round(taken / predicted, 3)}
+        extended.append({**row, **new})
+    return extended
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Text with a head line; microseconds with three places."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(rows[0])
+    for row in rows:
+        writer.writerow([f"{value:.3f}" if isinstance(value, float) else value for value in row.values()])
+    return text.getvalue()
+
+
+def show(rows: Sequence[Row], title: str) -> None:
+    """Print a table for each network, and what its columns are."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=160)
+    for network in dict.fromkeys(row["network"] for row in rows):
+        table = Table(box=None, title=f"{network} of {title}, forward, predicted", title_justify="left")
+        table.add_column("layer", no_wrap=True)
+        table.add_column("kind", no_wrap=True)
+        table.add_column("N x C, size", no_wrap=True)
+        for name in ("GFLOP", "MB least", "ours", "unfused"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for key in DEVICES:
+            table.add_column(f"{key.upper()} floor", justify="right", no_wrap=True)
+            table.add_column("ours", justify="right", no_wrap=True)
+        for row in rows:
+            if row["network"] == network:
+                table.add_row(*_cells(row), style="bold" if row["layer"] == "total" else None)
+        console.print(table)
+        console.print()
+    console.print(
+        "MB: least (compulsory), of our kernels (in the order of the devices where they differ), of public operators."
+    )
+    console.print("µs: floor, c bound by compute, m by memory; ours, * composite form. Predicted: no GPU has run this.")
+
+
+def _cells(row: Row) -> list[str]:
+    shape = f"{row['n']}x{row['c_in']}→{row['c_out']}, {row['size_in']}→{row['size_out']}"
+    ours = [f"{float(row[f'{key}_ours_bytes']) / 1e6:.1f}" for key in DEVICES]
+    cells = [
+        str(row["layer"]),
+        str(row["kind"]),
+        "" if row["layer"] == "total" else shape,
+        f"{float(row['flops']) / 1e9:.2f}",
+        f"{float(row['compulsory_bytes']) / 1e6:.1f}",
+        " / ".join(dict.fromkeys(ours)),
+        f"{float(row['unfused_bytes']) / 1e6:.1f}",
+    ]
+    for key in DEVICES:
+        star = "*" if row[f"{key}_plan"] == "composite" else ""
+        cells.append(f"{float(row[f'{key}_floor_predicted_us']):.1f} {str(row[f'{key}_bound'])[:1]:1}")
+        cells.append(f"{star}{float(row[f'{key}_ours_predicted_us']):.1f}")
+    return cells
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Run the command; the exit status. What the user can mend is one line on standard error."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", required=True, metavar="NAME", help=", ".join([*STYLEGAN2, *RESNET]))
+    parser.add_argument("--dtype", default="fp16", metavar="TYPE", help="fp16 (default), bf16, tf32, fp32")
+    parser.add_argument("--batch", metavar="N", help="by default 8, at 1024x1024 4")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write every column there")
+    arguments = parser.parse_args(argv)
+    try:
+        preset, dtype, batch = arguments.preset, arguments.dtype, arguments.batch
+        if dtype not in ELEMENT:
+            raise UserError(f"--dtype: no type {dtype!r}; known: {', '.join(ELEMENT)}")
+        if batch is not None and not (batch.isdecimal() and int(batch) > 0):
+            raise UserError(f"--batch: must be a positive whole number, got {batch!r}")
+        n = default_batch(preset) if batch is None else int(batch)
+        rows = rows_of(layers_of(preset, n, dtype), dtype)
+        if arguments.csv is not None:
+            _write(arguments.csv, to_csv(rows))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    show(rows, f"{preset}, {dtype}, batch {n}")
+    return 0
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--csv: cannot write {path}: {error.strerror}") from error

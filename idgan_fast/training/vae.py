@@ -1,0 +1,90 @@
+"""Stage 1: a beta-VAE learns the code c (Higgins et al., ICLR 2017), with a schedule for beta."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from idgan_fast.config.settings import Config, VAEConfig
+from idgan_fast.data import to_unit
+from idgan_fast.models.vae import VAE
+from idgan_fast.training import losses
+from idgan_fast.training.optimizers import Adam
+from idgan_fast.training.precision import Precision
+from idgan_fast.training.step_compiler import Graphs
+
+
+def beta_at(config: VAEConfig, iteration: int) -> float:
+    """The KL weight: `beta_start` for `beta_hold` of the run, then geometrically down to `beta` at `beta_reach`."""
+    if config.beta_start is None:
+        return config.beta
+    first, last = config.beta_hold * config.iters, config.beta_reach * config.iters
+    progress = min(max((iteration - first) / max(last - first, 1e-9), 0.0), 1.0)
+    return config.beta_start * (config.beta / config.beta_start) ** progress
+
+
+def lr_at(config: VAEConfig, iteration: int) -> float:
+    """The learning rate: up linearly over `lr_warmup` of the run, constant, linearly to 0 over the last `lr_decay`."""
+    done = (iteration + 1) / max(config.lr_warmup * config.iters, 1)
+    left = (config.iters - iteration) / max(config.lr_decay * config.iters, 1)
+    return config.lr * min(done, left, 1.0)
+
+
+class VAEStage:
+    """Network, optimiser and random state of stage 1. `state_dict()` holds all of it."""
+
+    name = "vae"
+
+    def __init__(
+        self, config: Config, channels: int, device: torch.device, precision: Precision, graphs: Graphs | None = None
+    ) -> None:
+        self.config, self.device, self.precision = config.vae, device, precision
+        self.iters, self.batch_size = self.config.iters, self.config.batch_size
+        self.vae = VAE(self.config.c_dim, channels, self.config.width, self.config.init)
+        self.vae.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.parameters = list(self.vae.parameters())
+        self.optimizer = Adam(self.parameters, betas=(0.9, 0.999))
+        self.scale = precision.loss_scale(device)
+        self.rng = torch.Generator(device).manual_seed(2 * config.seed)
+        self._update = (graphs or Graphs(False, device)).step("vae", self.update)
+
+    def step(self, batch: Tensor, iteration: int) -> dict[str, Tensor]:
+        """One update from uint8 images [N, C, 64, 64]; returns detached metrics, `kl_per_dim` [c_dim] among them."""
+        x = to_unit(batch, self.device).contiguous(memory_format=torch.channels_last)
+        eps = torch.randn(len(x), self.config.c_dim, generator=self.rng, device=self.device)
+        schedule = (beta_at(self.config, iteration), lr_at(self.config, iteration))
+        return self._update(x, eps, *[torch.full((), value, device=self.device) for value in schedule])
+
+    def update(self, x: Tensor, eps: Tensor, beta: Tensor, lr: Tensor) -> dict[str, Tensor]:
+        """The step as a function of tensors: images [N, C, 64, 64] in [0, 1], eps ~ N(0, I) [N, c_dim], two scalars."""
+        with self.precision.autocast():
+            logits, mean, logvar = self.vae(x, eps)
+        reconstruction = losses.reconstruction(logits.float(), x, self.config.reconstruction)
+        kl_per_dim = losses.kl_per_dim(mean.float(), logvar.float())
+        kl = kl_per_dim.sum()
+        loss = reconstruction + beta * kl
+        gradients, overflow = self.scale.unscaled(torch.autograd.grad(self.scale.scaled(loss), self.parameters))
+        self.optimizer.step(gradients, lr, overflow)
+        self.scale.update(overflow)
+        metrics = {"loss": loss, "reconstruction": reconstruction, "kl": kl, "kl_per_dim": kl_per_dim}
+        return {name: value.detach() for name, value in metrics.items()}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Everything that training changes, by name."""
+        return dict(self.vae.named_parameters())
+
+    def schedule(self, iteration: int) -> dict[str, float]:
+        return {"beta": beta_at(self.config, iteration), "lr": lr_at(self.config, iteration)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "vae": self.vae.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scale": self.scale.state_dict(),
+            "rng": self.rng.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """All but the random state, which another kind of device cannot take: the caller sets `rng`."""
+        for name in ("vae", "optimizer", "scale"):
+            getattr(self, name).load_state_dict(state[name])
