@@ -19,7 +19,7 @@ from idgan_fast.config.settings import Config
 from idgan_fast.models.vae import VAE
 from idgan_fast.training.gan import GANStage
 from idgan_fast.training.precision import choose
-from idgan_fast.training.step_compiler import Graphs
+from idgan_fast.training.step_compiler import StepCompiler
 from idgan_fast.training.vae import VAEStage
 
 BATCH, ROUNDS = 8, 9
@@ -35,7 +35,7 @@ def configured(name: str) -> Config:
     return replace(config, gan=gan)
 
 
-def build(name: str, graphs: Graphs) -> VAEStage | GANStage:
+def build(name: str, graphs: StepCompiler) -> VAEStage | GANStage:
     torch.manual_seed(0)
     precision = choose("off", DEVICE)
     if name == "vae":
@@ -45,8 +45,8 @@ def build(name: str, graphs: Graphs) -> VAEStage | GANStage:
 
 
 def compare(name: str) -> None:
-    graphs = Graphs(True, DEVICE)
-    compiled, eager = build(name, graphs), build(name, Graphs(False, DEVICE))
+    graphs = StepCompiler(True, DEVICE)
+    compiled, eager = build(name, graphs), build(name, StepCompiler(False, DEVICE))
     size = 64 if isinstance(eager, VAEStage) else eager.images.size
     images = torch.randint(256, (BATCH, 3, size, size), dtype=torch.uint8)
     for i in (0, 1):

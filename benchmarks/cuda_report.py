@@ -18,7 +18,7 @@ from benchmarks.cuda_code import CUDA, ROOT, TARGETS, Instance, measured, missin
 ALLOWED = [
     ("add_rows_kernel", ("narrow loads", "narrow stores"), "small tables"),
     ("noise_bwd_kernel", ("narrow loads", "narrow stores"), "sums over channels, for noise that is learned"),
-    ("energy_of_taps_kernel", ("narrow stores",), "a sum for each kernel of a weight"),
+    ("square_sum_of_taps_kernel", ("narrow stores",), "a sum for each kernel of a weight"),
     ("fir_any_kernel", ("narrow loads", "narrow stores"), "sizes and strides for which no other kernel is made"),
     (
         r"columns_kernel|fir_bwd_channels_last_kernel|epilogue_bwd_kernel<.*, true, \d>",

@@ -30,11 +30,11 @@ from idgan_fast.kernels import (
     conv_tiles,
     conv_wgrad,
     filtered_lrelu,
-    kernel_energy,
     lrelu_codes,
     modulated_conv2d,
     styled_epilogue,
     upfirdn2d,
+    weight_square_sum,
 )
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
@@ -260,9 +260,9 @@ def _launches() -> list[Launch]:
                     if last:
                         products(case, name if tf32 else f"{name} three TF32", dtype)
             case(
-                f"kernel_energy {name}",
+                f"weight_square_sum {name}",
                 "weight" if last else "",
-                lambda w=weight: kernel_energy.kernel_energy(w),
+                lambda w=weight: weight_square_sum.weight_square_sum(w),
             )
             for factors, given in {**FILTERED, "composed": COMPOSED}.items() if not last else ():
                 for linear in (False, True):

@@ -130,7 +130,7 @@ def finished(v, alpha, gain, clamp, ACT: tl.constexpr, HAS_CLAMP: tl.constexpr):
 
 
 @triton.jit
-def through_clamp(g, y, clamp, HAS_CLAMP: tl.constexpr):
+def clamp_backward(g, y, clamp, HAS_CLAMP: tl.constexpr):
     """g, and 0 where y reaches the clamp."""
     if HAS_CLAMP:
         bound = scalar(clamp, g)
@@ -144,4 +144,4 @@ def through_leaky(g, y, slope, gain, clamp, HAS_CLAMP: tl.constexpr):
     k = scalar(gain, g)
     g *= k
     g = tl.where(tl.where(k > 0, y, -y) > 0, g, g * scalar(slope, g))
-    return through_clamp(g, y, clamp, HAS_CLAMP)
+    return clamp_backward(g, y, clamp, HAS_CLAMP)

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from idgan_fast.kernels.activations import (
     activated,
+    clamp_backward,
     finished,
     first_derivative,
     second_derivative,
-    through_clamp,
     through_leaky,
 )
 from idgan_fast.kernels.tiles import (
@@ -71,7 +71,7 @@ def _through(dy, s, alpha, gain, clamp, ACT: tl.constexpr, FROM_Y: tl.constexpr,
         g = through_leaky(dy, s, alpha, gain, clamp, HAS_CLAMP)
     else:
         g = dy * scalar(gain, dy) * first_derivative(s, alpha, ACT)
-        g = through_clamp(g, activated(s, alpha, ACT) * scalar(gain, dy), clamp, HAS_CLAMP)
+        g = clamp_backward(g, activated(s, alpha, ACT) * scalar(gain, dy), clamp, HAS_CLAMP)
     return g
 
 
@@ -149,8 +149,8 @@ def bias_act_bwd2_kernel(
         second = g * h * second_derivative(v, ACT)
         if HAS_CLAMP:
             y = activated(v, alpha, ACT) * scalar(gain, v)
-            first = through_clamp(first, y, clamp, HAS_CLAMP)
-            second = through_clamp(second, y, clamp, HAS_CLAMP)
+            first = clamp_backward(first, y, clamp, HAS_CLAMP)
+            second = clamp_backward(second, y, clamp, HAS_CLAMP)
         tl.store(to_dy + at, first.to(to_dy.dtype.element_ty), mask=mask)
         tl.store(to_x + at, second.to(to_x.dtype.element_ty), mask=mask)
         if WANT_DB:

@@ -5,10 +5,10 @@ from typing import Any
 
 from idgan_fast.kernels.bias_act import bias_act_bwd, bias_act_bwd2, bias_act_fwd, bias_lrelu_bwd, bias_lrelu_fwd
 from idgan_fast.kernels.filtered_lrelu import filtered_lrelu_fwd, filtered_lrelu_linear
-from idgan_fast.kernels.kernel_energy import kernel_energy
 from idgan_fast.kernels.styled_epilogue import styled_epilogue_bwd, styled_epilogue_fwd
 from idgan_fast.kernels.styled_layer import styled_layer_bwd, styled_layer_fwd
 from idgan_fast.kernels.upfirdn2d import upfirdn2d
+from idgan_fast.kernels.weight_square_sum import weight_square_sum
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     function.__name__: function
@@ -18,7 +18,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
         bias_act_fwd,
         bias_act_bwd,
         bias_act_bwd2,
-        kernel_energy,
+        weight_square_sum,
         upfirdn2d,
         styled_epilogue_fwd,
         styled_epilogue_bwd,

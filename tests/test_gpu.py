@@ -20,12 +20,12 @@ DEVICE = "cuda"
 NAMESPACES = {"native": "idgan_fast", "triton": "idgan_fast_triton"}
 CHECKS: dict[str, tuple[tuple[str, ...], Callable[..., None]]] = {
     "bias_lrelu": (("bias_lrelu_fwd", "bias_lrelu_bwd"), fuzz.check_bias_lrelu),
-    "kernel_energy": (("kernel_energy",), fuzz.check_kernel_energy),
+    "weight_square_sum": (("weight_square_sum",), fuzz.check_weight_square_sum),
     "upfirdn2d": (("upfirdn2d",), fuzz.check_upfirdn2d),
     "four_taps": (("upfirdn2d",), fuzz.check_four_taps),
 }
 EPILOGUE = ("styled_epilogue_fwd", "styled_epilogue_bwd")
-GRAPHED = ("bias_lrelu_fwd", "bias_lrelu_bwd", "bias_act_bwd2", "kernel_energy", "upfirdn2d", *EPILOGUE)
+GRAPHED = ("bias_lrelu_fwd", "bias_lrelu_bwd", "bias_act_bwd2", "weight_square_sum", "upfirdn2d", *EPILOGUE)
 
 
 def moved(value: Any, device: str) -> Any:
@@ -128,9 +128,9 @@ def test_more_than_two_to_the_31_numbers(layout: torch.memory_format) -> None:
     filtered = torch.ops.idgan_fast.upfirdn2d(x, f, *numbers)
     for n, c in ((0, 0), (0, 63), (1, 31), (1, 63)):
         part = x[n : n + 1, c : c + 1].contiguous()
-        wanted = _dispatch.low_level["bias_lrelu_fwd"].reference(part, b[c : c + 1], 1, 0.2, 1.0, None)
+        wanted = _dispatch.custom_ops["bias_lrelu_fwd"].reference(part, b[c : c + 1], 1, 0.2, 1.0, None)
         fuzz.assert_same(biased[n : n + 1, c : c + 1].contiguous(), wanted, 1e-3, (n, c))
-        wanted = _dispatch.low_level["upfirdn2d"].reference(part, f, *numbers)
+        wanted = _dispatch.custom_ops["upfirdn2d"].reference(part, f, *numbers)
         fuzz.assert_same(filtered[n : n + 1, c : c + 1].contiguous(), wanted, 1e-3, (n, c))
 
 

@@ -31,7 +31,7 @@ struct BiasedBlock {
 
 // 0 where y reaches the clamp, if there is one.
 template <class A>
-inline Vec<A> through_clamp(Vec<A> d, Vec<A> y, A clamp) {
+inline Vec<A> clamp_backward(Vec<A> d, Vec<A> y, A clamp) {
   return y >= clamp ? Vec<A>{} : y <= -clamp ? Vec<A>{} : d;
 }
 
@@ -57,7 +57,7 @@ template <class T, class Act, class A>
   for (int64_t i = 0; i < n; i += LANES<A>) {
     const V v = load_wide(x + i) + load<A>(bias + i * step);
     V d = load_wide(dy + i) * act.slope(v) * gain;
-    if (clamp == clamp) d = through_clamp<A>(d, gain * act.value(v), clamp);
+    if (clamp == clamp) d = clamp_backward<A>(d, gain * act.value(v), clamp);
     store_narrow(dx + i, d);
     if (step == 0) {
       total += d;
@@ -83,7 +83,7 @@ template <class T, class Act, class A>
     V first = c * act.slope(v), second = c * load_wide(dy + i) * act.curve(v);
     if (clamp == clamp) {
       const V y = gain * act.value(v);
-      first = through_clamp<A>(first, y, clamp), second = through_clamp<A>(second, y, clamp);
+      first = clamp_backward<A>(first, y, clamp), second = clamp_backward<A>(second, y, clamp);
     }
     store_narrow(to_dy + i, first);
     store_narrow(to_x + i, second);

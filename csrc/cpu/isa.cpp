@@ -2,7 +2,7 @@
 #include "bias_act.h"
 #include "bias_lrelu.h"
 #include "filtered_lrelu.h"
-#include "kernel_energy.h"
+#include "weight_square_sum.h"
 #include "styled_epilogue.h"
 #include "upfirdn2d.h"
 #include "winograd_conv2d.h"
@@ -20,7 +20,7 @@ extern const idgan::Kernels idgan::JOIN(IDGAN_SET, _kernels) = {
     bias_act_fwd,
     bias_act_bwd,
     bias_act_bwd2,
-    kernel_energy,
+    weight_square_sum,
     upfirdn2d,
     filtered_lrelu,
     styled_epilogue_fwd,

@@ -106,8 +106,8 @@ struct FilteredLrelu {
   int64_t units() const { return up.images * blocks(); }
 };
 
-// Sums of squares over the taps of a weight [O, I, taps], or [O, taps, I] if channels_last; see kernel_energy.h.
-struct KernelEnergy {
+// Sums of squares over the taps of a weight [O, I, taps], or [O, taps, I] if channels_last; see weight_square_sum.h.
+struct WeightSquareSum {
   Dtype dtype;
   const void* weight;
   void* out;  // widened, [O, I]
@@ -160,7 +160,7 @@ struct Kernels {
   void (*bias_act_fwd)(const BiasAct&, int64_t begin, int64_t end);
   void (*bias_act_bwd)(const BiasAct&, int64_t begin, int64_t end);
   void (*bias_act_bwd2)(const BiasAct&, int64_t begin, int64_t end);
-  void (*kernel_energy)(const KernelEnergy&, int64_t begin, int64_t end);
+  void (*weight_square_sum)(const WeightSquareSum&, int64_t begin, int64_t end);
   void (*upfirdn2d)(const Upfirdn2d&, int64_t begin, int64_t end);
   void (*filtered_lrelu)(const FilteredLrelu&, int64_t begin, int64_t end);
   void (*styled_epilogue_fwd)(const StyledEpilogue&, int64_t begin, int64_t end);

@@ -82,7 +82,7 @@ __device__ __forceinline__ A clamped(A v, A bound) {
 
 // g, and 0 where y reaches the bound.
 template <class A>
-__device__ __forceinline__ A through_clamp(A g, A y, A bound) {
+__device__ __forceinline__ A clamp_backward(A g, A y, A bound) {
   return y <= -bound || y >= bound ? A(0) : g;
 }
 

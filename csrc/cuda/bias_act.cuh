@@ -45,7 +45,7 @@ struct BackwardOfY {
   static __device__ __forceinline__ A run(const A* in, A, A, const Numbers<A>& n, A* out) {
     A g = in[0] * n.gain;
     if (!((n.gain > 0 ? in[1] : -in[1]) > 0)) g *= n.alpha;  // of NaN too, as torch does
-    return out[0] = through_clamp(g, in[1], n.clamp);
+    return out[0] = clamp_backward(g, in[1], n.clamp);
   }
 };
 
@@ -56,7 +56,7 @@ struct Backward {
   template <class A>
   static __device__ __forceinline__ A run(const A* in, A b, A, const Numbers<A>& n, A* out) {
     const A v = in[1] + b, y = activated<SMOOTH>(v, n.act, n.alpha) * n.gain;
-    return out[0] = through_clamp(in[0] * n.gain * first_derivative<SMOOTH>(v, n.act, n.alpha), y, n.clamp);
+    return out[0] = clamp_backward(in[0] * n.gain * first_derivative<SMOOTH>(v, n.act, n.alpha), y, n.clamp);
   }
 };
 
@@ -67,8 +67,8 @@ struct Second {
   template <class A>
   static __device__ __forceinline__ A run(const A* in, A b, A ddb, const Numbers<A>& n, A* out) {
     const A v = in[2] + b, y = activated<SMOOTH>(v, n.act, n.alpha) * n.gain, c = (in[0] + ddb) * n.gain;
-    out[0] = through_clamp(c * first_derivative<SMOOTH>(v, n.act, n.alpha), y, n.clamp);
-    return out[1] = through_clamp(c * in[1] * second_derivative<SMOOTH>(v, n.act), y, n.clamp);
+    out[0] = clamp_backward(c * first_derivative<SMOOTH>(v, n.act, n.alpha), y, n.clamp);
+    return out[1] = clamp_backward(c * in[1] * second_derivative<SMOOTH>(v, n.act), y, n.clamp);
   }
 };
 

@@ -36,15 +36,15 @@ int64_t bias_act_table(const BiasActCall& a);
 void bias_act(const BiasActCall& a, CUstream_st* stream);
 
 // A weight [outputs, inputs, taps], or [outputs, taps, inputs] if channels_last, not empty.
-struct KernelEnergyCall {
+struct WeightSquareSumCall {
   Dtype dtype;
   const void* weight;
-  void* energy;  // [outputs, inputs] in the type of the arithmetic
+  void* square_sum;  // [outputs, inputs] in the type of the arithmetic
   int64_t outputs, inputs, taps;
   bool channels_last;
   int processors;  // of the device
 };
 
-void kernel_energy(const KernelEnergyCall& a, CUstream_st* stream);
+void weight_square_sum(const WeightSquareSumCall& a, CUstream_st* stream);
 
 }  // namespace idgan

@@ -72,7 +72,7 @@ template <class A>
 __device__ __forceinline__ A through_activation(A g, A z, const Epilogue<A>& e) {
   g *= e.gain;
   if (!((e.gain > 0 ? z : -z) > 0)) g *= e.slope;  // of NaN too, as torch does
-  return through_clamp(g, z, e.clamp);
+  return clamp_backward(g, z, e.clamp);
 }
 
 }  // namespace idgan

@@ -40,10 +40,10 @@ class BackendError(RuntimeError):
     """A backend was asked for by name and cannot run. One line, with the reason."""
 
 
-low_level: dict[str, "LowLevel"] = {}
+custom_ops: dict[str, "CustomOp"] = {}
 
 
-class LowLevel:
+class CustomOp:
     """A registered operator `torch.ops.idgan_fast.<name>`, opaque to torch.compile, and its plain torch twin.
 
     The twin is the registered operator's kernel wherever nothing faster is compiled, and its fake kernel, so that
@@ -54,7 +54,7 @@ class LowLevel:
 
     def __init__(self, name: str, schema: str, reference: Callable[..., Any], roundings: int = 1) -> None:
         self.name, self.schema, self.reference, self.roundings = name, schema, reference, roundings
-        low_level[name] = self
+        custom_ops[name] = self
         _library.define(name + schema)
         _library.impl(name, reference, "CompositeExplicitAutograd")
         torch.library.register_fake(f"idgan_fast::{name}", reference, lib=_library)
@@ -72,7 +72,7 @@ def _triton_operators() -> frozenset[str]:
     from idgan_fast.kernels.operators import OPERATORS  # imports triton
 
     for name, function in OPERATORS.items():
-        low = low_level[name]
+        low = custom_ops[name]
         _triton_library.define(name + low.schema)
         for key in ("CUDA", "CPU"):
             _triton_library.impl(name, function, key)
@@ -160,7 +160,7 @@ def _choose(function: str, names: tuple[str, ...], device: str, impl: str, reque
 
 
 def choose(
-    function: str, operators: tuple[LowLevel, ...], device: torch.device, impl: str, fusible: bool = False
+    function: str, operators: tuple[CustomOp, ...], device: torch.device, impl: str, fusible: bool = False
 ) -> str:
     """The backend for one call: `impl` if it names one, else `backend(...)` or IDGAN_FAST_BACKEND, else the fastest.
 
@@ -178,7 +178,7 @@ def _usable(backend: str, names: tuple[str, ...], device: str, by_name: bool) ->
     return why_not(backend, names, device) is None and (by_name or refused(backend, names, device) is None)
 
 
-def usable(backend: str, operators: tuple[LowLevel, ...], device: torch.device, impl: str) -> bool:
+def usable(backend: str, operators: tuple[CustomOp, ...], device: torch.device, impl: str) -> bool:
     """Whether a backend, chosen for a function, may also run these operators of its own.
 
     Where the backend was asked for by name it need not have agreed with the reference.

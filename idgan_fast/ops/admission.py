@@ -25,7 +25,7 @@ from torch import Tensor
 
 from idgan_fast.kernels.cache import cache_file, read, write
 from idgan_fast.ops import samples
-from idgan_fast.ops._dispatch import LowLevel, low_level, why_not
+from idgan_fast.ops._dispatch import CustomOp, custom_ops, why_not
 
 SECONDS = 300  # for all kernels of a backend, their compilation included
 # Of the largest value of a result, by its own dtype: rounded once, and sums in float32.
@@ -107,7 +107,7 @@ def _keep(path: Path, known: dict[str, Verdicts]) -> None:
 
 def checked_apart(backend: str, device: str) -> Verdicts:
     """`check` in a process of its own; a kernel that ends the process fails, and the others go on in another one."""
-    todo = [name for name in sorted(low_level) if why_not(backend, (name,), device) is None]
+    todo = [name for name in sorted(custom_ops) if why_not(backend, (name,), device) is None]
     found: Verdicts = {}
     while todo:
         command = [sys.executable, "-m", "idgan_fast.ops.admission", backend, device, *todo]
@@ -141,7 +141,7 @@ def _text(output: str | bytes | None) -> str:
     return output.decode() if isinstance(output, bytes) else output or ""
 
 
-def check(low: LowLevel, kernel: Callable[..., Any], device: str) -> str | None:
+def check(low: CustomOp, kernel: Callable[..., Any], device: str) -> str | None:
     """What is wrong with a kernel: compared with its plain twin on every sample, dtype and layout; None if nothing."""
     for dtype, layout in product(DTYPES, LAYOUTS):
         tolerances = {False: TOLERANCE[dtype]}
@@ -190,7 +190,7 @@ def kernels(backend: str) -> Mapping[str, Callable[..., Any]]:
         from idgan_fast.kernels.operators import OPERATORS
 
         return OPERATORS
-    return {name: getattr(torch.ops.idgan_fast, name) for name in low_level}
+    return {name: getattr(torch.ops.idgan_fast, name) for name in custom_ops}
 
 
 def main(backend: str, device: str, names: list[str]) -> Iterator[Verdicts]:
@@ -198,7 +198,7 @@ def main(backend: str, device: str, names: list[str]) -> Iterator[Verdicts]:
         torch.cuda.set_device(int(os.environ.get("IDGAN_FAST_ADMISSION_GPU", "0")))
     torch.manual_seed(0)
     for name in names:
-        yield {name: check(low_level[name], kernels(backend)[name], device)}
+        yield {name: check(custom_ops[name], kernels(backend)[name], device)}
 
 
 if __name__ == "__main__":

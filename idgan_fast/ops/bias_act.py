@@ -7,12 +7,12 @@ from torch import Tensor
 
 from idgan_fast.errors import nearest
 from idgan_fast.ops import _dispatch
-from idgan_fast.ops._dispatch import LowLevel, without_autocast
+from idgan_fast.ops._dispatch import CustomOp, without_autocast
 from idgan_fast.ops._tensors import accumulation, check_floating, laid_out_like, per_channel
 from idgan_fast.ops.activations import activation_funcs
 from idgan_fast.ops.bias_lrelu import LOW_LEVEL as LINEAR
 from idgan_fast.ops.bias_lrelu import apply as bias_lrelu
-from idgan_fast.ops.bias_lrelu import finished, over_all_but, pre_activation, through_clamp
+from idgan_fast.ops.bias_lrelu import clamp_backward, finished, pre_activation, sum_except
 
 
 def bias_act(
@@ -133,8 +133,8 @@ def _backward_reference(
     v, spec = pre_activation(x, b, dim), activation_funcs[act]
     dx = dy.to(v.dtype) * spec.first(v, alpha) * gain
     if clamp is not None:
-        dx = through_clamp(dx, gain * spec.func(v, alpha), clamp)
-    db = over_all_but(dx, dim) if want_db else dx.new_empty(0)
+        dx = clamp_backward(dx, gain * spec.func(v, alpha), clamp)
+    db = sum_except(dx, dim) if want_db else dx.new_empty(0)
     return laid_out_like(dx.to(x.dtype), x), db
 
 
@@ -159,19 +159,19 @@ def _second_reference(
     to_v = c * dy.to(v.dtype) * (torch.zeros_like(v) if spec.second is None else spec.second(v))
     if clamp is not None:
         y = gain * spec.func(v, alpha)
-        to_dy, to_v = through_clamp(to_dy, y, clamp), through_clamp(to_v, y, clamp)
-    to_b = over_all_but(to_v, dim) if want_db else to_v.new_empty(0)
+        to_dy, to_v = clamp_backward(to_dy, y, clamp), clamp_backward(to_v, y, clamp)
+    to_b = sum_except(to_v, dim) if want_db else to_v.new_empty(0)
     return laid_out_like(to_dy.to(x.dtype), x), laid_out_like(to_v.to(x.dtype), x), to_b
 
 
 _PARAMETERS = "int dim, str act, float alpha, float gain, float? clamp"
-_forward = LowLevel("bias_act_fwd", f"(Tensor x, Tensor? b, {_PARAMETERS}) -> Tensor", _forward_reference)
-_backward = LowLevel(
+_forward = CustomOp("bias_act_fwd", f"(Tensor x, Tensor? b, {_PARAMETERS}) -> Tensor", _forward_reference)
+_backward = CustomOp(
     "bias_act_bwd",
     f"(Tensor dy, Tensor x, Tensor? b, {_PARAMETERS}, bool want_db) -> (Tensor, Tensor)",
     _backward_reference,
 )
-_second = LowLevel(
+_second = CustomOp(
     "bias_act_bwd2",
     f"(Tensor ddx, Tensor? ddb, Tensor dy, Tensor x, Tensor? b, {_PARAMETERS}, bool want_db)"
     " -> (Tensor, Tensor, Tensor)",

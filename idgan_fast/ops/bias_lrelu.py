@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from idgan_fast.ops import _dispatch
-from idgan_fast.ops._dispatch import LowLevel, without_autocast
+from idgan_fast.ops._dispatch import CustomOp, without_autocast
 from idgan_fast.ops._tensors import accumulation, laid_out_like, per_channel
 
 
@@ -20,15 +20,15 @@ def lrelu(v: Tensor, slope: float) -> Tensor:
     return v if slope == 1 else v.relu() if slope == 0 else F.leaky_relu(v, slope)
 
 
-def through_leaky_relu(dy: Tensor, y: Tensor, slope: float, gain: float, clamp: float | None) -> Tensor:
+def leaky_relu_backward(dy: Tensor, y: Tensor, slope: float, gain: float, clamp: float | None) -> Tensor:
     """dy times the derivative of y = clamp(gain * lrelu(v)), whose sign y shows: slope at least 0. In dy's dtype."""
     dy = dy * gain
     if slope != 1:
         dy = torch.ops.aten.leaky_relu_backward(dy, y if gain > 0 else -y, slope, True)
-    return dy if clamp is None else through_clamp(dy, y, clamp)
+    return dy if clamp is None else clamp_backward(dy, y, clamp)
 
 
-def through_clamp(dy: Tensor, y: Tensor, clamp: float) -> Tensor:
+def clamp_backward(dy: Tensor, y: Tensor, clamp: float) -> Tensor:
     """dy where -clamp < y < clamp, else 0."""
     return torch.ops.aten.hardtanh_backward(dy, y, -clamp, clamp)
 
@@ -43,7 +43,7 @@ def finished(v: Tensor, gain: float, clamp: float | None, x: Tensor) -> Tensor:
     return laid_out_like((v if clamp is None else v.clamp(-clamp, clamp)).to(x.dtype), x)
 
 
-def over_all_but(t: Tensor, dim: int) -> Tensor:
+def sum_except(t: Tensor, dim: int) -> Tensor:
     others = [i for i in range(t.ndim) if i != dim]
     return t.sum(others) if others else t.clone()  # torch takes no dimensions for all
 
@@ -56,17 +56,17 @@ def _backward_reference(
     dy: Tensor, y: Tensor, dim: int, slope: float, gain: float, clamp: float | None, want_db: bool
 ) -> tuple[Tensor, Tensor]:
     dtype = accumulation(y.dtype)
-    dx = through_leaky_relu(dy.to(dtype), y.to(dtype), slope, gain, clamp)
-    db = over_all_but(dx, dim) if want_db else dx.new_empty(0)
+    dx = leaky_relu_backward(dy.to(dtype), y.to(dtype), slope, gain, clamp)
+    db = sum_except(dx, dim) if want_db else dx.new_empty(0)
     return laid_out_like(dx.to(y.dtype), y), db
 
 
-_forward = LowLevel(
+_forward = CustomOp(
     "bias_lrelu_fwd",
     "(Tensor x, Tensor? b, int dim, float slope, float gain, float? clamp) -> Tensor",
     _forward_reference,
 )
-_backward = LowLevel(
+_backward = CustomOp(
     "bias_lrelu_bwd",
     "(Tensor dy, Tensor y, int dim, float slope, float gain, float? clamp, bool want_db) -> (Tensor, Tensor)",
     _backward_reference,

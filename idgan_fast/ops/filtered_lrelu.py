@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from idgan_fast.ops import _dispatch
-from idgan_fast.ops._dispatch import LowLevel, without_autocast
+from idgan_fast.ops._dispatch import CustomOp, without_autocast
 from idgan_fast.ops._tensors import accumulation, check_images, laid_out_like, per_channel
 from idgan_fast.ops.bias_act import checked
 from idgan_fast.ops.bias_lrelu import lrelu
@@ -127,13 +127,13 @@ def _linear_reference(
     return laid_out_like(fir(z, fd, ONE, down, padding_down, flip_filter, 1).to(x.dtype), x)
 
 
-_forward = LowLevel(
+_forward = CustomOp(
     "filtered_lrelu_fwd",
     "(Tensor x, Tensor? b, Tensor? fu, Tensor? fd, SymInt[] up, SymInt[] down, SymInt[] padding, float gain, "
     "float slope, float? clamp, bool flip_filter, bool want_codes) -> (Tensor, Tensor)",
     _forward_reference,
 )
-_linear = LowLevel(
+_linear = CustomOp(
     "filtered_lrelu_linear",
     "(Tensor x, Tensor codes, SymInt[] middle, Tensor? fu, Tensor? fd, SymInt[] up, SymInt[] down, SymInt[] padding, "
     "SymInt[] padding_down, float gain, float slope, bool flip_filter) -> Tensor",

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from idgan_fast.ops._tensors import accumulation, autocasting, check_floating, check_images, no_autocast
-from idgan_fast.ops.kernel_energy import kernel_energy
 from idgan_fast.ops.styled_layer import Resampling, styled_layer
 from idgan_fast.ops.upfirdn2d import Pair, check_filter
+from idgan_fast.ops.weight_square_sum import weight_square_sum
 
 EPS = 1e-8
 
@@ -59,7 +59,7 @@ def modulated_conv2d(
 
 def demodulation(function: str, weight: Tensor, styles: Tensor, eps: Tensor | float, impl: str) -> Tensor:
     """rsqrt(sum over i and k of (weight[o, i, k] styles[n, i])^2 + eps): [O, I, kh, kw], [N, I] -> [N, O]."""
-    return (styles.square() @ kernel_energy(function, weight, impl).t() + eps).rsqrt()
+    return (styles.square() @ weight_square_sum(function, weight, impl).t() + eps).rsqrt()
 
 
 def normalized(t: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:

@@ -59,7 +59,7 @@ def _bias_act_bwd2(x: Tensor) -> Iterator[tuple]:
             yield *tensors, 1, act, *LEAKY[:2], None, True
 
 
-def _kernel_energy(x: Tensor) -> Iterator[tuple]:
+def _weight_square_sum(x: Tensor) -> Iterator[tuple]:
     yield (x[:, :, :3, :3].contiguous(memory_format=memory_format(x)),)
 
 
@@ -150,7 +150,7 @@ _OF = {
     "bias_act_fwd": _bias_act_fwd,
     "bias_act_bwd": _bias_act_bwd,
     "bias_act_bwd2": _bias_act_bwd2,
-    "kernel_energy": _kernel_energy,
+    "weight_square_sum": _weight_square_sum,
     "upfirdn2d": _upfirdn2d,
     "styled_epilogue_fwd": _styled_epilogue_fwd,
     "styled_epilogue_bwd": _styled_epilogue_bwd,

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from idgan_fast.ops import _dispatch
-from idgan_fast.ops._dispatch import LowLevel, without_autocast
+from idgan_fast.ops._dispatch import CustomOp, without_autocast
 from idgan_fast.ops._tensors import accumulation, check_floating, laid_out_like, memory_format, over_pixels, per_channel
-from idgan_fast.ops.bias_lrelu import lrelu, through_leaky_relu
+from idgan_fast.ops.bias_lrelu import leaky_relu_backward, lrelu
 from idgan_fast.ops.upfirdn2d import LOW_LEVEL as UPFIRDN2D
 from idgan_fast.ops.upfirdn2d import adjoint_padding, output_size
 from idgan_fast.ops.upfirdn2d import apply as fir_filter
@@ -187,7 +187,7 @@ def backward_reference(
         z = _activated(_pre_activation(u, scale, noise, strength, b), slope, gain, clamp)
         dnext = (h * z).sum((2, 3)) if of_next else dnext
         h = h * over_pixels(next_styles)
-    h = through_leaky_relu(h, z, slope, gain, clamp)
+    h = leaky_relu_backward(h, z, slope, gain, clamp)
     if noise is not None and (of_noise or of_strength):
         over_channels = _summed(h, noise)
         dnoise = (over_channels if strength is None else over_channels * strength) if of_noise else dnoise
@@ -208,8 +208,8 @@ def _summed(t: Tensor, noise: Tensor) -> Tensor:
 
 _TENSORS = "Tensor? f, Tensor? scale, Tensor? noise, Tensor? strength, Tensor? b, Tensor? next_styles"
 _NUMBERS = "SymInt[] padding, float fir_gain, float slope, float gain, float? clamp"
-_forward = LowLevel("styled_epilogue_fwd", f"(Tensor[] y, {_TENSORS}, {_NUMBERS}) -> Tensor", forward_reference)
-_backward = LowLevel(
+_forward = CustomOp("styled_epilogue_fwd", f"(Tensor[] y, {_TENSORS}, {_NUMBERS}) -> Tensor", forward_reference)
+_backward = CustomOp(
     "styled_epilogue_bwd",
     f"(Tensor dout, Tensor[] y, Tensor out, {_TENSORS}, {_NUMBERS}, int[] want)"
     " -> (Tensor[], Tensor, Tensor, Tensor, Tensor, Tensor)",
@@ -285,16 +285,16 @@ class _StyledEpilogueGrad(torch.autograd.Function):
         z = out.to(dtype)
         if next_styles is not None:
             z = _activated(_pre_activation(u, scale, noise, strength, b), slope, gain, clamp)
-        change = through_leaky_relu(change, z, slope, gain, clamp)
+        change = leaky_relu_backward(change, z, slope, gain, clamp)
         h = g if next_styles is None else g * over_pixels(next_styles)
-        h = through_leaky_relu(h, z, slope, gain, clamp)
+        h = leaky_relu_backward(h, z, slope, gain, clamp)
 
         by_dout = change if next_styles is None else change * over_pixels(next_styles)
         by_u = h * over_pixels(ddscale) if of_scale else None
         by_v = None
         if of_next:
             by_dout = by_dout + z * over_pixels(ddnext)
-            by_v = through_leaky_relu(g * over_pixels(ddnext), z, slope, gain, clamp)
+            by_v = leaky_relu_backward(g * over_pixels(ddnext), z, slope, gain, clamp)
             through_u = by_v if scale is None else by_v * over_pixels(scale)
             by_u = through_u if by_u is None else by_u + through_u
         by_y: tuple = (None,) * len(parts)

@@ -18,9 +18,9 @@ from torch.nn.grad import conv2d_weight
 
 from idgan_fast.ops import _dispatch, conv2d_gradfix, conv_plan
 from idgan_fast.ops import styled_epilogue as epilogue
-from idgan_fast.ops._dispatch import LowLevel, without_autocast
+from idgan_fast.ops._dispatch import CustomOp, without_autocast
 from idgan_fast.ops._tensors import accumulation, constant, memory_format, over_pixels, per_channel
-from idgan_fast.ops.bias_lrelu import through_leaky_relu
+from idgan_fast.ops.bias_lrelu import leaky_relu_backward
 from idgan_fast.ops.conv2d_resample import check, convolved
 from idgan_fast.ops.conv_plan import TORCH
 from idgan_fast.ops.styled_epilogue import Fir, Phases, Vectors, modulate, styled_epilogue
@@ -254,7 +254,7 @@ def _backward_reference(
     dscale = g.new_empty(0)
     if of_scale:
         assert scale is not None
-        h = through_leaky_relu(g, kept, slope, gain, clamp)
+        h = leaky_relu_backward(g, kept, slope, gain, clamp)
         v = kept / torch.where(kept * gain > 0, gain, gain * slope)
         v = v if noise is None else v - (noise if strength is None else noise * strength)
         v = v if b is None else v - per_channel(b, 4, 1)
@@ -280,10 +280,10 @@ _TENSORS = "Tensor x, Tensor weight, Tensor? styles, Tensor? scale, Tensor? nois
 _TENSORS += "Tensor? next_styles, Tensor? f"
 _NUMBERS = "SymInt[] padding, float fir_gain, float slope, float gain, float? clamp, str form"
 ROUNDINGS = 3  # x times its style, y or the weight with the filter, the result; backward dy
-_forward = LowLevel(
+_forward = CustomOp(
     "styled_layer_fwd", f"({_TENSORS}, {_NUMBERS}, bool keep) -> (Tensor, Tensor)", _forward_reference, ROUNDINGS
 )
-_backward = LowLevel(
+_backward = CustomOp(
     "styled_layer_bwd",
     f"(Tensor dout, {_TENSORS}, Tensor z, {_NUMBERS}, int[] want)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",

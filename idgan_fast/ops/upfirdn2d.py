@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from idgan_fast.ops import _dispatch
-from idgan_fast.ops._dispatch import LowLevel, without_autocast
+from idgan_fast.ops._dispatch import CustomOp, without_autocast
 from idgan_fast.ops._tensors import accumulation, check_images, laid_out_like, padded
 
 Pair = int | Sequence[int]
@@ -272,7 +272,7 @@ def reference(
     return laid_out_like(y.to(x.dtype), x)
 
 
-_resample = LowLevel(
+_resample = CustomOp(
     "upfirdn2d",
     "(Tensor x, Tensor? f, SymInt[] up, SymInt[] down, SymInt[] padding, bool flip_filter, float gain) -> Tensor",
     reference,

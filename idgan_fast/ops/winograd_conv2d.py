@@ -19,7 +19,7 @@ from torch.nn.grad import conv2d_weight
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from idgan_fast.ops import _dispatch
-from idgan_fast.ops._dispatch import LowLevel, without_autocast
+from idgan_fast.ops._dispatch import CustomOp, without_autocast
 from idgan_fast.ops._tensors import autocasting, memory_format
 
 DTYPES = (torch.float32, torch.float64)
@@ -60,7 +60,7 @@ def _reference(x: Tensor, weight: Tensor) -> Tensor:
     return torch.empty_like(y, memory_format=torch.channels_last).copy_(y)
 
 
-_winograd = LowLevel("winograd_conv2d", "(Tensor x, Tensor weight) -> Tensor", _reference)
+_winograd = CustomOp("winograd_conv2d", "(Tensor x, Tensor weight) -> Tensor", _reference)
 LOW_LEVEL = (_winograd,)
 
 

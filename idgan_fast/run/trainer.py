@@ -32,7 +32,7 @@ from idgan_fast.run.resume import find
 from idgan_fast.run.signals import StopSignal
 from idgan_fast.training.gan import GANStage
 from idgan_fast.training.precision import pick_device, use_tf32
-from idgan_fast.training.step_compiler import Graphs, mark_warm
+from idgan_fast.training.step_compiler import StepCompiler, mark_warm
 from idgan_fast.training.vae import VAEStage
 
 Stage = VAEStage | GANStage
@@ -64,7 +64,7 @@ class Trainer:
         before = self.resumed.choices if self.resumed else {}
         self.precision = choose_precision(config, self.device, before)
         on, self.why_compiled = choose_compile(config, self.device, self.precision, before)
-        self.graphs = Graphs(on, self.device, console.line)
+        self.graphs = StepCompiler(on, self.device, console.line)
         self.loader, self.why_loader = choose_loader(config, self.device)
         self.choices = {
             "device": str(self.device),

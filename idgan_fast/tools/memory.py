@@ -36,7 +36,7 @@ from idgan_fast.errors import UserError
 from idgan_fast.models.vae import IMAGE_SIZE
 from idgan_fast.training.gan import GANStage
 from idgan_fast.training.precision import Precision, choose, pick_device
-from idgan_fast.training.step_compiler import Graphs
+from idgan_fast.training.step_compiler import StepCompiler
 from idgan_fast.training.vae import VAEStage
 
 TOTAL = "all that persists"
@@ -132,7 +132,7 @@ class Alive(TorchDispatchMode):
         self.now -= self._sizes.pop(key)
 
 
-class Steps(Graphs):
+class Steps(StepCompiler):
     """Steps as they are, each with its own peak in bytes: `peaks`, by name."""
 
     def __init__(self, alive: Alive, device: torch.device) -> None:

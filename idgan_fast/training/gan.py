@@ -22,7 +22,7 @@ from idgan_fast.training.precision import Precision
 from idgan_fast.training.r1 import real_gradients
 from idgan_fast.training.sampling import Draws, ForD, Latents
 from idgan_fast.training.schedules import distill_weight_at, ema_at
-from idgan_fast.training.step_compiler import Graphs
+from idgan_fast.training.step_compiler import StepCompiler
 
 BOTTLENECK_BETA = 0.1  # VGAN's first multiplier
 PATH_AVERAGE_DECAY = 0.99
@@ -51,7 +51,7 @@ class GANStage:
         device: torch.device,
         precision: Precision,
         vae: VAE,
-        graphs: Graphs | None = None,
+        graphs: StepCompiler | None = None,
     ) -> None:
         self.config, self.images, self.device, self.precision = config.gan, config.images, device, precision
         self.iters, self.batch_size = self.config.iters, self.config.batch_size
@@ -73,7 +73,7 @@ class GANStage:
         self.bottleneck_beta = torch.full((), BOTTLENECK_BETA, device=device)
         self.path_average = torch.zeros((), device=device)
         self.ada = AdaptiveProbability(device=device) if self.config.ada else None
-        graphs = graphs or Graphs(False, device)
+        graphs = graphs or StepCompiler(False, device)
         if self.config.r1_weight > 0:
             self._update_d_r1 = graphs.step("D with R1", lambda *args: self.update_d(True, *args))
         if self.config.r1_weight == 0 or self.config.r1_every > 1:

@@ -68,7 +68,7 @@ def _marker(steps: str) -> Path:
     return Path(cache_dir()) / f"idgan-fast-{key}"
 
 
-class Graphs:
+class StepCompiler:
     """Makes steps; `on` says whether they are compiled. say: is told, in a line, what is compiled and how long it took.
 
     `seconds`: how long each step's first call took, by name.

@@ -11,7 +11,7 @@ from idgan_fast.models.vae import VAE
 from idgan_fast.training import losses
 from idgan_fast.training.optimizers import Adam
 from idgan_fast.training.precision import Precision
-from idgan_fast.training.step_compiler import Graphs
+from idgan_fast.training.step_compiler import StepCompiler
 
 
 def beta_at(config: VAEConfig, iteration: int) -> float:
@@ -36,7 +36,12 @@ class VAEStage:
     name = "vae"
 
     def __init__(
-        self, config: Config, channels: int, device: torch.device, precision: Precision, graphs: Graphs | None = None
+        self,
+        config: Config,
+        channels: int,
+        device: torch.device,
+        precision: Precision,
+        graphs: StepCompiler | None = None,
     ) -> None:
         self.config, self.device, self.precision = config.vae, device, precision
         self.iters, self.batch_size = self.config.iters, self.config.batch_size
@@ -46,7 +51,7 @@ class VAEStage:
         self.optimizer = Adam(self.parameters, betas=(0.9, 0.999))
         self.scale = precision.loss_scale(device)
         self.rng = torch.Generator(device).manual_seed(2 * config.seed)
-        self._update = (graphs or Graphs(False, device)).step("vae", self.update)
+        self._update = (graphs or StepCompiler(False, device)).step("vae", self.update)
 
     def step(self, batch: Tensor, iteration: int) -> dict[str, Tensor]:
         """One update from uint8 images [N, C, 64, 64]; returns detached metrics, `kl_per_dim` [c_dim] among them."""

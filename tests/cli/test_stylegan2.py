@@ -14,7 +14,7 @@ from idgan_fast.run import checkpoint, trainer
 from idgan_fast.run.resolved_settings import choose_compile
 from idgan_fast.training.networks import build_networks
 from idgan_fast.training.precision import Precision
-from idgan_fast.training.step_compiler import Graphs
+from idgan_fast.training.step_compiler import StepCompiler
 from tests.common import TINY, assert_equal, error_of
 
 STYLED = [
@@ -67,7 +67,7 @@ def test_the_choice_to_compile_is_kept(
     """auto on resumption is what it was before; the compiler is stood in for by a wrapper that tells its calls."""
     compiled: list[str] = []
 
-    def step(self: Graphs, name: str, function):  # type: ignore[no-untyped-def]
+    def step(self: StepCompiler, name: str, function):  # type: ignore[no-untyped-def]
         def call(*args):  # type: ignore[no-untyped-def]
             if self.seconds.setdefault(name, 1.0) and name not in compiled:
                 compiled.append(name)
@@ -77,7 +77,7 @@ def test_the_choice_to_compile_is_kept(
         return call if self.on else function
 
     marked: list[str] = []
-    monkeypatch.setattr(Graphs, "step", step)
+    monkeypatch.setattr(StepCompiler, "step", step)
     monkeypatch.setattr(trainer, "mark_warm", marked.append)
     out = tmp_path / "run"
     assert run(pictures, out, "--compile", "on", "--gan.iters", "2") == 0

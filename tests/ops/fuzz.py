@@ -118,7 +118,7 @@ def check_bias_act(kernels: Any, act: str, dtype: torch.dtype, count: int) -> No
         assert_same(got[2], wanted[2], SUMS.get(dtype, 2e-5), what)
 
 
-def check_kernel_energy(kernels: Any, dtype: torch.dtype, count: int) -> None:
+def check_weight_square_sum(kernels: Any, dtype: torch.dtype, count: int) -> None:
     rng = random.Random(5)
     for _ in range(count):
         o, i = rng.choice([0, 1, 3, 16, 37]), rng.choice([1, 2, 17, 40, 1030])
@@ -128,7 +128,7 @@ def check_kernel_energy(kernels: Any, dtype: torch.dtype, count: int) -> None:
             weight = weight.contiguous(memory_format=torch.channels_last) if layout == 1 else weight.transpose(0, 1)
         wanted = weight.double().square().sum((2, 3)).to(torch.promote_types(dtype, torch.float32))
         tolerance = 1e-13 if dtype == torch.float64 else 1e-6
-        assert_same(kernels.kernel_energy(weight), wanted.contiguous(), tolerance, (weight.shape, weight.stride()))
+        assert_same(kernels.weight_square_sum(weight), wanted.contiguous(), tolerance, (weight.shape, weight.stride()))
 
 
 def check_winograd_conv2d(kernels: Any, dtype: torch.dtype, count: int) -> None:

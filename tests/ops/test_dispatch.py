@@ -118,7 +118,7 @@ def test_opcheck(layout: torch.memory_format, dtype: torch.dtype) -> None:
         torch.library.opcheck(namespace.bias_act_bwd2.default, (x, b, x, x, b, *parameters, True))
         torch.library.opcheck(namespace.bias_act_bwd2.default, (x, None, x, x, None, *parameters, False))
     for weight in (x, x.transpose(0, 1)):
-        torch.library.opcheck(namespace.kernel_energy.default, (weight,))
+        torch.library.opcheck(namespace.weight_square_sum.default, (weight,))
     if dtype == torch.float32:
         for weight in (torch.randn(2, 3, 3, 3), torch.randn(3, 34, 3, 3).transpose(0, 1)):
             torch.library.opcheck(namespace.winograd_conv2d.default, (x, weight))

@@ -46,8 +46,8 @@ def test_kernels_bias_act(act: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", fuzz.DTYPES, ids=str)
-def test_kernels_kernel_energy(dtype: torch.dtype) -> None:
-    fuzz.check_kernel_energy(NATIVE, dtype, 60)
+def test_kernels_weight_square_sum(dtype: torch.dtype) -> None:
+    fuzz.check_weight_square_sum(NATIVE, dtype, 60)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

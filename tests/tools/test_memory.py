@@ -18,7 +18,7 @@ from idgan_fast.config.settings import Config
 from idgan_fast.tools.memory import Alive, Fake, held, main, persisting, predict, scratch
 from idgan_fast.training.gan import GANStage
 from idgan_fast.training.precision import Precision
-from idgan_fast.training.step_compiler import Graphs
+from idgan_fast.training.step_compiler import StepCompiler
 from idgan_fast.training.vae import VAEStage
 
 CPU = torch.device("cpu")
@@ -68,7 +68,7 @@ CASES = {
 }
 
 
-class Measured(Graphs):
+class Measured(StepCompiler):
     """Steps whose peaks are measured, with their arguments."""
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class Measured(Graphs):
         return call
 
 
-def train(config: Config, amp: str, stage: str, graphs: Graphs | None = None) -> dict[str, int]:
+def train(config: Config, amp: str, stage: str, graphs: StepCompiler | None = None) -> dict[str, int]:
     """The steps of one stage, of real tensors; what persists in it."""
     chosen, channels, size = Precision(amp, "cpu", ""), config.images.channels, config.images.size
     vae = VAEStage(config, channels, CPU, chosen, graphs)

@@ -13,7 +13,14 @@ from idgan_fast.config.settings import Config, StyleGAN2Config
 from idgan_fast.models.vae import VAE
 from idgan_fast.training.gan import GANStage
 from idgan_fast.training.precision import Precision
-from idgan_fast.training.step_compiler import LONG, CUDAGraph, Graphs, cannot_compile, mark_warm, whether_to_compile
+from idgan_fast.training.step_compiler import (
+    LONG,
+    CUDAGraph,
+    StepCompiler,
+    cannot_compile,
+    mark_warm,
+    whether_to_compile,
+)
 from idgan_fast.training.vae import VAEStage
 
 CPU = torch.device("cpu")
@@ -28,14 +35,14 @@ def fresh_dynamo() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def vae_stage(amp: str, graphs: Graphs) -> VAEStage:
+def vae_stage(amp: str, graphs: StepCompiler) -> VAEStage:
     config = preset("dsprites-quick")
     torch.manual_seed(0)
     return VAEStage(replace(config, vae=replace(config.vae, width=2)), 1, CPU, Precision(amp, "cpu", ""), graphs)
 
 
-def gan_stage(name: str, size: int = 64, **changes: object) -> Callable[[str, Graphs], GANStage]:
-    def build(amp: str, graphs: Graphs) -> GANStage:
+def gan_stage(name: str, size: int = 64, **changes: object) -> Callable[[str, StepCompiler], GANStage]:
+    def build(amp: str, graphs: StepCompiler) -> GANStage:
         config: Config = preset(name)
         # Adam's first steps have the size of the learning rate wherever a gradient is rounding alone
         gan = replace(config.gan, width=2, max_width=4, s_dim=5, r1_every=2, stylegan2=TINY, optimizer="rmsprop")
@@ -67,8 +74,8 @@ def test_one_graph_for_each_step_and_the_same_numbers(name: str, amp: str) -> No
     build, count = STAGES[name]
     counter = CompileCounterWithBackend("aot_eager")
     said: list[str] = []
-    graphs = Graphs(True, CPU, said.append, counter)
-    compiled, eager = build(amp, graphs), build(amp, Graphs(False, CPU))
+    graphs = StepCompiler(True, CPU, said.append, counter)
+    compiled, eager = build(amp, graphs), build(amp, StepCompiler(False, CPU))
     for stage in (compiled, eager):
         stage.scale.factor.fill_(64 if amp == "fp16" else 1)  # no overflow, which would leave the weights alone
         if name == "StyleGAN2, ADA":
@@ -103,7 +110,7 @@ def test_one_graph_for_each_step_and_the_same_numbers(name: str, amp: str) -> No
 
 def test_the_compiler_itself() -> None:
     """One of the steps by inductor, as a run compiles it."""
-    compiled, eager = vae_stage("off", Graphs(True, CPU)), vae_stage("off", Graphs(False, CPU))
+    compiled, eager = vae_stage("off", StepCompiler(True, CPU)), vae_stage("off", StepCompiler(False, CPU))
     batch = torch.randint(256, (4, 1, 64, 64), dtype=torch.uint8)
     for i in range(2):
         got, wanted = compiled.step(batch, i), eager.step(batch, i)

@@ -29,7 +29,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 @pytest.mark.parametrize("name", sorted(OPERATORS))
 def test_kernels_agree(name: str) -> None:
-    assert admission.check(_dispatch.low_level[name], OPERATORS[name], "cpu") is None
+    assert admission.check(_dispatch.custom_ops[name], OPERATORS[name], "cpu") is None
 
 
 @pytest.mark.parametrize("name", sorted(OPERATORS))
@@ -40,13 +40,13 @@ def test_a_kernel_that_is_wrong_in_one_number_is_seen(name: str) -> None:
         result.view(-1)[-1:].mul_(1.1).add_(0.05) if result.is_contiguous() else result.mul_(1.05)
         return result
 
-    found = admission.check(_dispatch.low_level[name], lambda *a: spoiled(OPERATORS[name](*a)), "cpu")
+    found = admission.check(_dispatch.custom_ops[name], lambda *a: spoiled(OPERATORS[name](*a)), "cpu")
     assert found is not None
     assert "off by" in found
 
 
 def test_codes_may_differ_within_rounding_of_a_kink_alone() -> None:
-    low = _dispatch.low_level["filtered_lrelu_fwd"]
+    low = _dispatch.custom_ops["filtered_lrelu_fwd"]
 
     def with_other_codes(share: float) -> Any:
         def spoiled(*arguments: Any) -> Any:
@@ -61,7 +61,7 @@ def test_codes_may_differ_within_rounding_of_a_kink_alone() -> None:
 
 
 def test_nan_a_wrong_shape_and_an_error_are_seen() -> None:
-    low, kernel = _dispatch.low_level["bias_lrelu_fwd"], OPERATORS["bias_lrelu_fwd"]
+    low, kernel = _dispatch.custom_ops["bias_lrelu_fwd"], OPERATORS["bias_lrelu_fwd"]
     assert "off by nan" in str(admission.check(low, lambda *a: kernel(*a) * torch.nan, "cpu"))
     assert "shape" in str(admission.check(low, lambda *a: kernel(*a)[:, 1:], "cpu"))
 
@@ -115,14 +115,14 @@ def test_a_kernel_that_ends_the_process_is_set_aside_and_the_others_go_on(
     child = tmp_path / "python"
     child.write_text(
         "#!/bin/sh\nshift 4\nfor name; do\n"
-        '[ "$name" = kernel_energy ] && { echo "illegal memory access" >&2; exit 3; }\n'
+        '[ "$name" = weight_square_sum ] && { echo "illegal memory access" >&2; exit 3; }\n'
         'echo "{\\"$name\\": null}"\ndone\n'
     )
     child.chmod(0o755)
     monkeypatch.setattr(admission.sys, "executable", str(child))
     found = admission.checked_apart("triton", "cpu")
-    assert found.pop("kernel_energy") == "ended the process with status 3: illegal memory access"
-    assert found == dict.fromkeys(sorted(OPERATORS.keys() - {"kernel_energy"}))
+    assert found.pop("weight_square_sum") == "ended the process with status 3: illegal memory access"
+    assert found == dict.fromkeys(sorted(OPERATORS.keys() - {"weight_square_sum"}))
 
 
 def test_the_process_of_the_check_itself() -> None:

@@ -34,8 +34,8 @@ def test_bias_act(act: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", fuzz.DTYPES, ids=str)
-def test_kernel_energy(dtype: torch.dtype) -> None:
-    fuzz.check_kernel_energy(KERNELS, dtype, 20)
+def test_weight_square_sum(dtype: torch.dtype) -> None:
+    fuzz.check_weight_square_sum(KERNELS, dtype, 20)
 
 
 @pytest.mark.parametrize("dtype", fuzz.DTYPES, ids=str)

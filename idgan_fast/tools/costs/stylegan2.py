@@ -64,7 +64,7 @@ def _coefficients(n: int, c_in: int, c_out: int, element: int) -> tuple[Kernel, 
     """Our demodulation: sums of squares of the weight's kernels, then rsqrt(styles^2 @ sums + eps)."""
     sums = c_in * c_out
     return (
-        Kernel("kernel energy", 0, element * (9 * sums + sums)),
+        Kernel("weight square sum", 0, element * (9 * sums + sums)),
         Kernel("coefficients", 0, element * (sums + n * c_in + n * c_out)),
     )
 

@@ -1,26 +1,26 @@
-// kernel_energy for torch; the kernel is in kernel_energy.h.
+// weight_square_sum for torch; the kernel is in weight_square_sum.h.
 #include "tensors.h"
 
 namespace idgan {
 namespace {
 
-Tensor kernel_energy(Tensor weight) {
+Tensor weight_square_sum(Tensor weight) {
   const bool last = channels_last(weight);
   weight = dense(weight, last);
   const int64_t o = weight.size(0), i = weight.size(1);
-  Tensor energy = torch::stable::new_empty(weight, {o, i}, wide_type(weight));
-  KernelEnergy a{};
+  Tensor square_sum = torch::stable::new_empty(weight, {o, i}, wide_type(weight));
+  WeightSquareSum a{};
   a.dtype = dtype_of(weight);
-  a.weight = weight.data_ptr(), a.out = energy.data_ptr();
+  a.weight = weight.data_ptr(), a.out = square_sum.data_ptr();
   a.count = o * i, a.channels = i, a.taps = weight.size(2) * weight.size(3), a.channels_last = last;
-  const auto kernel = kernels().kernel_energy;
+  const auto kernel = kernels().weight_square_sum;
   torch::stable::parallel_for(0, a.units(), grain(a.kBlock * a.taps),
                               [&](int64_t begin, int64_t end) { kernel(a, begin, end); });
-  return energy;
+  return square_sum;
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(idgan_fast, CPU, m) { m.impl("kernel_energy", TORCH_BOX(&kernel_energy)); }
+STABLE_TORCH_LIBRARY_IMPL(idgan_fast, CPU, m) { m.impl("weight_square_sum", TORCH_BOX(&weight_square_sum)); }
 
 }  // namespace idgan

@@ -1,4 +1,4 @@
-// energy[o, i] = the sum over k of weight[o, i, k]^2: what demodulation needs of a weight.
+// square_sum[o, i] = the sum over k of weight[o, i, k]^2: what demodulation needs of a weight.
 //
 // Mapping: a unit is a block of kernels [o, i]. Where the taps of a kernel lie side by side, each kernel is summed into
 // one vector, and as many vectors as lanes become one vector of sums by halves. Of a channels_last weight, where
@@ -39,7 +39,7 @@ inline Vec<Wide<T>> squares_of(const T* taps, int64_t n) {
 }
 
 template <class T>
-void contiguous_energy(const T* weight, Wide<T>* out, int64_t taps, int64_t begin, int64_t end) {
+void contiguous_square_sum(const T* weight, Wide<T>* out, int64_t taps, int64_t begin, int64_t end) {
   using A = Wide<T>;
   constexpr int L = LANES<A>;
   for (int64_t from = begin; from < end; from += L) {
@@ -57,7 +57,7 @@ void contiguous_energy(const T* weight, Wide<T>* out, int64_t taps, int64_t begi
 
 // Of n channels of one o; tap after tap, so that memory is read in its order.
 template <class T>
-void channels_last_energy(const T* weight, Wide<T>* out, int64_t taps, int64_t channels, int64_t n) {
+void channels_last_square_sum(const T* weight, Wide<T>* out, int64_t taps, int64_t channels, int64_t n) {
   constexpr int L = LANES<Wide<T>>;
   for (int64_t k = 0; k < taps; k++) {
     for (int64_t i = 0; i < n; i += L) {
@@ -68,21 +68,21 @@ void channels_last_energy(const T* weight, Wide<T>* out, int64_t taps, int64_t c
 }
 
 template <class T>
-void kernel_energy_of(const idgan::KernelEnergy& a, int64_t begin, int64_t end) {
+void weight_square_sum_of(const idgan::WeightSquareSum& a, int64_t begin, int64_t end) {
   const T* const weight = static_cast<const T*>(a.weight);
   Wide<T>* const out = static_cast<Wide<T>*>(a.out);
   const int64_t last = smaller(end * a.kBlock, a.count);
   begin *= a.kBlock;
-  if (!a.channels_last) return contiguous_energy(weight, out, a.taps, begin, last);
+  if (!a.channels_last) return contiguous_square_sum(weight, out, a.taps, begin, last);
   while (begin < last) {
     const int64_t o = begin / a.channels, i = begin % a.channels, n = smaller(a.channels - i, last - begin);
-    channels_last_energy(weight + o * a.taps * a.channels + i, out + begin, a.taps, a.channels, n);
+    channels_last_square_sum(weight + o * a.taps * a.channels + i, out + begin, a.taps, a.channels, n);
     begin += n;
   }
 }
 
-void kernel_energy(const idgan::KernelEnergy& a, int64_t begin, int64_t end) {
-  with_type(a.dtype, [&](auto element) { kernel_energy_of<decltype(element)>(a, begin, end); });
+void weight_square_sum(const idgan::WeightSquareSum& a, int64_t begin, int64_t end) {
+  with_type(a.dtype, [&](auto element) { weight_square_sum_of<decltype(element)>(a, begin, end); });
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-"""The sum of squares of every kernel of a weight, which demodulation needs: energy[o, i] = sum_k weight[o, i, k]^2.
+"""The sum of squares of every kernel of a weight, which demodulation needs: square_sum[o, i] = sum_k weight[o, i, k]^2.
 
 Its gradient, 2 weight dE, is one product, which torch does at the speed of memory; the sum itself is not, being over
 few neighbours each.
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from idgan_fast.ops import _dispatch
-from idgan_fast.ops._dispatch import LowLevel, without_autocast
+from idgan_fast.ops._dispatch import CustomOp, without_autocast
 from idgan_fast.ops._tensors import accumulation
 
 
-def kernel_energy(function: str, weight: Tensor, impl: str) -> Tensor:
+def weight_square_sum(function: str, weight: Tensor, impl: str) -> Tensor:
     """[O, I, kh, kw] -> [O, I], in float32 (float64 for float64)."""
     backend = _dispatch.choose(function, LOW_LEVEL, weight.device, impl, fusible=True)
     return _reference(weight) if backend == "reference" else _apply(weight, backend)
@@ -24,15 +24,15 @@ def _reference(weight: Tensor) -> Tensor:
     return weight.to(accumulation(weight.dtype)).square().sum((2, 3)).contiguous()
 
 
-_energy = LowLevel("kernel_energy", "(Tensor weight) -> Tensor", _reference)
-LOW_LEVEL = (_energy,)
+_square_sum = CustomOp("weight_square_sum", "(Tensor weight) -> Tensor", _reference)
+LOW_LEVEL = (_square_sum,)
 
 
-class _KernelEnergy(torch.autograd.Function):
+class _WeightSquareSum(torch.autograd.Function):
     @staticmethod
     @without_autocast
     def forward(weight: Tensor, backend: str) -> Tensor:
-        return _energy(backend, weight)
+        return _square_sum(backend, weight)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -45,4 +45,4 @@ class _KernelEnergy(torch.autograd.Function):
         return (2 * weight.to(g.dtype) * g[:, :, None, None]).to(weight.dtype), None
 
 
-_apply = _dispatch.function(_KernelEnergy)
+_apply = _dispatch.function(_WeightSquareSum)

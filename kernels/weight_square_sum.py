@@ -1,8 +1,8 @@
-"""energy[o, i] = sum_k weight[o, i, k]^2, which demodulation needs.
+"""square_sum[o, i] = sum_k weight[o, i, k]^2, which demodulation needs.
 
-weight: [O, I, kh, kw], contiguous or channels_last; energy: [O, I] in float32 (float64). A program does BLOCK kernels
+weight: [O, I, kh, kw], contiguous or channels_last; the sums: [O, I] in float32 (float64). A program does BLOCK kernels
 of one output channel, and goes through their taps: of a contiguous weight these lie side by side, so that each line of
-the cache is read by one program and serves all its taps. Bytes: weight + energy. Operations: 2 a number.
+the cache is read by one program and serves all its taps. Bytes: weight + sums. Operations: 2 a number.
 Source: Karras et al., arXiv 1912.04958, equation 3.
 """
 
@@ -17,7 +17,9 @@ BLOCK = 256
 
 
 @triton.jit
-def kernel_energy_kernel(weight, energy, inputs, taps, input_step, tap_step, ACC: tl.constexpr, BLOCK: tl.constexpr):
+def weight_square_sum_kernel(
+    weight, square_sum, inputs, taps, input_step, tap_step, ACC: tl.constexpr, BLOCK: tl.constexpr
+):
     blocks = tl.cdiv(inputs, BLOCK)
     o = (tl.program_id(0) // blocks).to(tl.int64)
     i = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
@@ -25,19 +27,19 @@ def kernel_energy_kernel(weight, energy, inputs, taps, input_step, tap_step, ACC
     for k in range(taps):
         w = tl.load(weight + o * inputs * taps + i * input_step + k * tap_step, mask=i < inputs, other=0.0).to(ACC)
         total += w * w
-    tl.store(energy + o * inputs + i, total, mask=i < inputs)
+    tl.store(square_sum + o * inputs + i, total, mask=i < inputs)
 
 
-def kernel_energy(weight: Tensor) -> Tensor:
+def weight_square_sum(weight: Tensor) -> Tensor:
     weight = dense(weight)
     (o, i, kh, kw), wide = weight.shape, accumulation(weight.dtype)
-    energy = torch.empty((o, i), dtype=wide, device=weight.device)
+    square_sum = torch.empty((o, i), dtype=wide, device=weight.device)
     if weight.numel() == 0:
-        return energy.zero_()
+        return square_sum.zero_()
     steps = (1, i) if is_channels_last(weight) else (kh * kw, 1)
     block = min(triton.next_power_of_2(i), BLOCK)
     with on_device_of(weight):
-        kernel_energy_kernel[(o * triton.cdiv(i, block),)](
-            weight, energy, i, kh * kw, *steps, ACC=triton_type(wide), BLOCK=block, num_warps=1
+        weight_square_sum_kernel[(o * triton.cdiv(i, block),)](
+            weight, square_sum, i, kh * kw, *steps, ACC=triton_type(wide), BLOCK=block, num_warps=1
         )
-    return energy
+    return square_sum
