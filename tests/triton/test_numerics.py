@@ -4,18 +4,18 @@ import pytest
 import torch
 
 from idgan_fast.kernels import fir
-from idgan_fast.ops import cases, numerics
+from idgan_fast.ops.validation import numerics
 
 # Layers are smaller, for the interpreter.
-CASES = {case.name: case for case in cases.cases()} | {
-    case.name: case for case in cases.cases(size=8, channels=8) if "conv2d" in case.name or "filtered" in case.name
+CASES = {case.name: case for case in numerics.cases()} | {
+    case.name: case for case in numerics.cases(size=8, channels=8) if "conv2d" in case.name or "filtered" in case.name
 }
 del CASES["winograd_conv2d"]  # the CPU's alone
 # What runs no kernel of ours.
 OTHERS = {"fma"}
 
 
-@pytest.mark.parametrize("layout", cases.LAYOUTS)
+@pytest.mark.parametrize("layout", numerics.LAYOUTS)
 @pytest.mark.parametrize("dtype", numerics.DTYPES, ids=str)
 @pytest.mark.parametrize("name", sorted(CASES.keys() - OTHERS))
 def test_errors_stay_within_the_contract(
