@@ -3,10 +3,11 @@
 from torch import Tensor
 
 from idgan_fast.ops import _dispatch
+from idgan_fast.ops._resampling import filter_size
 from idgan_fast.ops._tensors import autocasting, check_floating, check_images, memory_format, padded
 from idgan_fast.ops.conv2d_gradfix import conv2d, conv_transpose2d, gated
 from idgan_fast.ops.styled_epilogue import LOW_LEVEL, Fir, Phases, styled_epilogue
-from idgan_fast.ops.upfirdn2d import Pair, check_filter, filter_size, padded_for, paddings, resample
+from idgan_fast.ops.upfirdn2d import Pair, check_filter, padded_for, paddings, resample
 from idgan_fast.ops.winograd_conv2d import takes, winograd_conv2d
 
 

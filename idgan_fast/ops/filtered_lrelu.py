@@ -17,10 +17,11 @@ from torch.nn import functional as F
 
 from idgan_fast.ops import _dispatch
 from idgan_fast.ops._dispatch import CustomOp, without_autocast
+from idgan_fast.ops._resampling import adjoint_padding, output_size
 from idgan_fast.ops._tensors import accumulation, check_images, laid_out_like, per_channel
 from idgan_fast.ops.bias_act import checked
 from idgan_fast.ops.bias_lrelu import lrelu
-from idgan_fast.ops.upfirdn2d import Pair, adjoint_padding, check_filter, check_size, output_size, paddings, scaling
+from idgan_fast.ops.upfirdn2d import Pair, check_filter, check_size, paddings, scaling
 from idgan_fast.ops.upfirdn2d import reference as fir
 
 ONE, NO_PADDING = (1, 1), (0, 0, 0, 0)

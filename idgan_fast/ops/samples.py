@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from idgan_fast.ops import bias_lrelu, styled_epilogue
+from idgan_fast.ops._resampling import output_size
 from idgan_fast.ops._tensors import accumulation, memory_format
 from idgan_fast.ops.activations import activation_funcs
-from idgan_fast.ops.upfirdn2d import output_size
 
 SHAPES = ((2, 64, 33, 40), (1, 5, 7, 9))  # several tiles of a kernel, and less than one
 LARGE = (4, 64, 96, 96)  # where a program of a FIR goes down several rows

@@ -20,10 +20,10 @@ from torch.nn import functional as F
 
 from idgan_fast.ops import _dispatch
 from idgan_fast.ops._dispatch import CustomOp, without_autocast
+from idgan_fast.ops._resampling import adjoint_padding, output_size
 from idgan_fast.ops._tensors import accumulation, check_floating, laid_out_like, memory_format, over_pixels, per_channel
 from idgan_fast.ops.bias_lrelu import leaky_relu_backward, lrelu
 from idgan_fast.ops.upfirdn2d import LOW_LEVEL as UPFIRDN2D
-from idgan_fast.ops.upfirdn2d import adjoint_padding, output_size
 from idgan_fast.ops.upfirdn2d import apply as fir_filter
 from idgan_fast.ops.upfirdn2d import reference as fir_reference
 

@@ -19,12 +19,13 @@ from torch.nn.grad import conv2d_weight
 from idgan_fast.ops import _dispatch, conv2d_gradfix, conv_plan
 from idgan_fast.ops import styled_epilogue as epilogue
 from idgan_fast.ops._dispatch import CustomOp, without_autocast
+from idgan_fast.ops._resampling import filter_size, output_size
 from idgan_fast.ops._tensors import accumulation, constant, memory_format, over_pixels, per_channel
 from idgan_fast.ops.bias_lrelu import leaky_relu_backward
 from idgan_fast.ops.conv2d_resample import check, convolved
 from idgan_fast.ops.conv_plan import TORCH
 from idgan_fast.ops.styled_epilogue import Fir, Phases, Vectors, modulate, styled_epilogue
-from idgan_fast.ops.upfirdn2d import Pair, filter_size, output_size, resample
+from idgan_fast.ops.upfirdn2d import Pair, resample
 
 ONE, NO_PADDING = (1, 1), (0, 0, 0, 0)
 LONGEST = 6  # taps of a filter along one axis that the kernels take in one pass

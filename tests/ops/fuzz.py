@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from idgan_fast.ops import bias_lrelu, styled_epilogue
+from idgan_fast.ops._resampling import output_size
 from idgan_fast.ops.bias_act import LOW_LEVEL as BIAS_ACT
-from idgan_fast.ops.upfirdn2d import output_size, reference
+from idgan_fast.ops.upfirdn2d import reference
 
 filtered_lrelu = importlib.import_module("idgan_fast.ops.filtered_lrelu")  # the module, not the function
 

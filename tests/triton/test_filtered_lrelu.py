@@ -14,7 +14,7 @@ from idgan_fast import ops
 from idgan_fast.kernels import filtered_lrelu, lrelu_codes
 from idgan_fast.ops import numerics
 from idgan_fast.ops._dispatch import _triton_operators
-from idgan_fast.ops.upfirdn2d import output_size
+from idgan_fast.ops._resampling import output_size
 from tests.ops import fuzz
 from tests.triton.conftest import between_nan, small_image
 
