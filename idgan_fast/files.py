@@ -1,10 +1,12 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and those of what was found out about this machine."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from tempfile import NamedTemporaryFile
+from typing import IO, Any
 
 
 @contextlib.contextmanager
@@ -28,3 +30,26 @@ def atomically(path: Path) -> Iterator[IO[bytes]]:
         if isinstance(error, OSError):
             error.filename = error.filename or str(path)
         raise
+
+
+def cache_file(name: str) -> Path:
+    """Of what was found out about this machine, in the user's cache folder."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "idgan_fast" / name
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Empty where there is no file, or one that holds no JSON object."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """In one step, since several processes may start at once; makes the folder. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        json.dump(value, file, indent=1)
+    os.replace(file.name, path)

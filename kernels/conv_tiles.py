@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import triton
 
-from idgan_fast.kernels.cache import cache_file, read
+from idgan_fast.files import cache_file, read_json
 
 WANTED_PROGRAMS = 128  # about one for each multiprocessor of an A100 or H100; below, tiles get narrower
 SPLITS_OF = 264  # programs that the sum over pixels is split into
@@ -161,5 +161,5 @@ def tiles_file() -> Path:
 @cache
 def tuned(device: torch.device) -> dict[str, Any]:
     """{shape: tile, or layer: form} of this GPU; read once, when the first layer runs."""
-    found = read(tiles_file()).get(identity(device))
+    found = read_json(tiles_file()).get(identity(device))
     return found if isinstance(found, dict) else {}

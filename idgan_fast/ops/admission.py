@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from idgan_fast.kernels.cache import cache_file, read, write
+from idgan_fast.files import cache_file, read_json, write_json
 from idgan_fast.ops import samples
 from idgan_fast.ops._dispatch import CustomOp, custom_ops, why_not
 
@@ -47,9 +47,9 @@ def refused(backend: str, names: tuple[str, ...], device: str) -> str | None:
 def verdicts(backend: str, device: str) -> Verdicts:
     """Of all kernels of a backend, from the file or by a check of a few seconds. Warns once of those that failed."""
     path, key = verdicts_file(), identity(backend, device)
-    known = read(path)
+    known = read_json(path)
     if key not in known:
-        known = {**read(path), key: checked_apart(backend, device)}
+        known = {**read_json(path), key: checked_apart(backend, device)}
         _keep(path, known)
     wrong = {name: reason for name, reason in known[key].items() if reason is not None}
     if wrong:
@@ -100,7 +100,7 @@ def driver_version() -> str:
 def _keep(path: Path, known: dict[str, Verdicts]) -> None:
     """Without a place to write, each process checks for itself."""
     try:
-        write(path, known)
+        write_json(path, known)
     except OSError as error:
         warnings.warn(f"{path}: cannot keep which kernels agree here: {error}", RuntimeWarning, stacklevel=3)
 

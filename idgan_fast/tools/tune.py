@@ -17,6 +17,7 @@ from torch import Tensor
 
 from idgan_fast import ops
 from idgan_fast.errors import UserError
+from idgan_fast.files import read_json, write_json
 from idgan_fast.ops.conv_plan import COMPOSITE, SAME, TORCH, TRANSPOSED, layer_key
 from idgan_fast.ops.styled_layer import LOW_LEVEL
 from idgan_fast.tools.costs.layer import Layer
@@ -183,7 +184,6 @@ def fastest_form(given: Operands, seconds: Clock) -> dict[str, float]:
 def tune(layers: Sequence[Layer], dtype: torch.dtype, device: torch.device, seconds: Clock, console: Console) -> None:
     """Measures every shape once, and keeps the results after each layer. Raises OSError where they cannot be kept."""
     from idgan_fast.kernels import conv_tiles
-    from idgan_fast.kernels.cache import read, write
 
     done: set[str] = set()
     for number, layer in enumerate(layers, 1):
@@ -204,7 +204,7 @@ def tune(layers: Sequence[Layer], dtype: torch.dtype, device: torch.device, seco
         listed = ", ".join(f"{form} {taken * 1e6:.1f}" for form, taken in sorted(times.items(), key=lambda i: i[1]))
         console.print(f"    forward and backward, µs: {listed}", highlight=False)
         path = conv_tiles.tiles_file()
-        write(path, {**read(path), conv_tiles.identity(device): conv_tiles.tuned(device)})
+        write_json(path, {**read_json(path), conv_tiles.identity(device): conv_tiles.tuned(device)})
 
 
 def modulated_layers(preset: str, n: int, dtype: str) -> list[Layer]:

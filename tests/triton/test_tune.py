@@ -12,8 +12,8 @@ import pytest
 import torch
 from rich.console import Console
 
+from idgan_fast.files import read_json
 from idgan_fast.kernels import conv_tiles, conv_wgrad, modulated_conv2d
-from idgan_fast.kernels.cache import read
 from idgan_fast.ops import conv_plan
 from idgan_fast.tools import tune
 from idgan_fast.tools.costs.layer import Layer
@@ -96,7 +96,7 @@ def test_forms_are_measured_kept_and_taken_by_later_runs() -> None:
     tune.tune(LAYERS, torch.float16, CPU, seconds, Console(file=out, width=200))
     assert "[2/2]" in out.getvalue()
     assert "times the table's" in out.getvalue()
-    kept = read(conv_tiles.tiles_file())
+    kept = read_json(conv_tiles.tiles_file())
     assert set(kept) == {conv_tiles.identity(CPU)}
     conv_tiles.tuned.cache_clear()  # as in another process
     forms = {
