@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import idgan_fast.kernels
 from idgan_fast.files import cache_file, read_json, write_json
 from idgan_fast.ops import samples
 from idgan_fast.ops._dispatch import CustomOp, custom_ops, why_not
@@ -76,7 +77,7 @@ def identity(backend: str, device: str) -> str:
     except PackageNotFoundError:
         triton = None
     package = Path(__file__).parents[1]
-    kernels = Path(sys.modules["idgan_fast.kernels"].__path__[0]) if backend == "triton" else package
+    kernels = Path(idgan_fast.kernels.__path__[0]) if backend == "triton" else package
     text = hashlib.sha256()
     for path in sorted(kernels.glob("*.py" if backend == "triton" else "_cuda*")):
         text.update(path.read_bytes())
