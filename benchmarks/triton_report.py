@@ -26,13 +26,13 @@ from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from idgan_fast.kernels import (
+    _common,
     bias_act,
-    conv_tiles,
-    conv_wgrad,
     filtered_lrelu,
-    lrelu_codes,
-    modulated_conv2d,
+    filtered_lrelu_sign_mask,
     styled_epilogue,
+    styled_layer_conv,
+    styled_layer_weight_grad,
     upfirdn2d,
     weight_square_sum,
 )
@@ -116,21 +116,19 @@ def convolution(dtype: torch.dtype, form: str, c_in: int, c_out: int, size: int,
     out = size if form == "same" else 2 * size + int(form == "transposed")
     weight = small(4 * c_out if form == "composite" else c_out, c_in, k, k, dtype=dtype)
     scale, noise, b = small(8, c_out), small(8, 1, out, out), small(c_out)
-    after = modulated_conv2d.Epilogue(scale, noise, small(), b, None, 0.2, 1.4, 256.0)
+    after = styled_layer_conv.Epilogue(scale, noise, small(), b, None, 0.2, 1.4, 256.0)
     if form == "transposed":
-        after = modulated_conv2d.Epilogue()
+        after = styled_layer_conv.Epilogue()
     styles = small(8, c_in) if prologue else None
-    modulated_conv2d.modulated_conv2d_fwd(image(dtype, "NHWC", c_in, size), weight, styles, after, form)
+    styled_layer_conv.conv_forward(image(dtype, "NHWC", c_in, size), weight, styles, after, form)
 
 
 def gradients(dtype: torch.dtype, form: str, c_in: int, c_out: int, size: int, k: int, by_weight: bool) -> None:
     x, dy = (image(dtype, "NHWC", c, s) for c, s in ((c_in, size), (c_out, size if form == "same" else 2 * size + 1)))
     if by_weight:
-        conv_wgrad.conv_wgrad(dy, x, small(8, c_in), k, form)
+        styled_layer_weight_grad.conv_weight_grad(dy, x, small(8, c_in), k, form)
     else:
-        modulated_conv2d.modulated_conv2d_dgrad(
-            dy, small(c_out, c_in, k, k, dtype=dtype), small(8, c_in), x, form, True
-        )
+        styled_layer_conv.conv_input_grad(dy, small(c_out, c_in, k, k, dtype=dtype), small(8, c_in), x, form, True)
 
 
 # Of filtered_lrelu: up, down, taps of both filters; an adjoint has them exchanged.
@@ -142,7 +140,7 @@ def filtered(dtype: torch.dtype, up: int, down: int, up_taps: int, down_taps: An
     x, fu, fd, activation = image(dtype, "NCHW"), small(up_taps), torch.empty(down_taps, device="meta"), (1.4, 0.2)
     factors = ([up] * 2, [down] * 2, [up_taps] * 4)
     if linear:
-        middle = lrelu_codes.size_of(x.shape[2:], fu, factors[0], (1, 1), factors[2])
+        middle = filtered_lrelu_sign_mask.size_of(x.shape[2:], fu, factors[0], (1, 1), factors[2])
         codes = small(*x.shape[:2], middle[0], (middle[1] + 3) // 4, dtype=torch.uint8)
         filtered_lrelu.filtered_lrelu_linear(x, codes, middle, fu, fd, *factors, [3] * 4, *activation, False)
     else:
@@ -155,29 +153,33 @@ def products(case: Callable[..., Any], name: str, dtype: torch.dtype) -> None:
         narrow = sizes[2] <= 3
         for prologue in (True, False) if sizes[1:3] == (256, 256) else (True,):
             case(
-                f"modulated_conv2d_fwd {layer}{' style' if prologue else ''} {name}",
+                f"styled_layer_conv {layer}{' style' if prologue else ''} {name}",
                 "x" if narrow else "x weight out",
                 lambda a=(*sizes, prologue): convolution(dtype, *a),
             )
         if layer != "composite":
             case(
-                f"modulated_conv2d_dgrad {layer} {name}",
+                f"styled_layer_input_grad {layer} {name}",
                 "factor out" if narrow else "x weight factor out",
                 lambda a=(*sizes, False): gradients(dtype, *a),
             )
         if layer != "composite" and dtype != torch.float32:
-            case(f"conv_wgrad {layer} {name}", "b" if narrow else "a b", lambda a=(*sizes, True): gradients(dtype, *a))
+            case(
+                f"styled_layer_weight_grad {layer} {name}",
+                "b" if narrow else "a b",
+                lambda a=(*sizes, True): gradients(dtype, *a),
+            )
 
 
 @cache
 def launches(target: str = "sm_90") -> list[Launch]:
     """All shipped configurations for an architecture; in the same order for all of them."""
-    architecture = conv_tiles.architecture
-    conv_tiles.architecture = lambda _: target
+    architecture = _common.architecture
+    _common.architecture = lambda _: target
     try:
         return _launches()
     finally:
-        conv_tiles.architecture = architecture
+        _common.architecture = architecture
 
 
 def _launches() -> list[Launch]:

@@ -2,7 +2,7 @@
 
 x, y: any shape, float16, bfloat16, float32 or float64, dense in its memory format; b: [x.shape[dim]] in the type of the
 arithmetic, which is float32 for the half types. A program does a tile, in the backward pass with a bias gradient eight
-of them across the bias (see tiles.py); its sums go to a table of partial sums, which torch adds up: two stages, in a
+of them across the bias (bias_act_tiles.py); its sums go to a table of partial sums, which torch adds up in a
 fixed order. `bias_lrelu` (linear, relu, lrelu) goes backward from y alone, the smooth activations from x. The second
 derivative gives the gradients of <dx, ddx> + <db, ddb>: c act'(x + b) gain by dy, with c = ddx + ddb, and
 c dy act''(x + b) gain by x, with its sums for b; both 0 where the clamp binds.
@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from idgan_fast.kernels.activations import (
+from idgan_fast.kernels._activations import (
     activated,
     clamp_backward,
     finished,
@@ -24,16 +24,14 @@ from idgan_fast.kernels.activations import (
     second_derivative,
     through_leaky,
 )
-from idgan_fast.kernels.tiles import (
-    STEPS,
+from idgan_fast.kernels._common import (
     accumulation,
     dense,
     on_device_of,
     scalar,
-    tile_origin,
-    tiles_of,
     triton_type,
 )
+from idgan_fast.kernels.bias_act_tiles import STEPS, tile_origin, tiles_of
 
 
 @triton.jit

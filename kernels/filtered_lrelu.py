@@ -1,13 +1,14 @@
 """y = FIR_down(clamp(gain lrelu(up_x up_y FIR_up(x + b)))) in one kernel, and the linear operator that codes define.
 
 x [N, C, H, W], y [N, C, H', W'], codes uint8 [N, C, mid_h, ceil(mid_w / 4)], filters of one axis or None; half types
-and float32; the rest is composed (lrelu_codes.py). A program computes STEP_Y x STEP_X outputs of a plane. A FIR along
-an axis is a product with a banded matrix A or B, made of taps by index arithmetic: with X the input tile,
-U = A_y X A_x^T [MID, MID], Z of U point by point, Y = B_y Z B_x^T; U never leaves the program. Bytes: x, y, a byte for
-4 pixels of U; of up = down = 2 and 12 taps x 2.4 times, mostly from caches; channels_last goes through copies in NCHW.
-Operations of these: 1.9k an output, 13 times those of a loop over taps, each as three of the matrix units in TF32 (AMD:
-one in float32): arithmetic bounds it, not memory. Float32 throughout, rounded once. An inf or NaN spreads over its
-tile. Source: Karras et al., Alias-Free Generative Adversarial Networks, arXiv 2106.12423, section 3.2, appendix E.
+and float32; the rest is composed, by filtered_lrelu_sign_mask.py. A program computes STEP_Y x STEP_X outputs of a
+plane. A FIR along an axis is a product with a banded matrix A or B, made of taps by index arithmetic: with X the input
+tile, U = A_y X A_x^T [MID, MID], Z of U point by point, Y = B_y Z B_x^T; U never leaves the program. Bytes: x, y, a
+byte for 4 pixels of U; of up = down = 2 and 12 taps x 2.4 times, mostly from caches; channels_last goes through copies
+in NCHW. Operations of these: 1.9k an output, 13 times those of a loop over taps, each as three of the matrix units in
+TF32 (AMD: one in float32): arithmetic bounds it, not memory. Float32 throughout, rounded once. An inf or NaN spreads
+over its tile. Source: Karras et al., Alias-Free Generative Adversarial Networks, arXiv 2106.12423, section 3.2,
+appendix E.
 """
 
 from collections.abc import Sequence
@@ -19,10 +20,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from idgan_fast.kernels import conv_tiles, lrelu_codes
-from idgan_fast.kernels.activations import leaky
-from idgan_fast.kernels.lrelu_codes import code_of, packed, slope_of
-from idgan_fast.kernels.tiles import clamped, memory_format, on_device_of, scalar
+from idgan_fast.kernels import _common, filtered_lrelu_sign_mask
+from idgan_fast.kernels._activations import leaky
+from idgan_fast.kernels._common import clamped, memory_format, on_device_of, scalar
+from idgan_fast.kernels.filtered_lrelu_sign_mask import code_of, packed, slope_of
 
 MID = 64  # pixels of the upsampled image along each axis of a tile: at least 64 for the matrix units of the H100
 SHORTEST, LONGEST = 4, 32  # outputs of a tile along an axis: longer filters leave fewer, more do not fit in registers
@@ -206,7 +207,7 @@ def tile_for(
     for axis, name in ((along_x, "X"), (along_y, "Y")):
         constants |= {f"STEP_{name}": axis.step, f"IN_{name}": axis.inputs, f"OUT_{name}": axis.outputs}
         constants |= {f"UP_TAPS_{name}": up_taps, f"DOWN_TAPS_{name}": down_taps}
-    if conv_tiles.architecture(x.device).startswith("gfx"):
+    if _common.architecture(x.device).startswith("gfx"):
         return {**constants, "MID": MID, "PRECISION": "ieee", "num_warps": 4}
     # Left alone, the assembler spills a few bytes to get a third block onto a multiprocessor.
     return {**constants, "MID": MID, "PRECISION": "tf32x3", "num_warps": 4, "maxnreg": 255}
@@ -218,8 +219,8 @@ def filtered_lrelu_fwd(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     layout, x = memory_format(x), x.contiguous()
     b, fu, fd = (None if t is None else t.contiguous() for t in (b, fu, fd))
-    middle = lrelu_codes.size_of(x.shape[2:], fu, up, (1, 1), padding)
-    out = lrelu_codes.size_of(middle, fd, (1, 1), down, (0, 0, 0, 0))
+    middle = filtered_lrelu_sign_mask.size_of(x.shape[2:], fu, up, (1, 1), padding)
+    out = filtered_lrelu_sign_mask.size_of(middle, fd, (1, 1), down, (0, 0, 0, 0))
     shape = (*x.shape[:2], middle[0], (middle[1] + 3) // 4)
     codes = torch.empty(shape if want_codes else 0, dtype=torch.uint8, device=x.device)
     y = torch.empty((*x.shape[:2], *out), dtype=x.dtype, device=x.device)
@@ -228,7 +229,7 @@ def filtered_lrelu_fwd(
     activation, kept = (gain, slope, clamp), codes if want_codes else None
     tile = tile_for(x, fu, fd, up, down)
     if tile is None:
-        y = lrelu_codes.composed_fwd(x, b, fu, fd, kept, up, down, padding, activation, flip_filter)
+        y = filtered_lrelu_sign_mask.composed_fwd(x, b, fu, fd, kept, up, down, padding, activation, flip_filter)
         return y.contiguous(memory_format=layout), codes
     blocks = [triton.cdiv(out[0], tile["STEP_Y"]), triton.cdiv(out[1], tile["STEP_X"])]
     with on_device_of(x):
@@ -247,14 +248,14 @@ def filtered_lrelu_linear(
 ) -> Tensor:  # fmt: skip
     layout, x, codes = memory_format(x), x.contiguous(), codes.contiguous()
     fu, fd = (None if t is None else t.contiguous() for t in (fu, fd))
-    out = lrelu_codes.size_of(middle, fd, (1, 1), down, padding_down)
+    out = filtered_lrelu_sign_mask.size_of(middle, fd, (1, 1), down, padding_down)
     y = torch.empty((*x.shape[:2], *out), dtype=x.dtype, device=x.device)
     if y.numel() == 0:
         return y.contiguous(memory_format=layout)
     tile = tile_for(x, fu, fd, up, down)
     if tile is None:
         pads = (padding, padding_down)
-        y = lrelu_codes.composed_linear(x, codes, fu, fd, up, down, pads, gain, slope, flip_filter)
+        y = filtered_lrelu_sign_mask.composed_linear(x, codes, fu, fd, up, down, pads, gain, slope, flip_filter)
         return y.contiguous(memory_format=layout)
     blocks = [triton.cdiv(out[0], tile["STEP_Y"]), triton.cdiv(out[1], tile["STEP_X"])]
     with on_device_of(x):

@@ -2,13 +2,12 @@
 z = clamp(gain lrelu(v)), out = z next_styles, and its gradients.
 
 y: [N, C, H, W], contiguous or channels_last; scale, next_styles [N, C], noise [N or 1, 1, H', W'], strength [], b [C]
-in the type of the arithmetic, float32 for the half types. A program goes down a strip of eight output rows (fir.py) and
-keeps the sums of the outputs that the next input rows still meet: of a filter of four rows each input row is loaded
-once for four outputs, with shifts along x, which the first-level cache serves.
-Bytes: forward y + out; backward through the filter dout + out + y + dy, and dout + out for the sums over pixels and
-channels; without a filter dout + out + y + dy in all. Operations: 2 fh fw + 10 an output, in float32 (float64).
-Sums go to tables of partial sums, which torch adds up in a fixed order.
-Source: Karras et al., arXiv 1912.04958, section 2.2.
+in the type of the arithmetic, float32 for the half types. A program goes down a strip of eight output rows (_fir.py)
+and keeps the sums of the outputs that the next input rows still meet: of a filter of four rows each input row is loaded
+once for four outputs, with shifts along x, which the first-level cache serves. Bytes: forward y + out; backward through
+the filter dout + out + y + dy, and dout + out for the sums over pixels and channels; without a filter dout + out + y +
+dy in all. Operations: 2 fh fw + 10 an output, in float32 (float64). Sums go to tables of partial sums, which torch adds
+up in a fixed order. Source: Karras et al., arXiv 1912.04958, section 2.2.
 """
 
 from collections.abc import Sequence
@@ -18,11 +17,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from idgan_fast.kernels.activations import finished, through_leaky
-from idgan_fast.kernels.epilogue_sums import epilogue_sums
-from idgan_fast.kernels.fir import TILE as FIR_TILE
-from idgan_fast.kernels.fir import new_image, places, strips_of
-from idgan_fast.kernels.tiles import accumulation, dense, is_channels_last, on_device_of, scalar, triton_type
+from idgan_fast.kernels._activations import finished, through_leaky
+from idgan_fast.kernels._common import accumulation, dense, is_channels_last, on_device_of, scalar, triton_type
+from idgan_fast.kernels._fir import TILE as FIR_TILE
+from idgan_fast.kernels._fir import new_image, places, strips_of
+from idgan_fast.kernels.styled_epilogue_sums import epilogue_sums
 
 NO_PADDING = (0, 0, 0, 0)
 LONG = 6  # a filter of more taps, which is given for one axis, passes twice

@@ -3,11 +3,10 @@
 x: [N, I, H, W] channels_last in float16, bfloat16 or float32; weight [O, I, k, k] in the same; f up to [6, 6] or [6];
 the rest in float32. Forward, by form: "same", one kernel; "composite", up=2 in one kernel with the filter composed into
 the weight; "transposed", up=2 in two kernels with y between them. Backward nothing but x, weight and z is needed: sums
-of the epilogue from z (epilogue_sums.py), dy through the filter (styled_epilogue.py), the gradients by x and styles
-(modulated_conv2d.py) and by the weight (conv_wgrad.py).
-Bytes (A: output, I: input activations): forward I + A, I + 3A (transposed); backward 5A + 3I, with a filter 7A + 3I; in
-float32, where torch takes the gradient by the weight, 2I more. Kernels' tables and weights are left out.
-Source: Karras et al., arXiv 1912.04958, section 2.2.
+of the epilogue from z (styled_epilogue_sums.py), dy through the filter (styled_epilogue.py), the gradients by x and
+styles (styled_layer_conv.py) and by the weight (styled_layer_weight_grad.py). Bytes (A: output, I: input activations):
+forward I + A, I + 3A (transposed); backward 5A + 3I, with a filter 7A + 3I; in float32, where torch takes the gradient
+by the weight, 2I more. Kernels' tables and weights are left out. Source: Karras et al., arXiv 1912.04958, section 2.2.
 """
 
 from collections.abc import Sequence
@@ -15,19 +14,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from idgan_fast.kernels.conv_wgrad import conv_wgrad
-from idgan_fast.kernels.epilogue_sums import epilogue_sums
-from idgan_fast.kernels.fir import new_image
-from idgan_fast.kernels.modulated_conv2d import (
+from idgan_fast.kernels._common import dense
+from idgan_fast.kernels._fir import new_image
+from idgan_fast.kernels.styled_epilogue import by_noise, epilogue, through_filter
+from idgan_fast.kernels.styled_epilogue_sums import epilogue_sums
+from idgan_fast.kernels.styled_layer_conv import (
     COMPOSITE,
     SAME,
     TRANSPOSED,
     Epilogue,
-    modulated_conv2d_dgrad,
-    modulated_conv2d_fwd,
+    conv_forward,
+    conv_input_grad,
 )
-from idgan_fast.kernels.styled_epilogue import by_noise, epilogue, through_filter
-from idgan_fast.kernels.tiles import dense
+from idgan_fast.kernels.styled_layer_weight_grad import conv_weight_grad
 
 
 def styled_layer_fwd(
@@ -38,7 +37,7 @@ def styled_layer_fwd(
     """(out, z); z is empty unless it is to be kept and differs from out."""
     if form == TRANSPOSED:
         assert f is not None
-        y, _ = modulated_conv2d_fwd(x, weight, styles, Epilogue(), form)
+        y, _ = conv_forward(x, weight, styles, Epilogue(), form)
         tensors = (scale, noise, strength, b, next_styles)
         z = None
         if keep and next_styles is not None:
@@ -50,7 +49,7 @@ def styled_layer_fwd(
         if form == COMPOSITE:
             assert f is not None
             weight = composed(weight, f, padding, fir_gain)
-        out, z = modulated_conv2d_fwd(x, weight, styles, after, form, keep)
+        out, z = conv_forward(x, weight, styles, after, form, keep)
     return out, x.new_empty(0) if z is None else z
 
 
@@ -97,15 +96,15 @@ def styled_layer_bwd(
             through_filter(dout, z, dy, None, f, scale, next_styles, back, fir_gain, activation)
         same = SAME if f is None else TRANSPOSED
         if of_x or of_styles:
-            dx, dstyles = modulated_conv2d_dgrad(dy, weight, styles, x, same, of_styles)
+            dx, dstyles = conv_input_grad(dy, weight, styles, x, same, of_styles)
         if of_weight:
-            wgrad = torch_wgrad if x.dtype == torch.float32 else conv_wgrad
+            wgrad = torch_wgrad if x.dtype == torch.float32 else conv_weight_grad
             dweight = wgrad(dy, x, styles, k, same)
     return dx, dweight, dstyles, dscale, dnoise, dstrength, db, dnext
 
 
 def torch_wgrad(dy: Tensor, x: Tensor, styles: Tensor | None, k: int, form: str) -> Tensor:
-    """As conv_wgrad, by torch's convolution of x times its style."""
+    """As conv_weight_grad, by torch's convolution of x times its style."""
     if styles is not None:
         x = epilogue(dense(x), x.dtype, None, (styles, None, None, None, None), (0, 0, 0, 0), 1.0, 1.0, 1.0, None)
     same = form == SAME

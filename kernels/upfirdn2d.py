@@ -1,7 +1,7 @@
 """Zero insertion by up, padding, a FIR, every down-th pixel: y[o] = gain sum_k g[k] x[(o down + k - pad) / up], over
 the k that divide; g is f, flipped unless FLIP.
 
-x: [N, C, H, W], contiguous or channels_last, any floating type; accumulated in float32 (float64). Tiles as in fir.py,
+x: [N, C, H, W], contiguous or channels_last, any floating type; accumulated in float32 (float64). Tiles as in _fir.py,
 without strips: a program does 1024 outputs, each from the ceil(fh / up) x ceil(fw / up) taps that meet a pixel, so that
 inserted zeros cost nothing. Without a change of size the kernel of styled_epilogue.py does it, with each input row
 loaded once for all the outputs that it meets. A long filter that is given for one axis passes twice, through float32.
@@ -15,9 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from idgan_fast.kernels.fir import new_image, places, strips_of
+from idgan_fast.kernels._common import accumulation, dense, on_device_of, scalar, triton_type
+from idgan_fast.kernels._fir import new_image, places, strips_of
 from idgan_fast.kernels.styled_epilogue import LONG, fir
-from idgan_fast.kernels.tiles import accumulation, dense, on_device_of, scalar, triton_type
 
 
 @triton.jit

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from idgan_fast.kernels.tiles import accumulation, dense, is_channels_last, on_device_of, triton_type
+from idgan_fast.kernels._common import accumulation, dense, is_channels_last, on_device_of, triton_type
 
 BLOCK = 256
 

@@ -38,7 +38,7 @@ def test_faults_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     misaligned = tuple(a if a is None or not hasattr(a, "data_ptr") else a[..., 1:] for a in launch.args)
     found = report.compiled(replace(launch, args=misaligned), "sm_90").faults
     assert any("dy is accessed 2 bytes wide" in fault for fault in found), found
-    launch = next(one for one in report.launches() if one.case == "modulated_conv2d_fwd same fp16 NHWC")
+    launch = next(one for one in report.launches() if one.case == "styled_layer_conv same fp16 NHWC")
     monkeypatch.setitem(report.MATRIX, "sm_90", "UTCHMMA")
     found = report.compiled(launch, "sm_90").faults
     assert any("multiplies matrices without" in fault for fault in found), found

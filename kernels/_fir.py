@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from idgan_fast.kernels.tiles import is_channels_last
+from idgan_fast.kernels._common import is_channels_last
 
 TILE = 1024  # elements of the half types
 STRIP = 8

@@ -6,7 +6,7 @@ exp and log are the hardware's; expm1 and log1p are made of them by Kahan's quot
 import triton
 import triton.language as tl
 
-from idgan_fast.kernels.tiles import clamped, scalar
+from idgan_fast.kernels._common import clamped, scalar
 
 SELU_SCALE = tl.constexpr(1.0507009873554805)
 SELU_BELOW = tl.constexpr(1.0507009873554805 * 1.6732632423543772)

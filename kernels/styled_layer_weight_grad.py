@@ -16,15 +16,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from idgan_fast.kernels.conv_tiles import SPLITS_OF, Shape, with_tile
-from idgan_fast.kernels.modulated_conv2d import SAME
-from idgan_fast.kernels.tiles import on_device_of
+from idgan_fast.kernels._common import on_device_of
+from idgan_fast.kernels.styled_layer_conv import SAME
+from idgan_fast.kernels.styled_layer_tiles import SPLITS_OF, Shape, with_tile
 
 SHORTEST = 8  # steps of a part, so that a table of parts stays small
 
 
 @triton.jit
-def conv_wgrad_kernel(
+def styled_layer_weight_grad_kernel(
     a, b, styles, parts,
     c_a, c_b, rows, columns, b_height, b_width, steps, steps_of_sample, steps_of_part, m_blocks, n_blocks,
     K: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, STYLE_OF_A: tl.constexpr,
@@ -66,7 +66,7 @@ def conv_wgrad_kernel(
     tl.store(parts + at, tl.trans(acc), mask=in_m[:, None] & in_n[None, :])
 
 
-def conv_wgrad(dy: Tensor, x: Tensor, styles: Tensor | None, k: int, form: str) -> Tensor:
+def conv_weight_grad(dy: Tensor, x: Tensor, styles: Tensor | None, k: int, form: str) -> Tensor:
     """The gradient by a weight [O, I, k, k] in x's dtype, laid out as channels_last.
 
     dy: of the convolution's result; x: [N, I, H, W] without its style; styles: [N, I] in float32 or None.
@@ -93,7 +93,7 @@ def _parts(a: Tensor, b: Tensor, styles: Tensor | None, k: int, same: bool, tile
     steps_of_part = max(triton.cdiv(steps, max(SPLITS_OF // (m_blocks * n_blocks), 1)), min(steps, SHORTEST))
     parts = torch.empty(triton.cdiv(steps, steps_of_part), c_a, taps * c_b, dtype=torch.float32, device=a.device)
     with on_device_of(a):
-        conv_wgrad_kernel[(len(parts) * m_blocks * n_blocks,)](
+        styled_layer_weight_grad_kernel[(len(parts) * m_blocks * n_blocks,)](
             a, b, styles, parts, c_a, c_b, rows, columns, *b.shape[2:],
             steps, steps_of_sample, steps_of_part, m_blocks, n_blocks, K=k, STRIDE=1 if same else 2,
             PAD=k // 2 if same else 0, STYLE_OF_A=not same, **tile,

@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from idgan_fast.kernels.activations import leaky
-from idgan_fast.kernels.tiles import accumulation, clamped, on_device_of, scalar
+from idgan_fast.kernels._activations import leaky
+from idgan_fast.kernels._common import accumulation, clamped, on_device_of, scalar
 from idgan_fast.kernels.upfirdn2d import upfirdn2d
 
 ONE, NO_PADDING = (1, 1), (0, 0, 0, 0)
@@ -48,7 +48,7 @@ def slope_of(code, gain, slope, like):
 
 
 @triton.jit
-def lrelu_codes_kernel(
+def filtered_lrelu_sign_mask_kernel(
     u, z, codes, rows, width, column_blocks, gain: tl.float64, slope: tl.float64, clamp: tl.float64,
     HAS_CLAMP: tl.constexpr, FROM_CODES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -103,7 +103,7 @@ def through(
     columns = min(max(triton.next_power_of_2(width), 4), 256)
     column_blocks = triton.cdiv(width, columns)
     with on_device_of(u):
-        lrelu_codes_kernel[(triton.cdiv(rows, TILE // columns) * column_blocks,)](
+        filtered_lrelu_sign_mask_kernel[(triton.cdiv(rows, TILE // columns) * column_blocks,)](
             u, z, codes, rows, width, column_blocks, gain, slope, 0.0 if clamp is None else clamp,
             HAS_CLAMP=clamp is not None, FROM_CODES=from_codes, ROWS=TILE // columns, COLUMNS=columns,
         )  # fmt: skip

@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from idgan_fast.kernels.activations import through_leaky
-from idgan_fast.kernels.tiles import accumulation, is_channels_last, on_device_of, scalar, triton_type
+from idgan_fast.kernels._activations import through_leaky
+from idgan_fast.kernels._common import accumulation, is_channels_last, on_device_of, scalar, triton_type
 
 TILE, PIXELS, CHANNELS = 2048, 64, 32  # 64 pixels of NCHW images, of channels_last ones 32 of 64 channels
 
@@ -31,7 +31,7 @@ def before_leaky(z, slope, gain):
 
 
 @triton.jit
-def epilogue_sums_kernel(
+def styled_epilogue_sums_kernel(
     dout, z, y, scale, noise, strength, b, next_styles, dy, noise_sums, channel_sums,
     channels, pixels, pixel_blocks, channel_step, pixel_step, noise_step,
     slope: tl.float64, gain: tl.float64, clamp: tl.float64,
@@ -113,7 +113,7 @@ def epilogue_sums(
         scale, noise, strength, b, next_styles = (None if t is None else t.contiguous() for t in vectors)
         steps = (1, c) if is_channels_last(dout) else (height * width, 1)
         with on_device_of(dout):
-            epilogue_sums_kernel[(n * blocks,)](
+            styled_epilogue_sums_kernel[(n * blocks,)](
                 dout, z, y, scale, noise, strength, b, next_styles, dy, of_pixel if over_channels else None, table, c,
                 height * width, blocks, *steps, noise_step, slope, gain, 0.0 if clamp is None else clamp,
                 HAS_CLAMP=clamp is not None, WANT_SCALE=want_scale, WANT_BIAS=want_b, WANT_NEXT=want_next,

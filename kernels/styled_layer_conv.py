@@ -18,10 +18,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from idgan_fast.kernels import conv_tiles
-from idgan_fast.kernels.activations import finished
-from idgan_fast.kernels.conv_tiles import Shape, with_tile
-from idgan_fast.kernels.tiles import on_device_of
+from idgan_fast.kernels import _common
+from idgan_fast.kernels._activations import finished
+from idgan_fast.kernels._common import on_device_of
+from idgan_fast.kernels.styled_layer_tiles import Shape, with_tile
 
 # Forms: of a stride of one; up=2 as a 3x3 convolution with a weight [4 O, I, 3, 3] that holds the filter, a phase of
 # the output each; up=2 as the four phases of a transposed convolution, of 2x2, 2x1, 1x2 and 1x1 taps; and that one's
@@ -30,7 +30,7 @@ SAME, COMPOSITE, TRANSPOSED, STRIDED = "same", "composite", "transposed", "strid
 
 
 @triton.jit
-def modulated_conv2d_fwd_kernel(
+def styled_layer_fwd_kernel(
     x, weight, styles, scale, noise, strength, b, next_styles, out, z, factor, sums,
     c_in, height, width, c_out, rows, columns, out_height, out_width, all_m_blocks, m_blocks, o_blocks,
     o_step, tap_step, i_step, noise_step,
@@ -138,7 +138,7 @@ class Epilogue(NamedTuple):
     clamp: float | None = None
 
 
-def modulated_conv2d_fwd(
+def conv_forward(
     x: Tensor, weight: Tensor, styles: Tensor | None, epilogue: Epilogue, form: str, keep: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """(out, z), channels_last; z, the result before next_styles, where it is to be kept and differs from out.
@@ -160,7 +160,7 @@ def modulated_conv2d_fwd(
     return out, z
 
 
-def modulated_conv2d_dgrad(
+def conv_input_grad(
     dy: Tensor, weight: Tensor, styles: Tensor | None, x: Tensor, form: str, want_styles: bool
 ) -> tuple[Tensor, Tensor]:
     """The gradients by x, channels_last, and by the styles [N, I] in float32 (empty unless wanted)."""
@@ -211,7 +211,7 @@ def in_memory(weight: Tensor) -> Tensor:
 def precision(x: Tensor) -> str:
     """Of products: half types have one; float32 takes TF32 where torch's convolutions do, else three TF32 products.
     AMD's matrix units multiply float32 as it is."""
-    if x.dtype != torch.float32 or conv_tiles.architecture(x.device).startswith("gfx"):
+    if x.dtype != torch.float32 or _common.architecture(x.device).startswith("gfx"):
         return "ieee"
     cudnn: Any = torch.backends.cudnn
     everywhere: Any = torch.backends
@@ -245,7 +245,7 @@ def _launch(
     noise = epilogue.noise
     noise_step = 0 if noise is None or noise.shape[0] == 1 else size[0] * size[1]
     with on_device_of(x):
-        modulated_conv2d_fwd_kernel[(programs,)](
+        styled_layer_fwd_kernel[(programs,)](
             x, weight, *vectors, out, z, factor, sums, c_in, height, width, c_out, rows, columns, *size, n * m_blocks,
             m_blocks, o_blocks, *steps, noise_step, slope, gain, 0.0 if clamp is None else clamp,
             HAS_CLAMP=clamp is not None, K=k, UP=up, STRIDE=2 if form == STRIDED else 1,
