@@ -1,9 +1,10 @@
 """Files that are there whole or not at all, and those of what was found out about this machine."""
 
 import contextlib
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, Any
@@ -53,3 +54,11 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     with NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
         json.dump(value, file, indent=1)
     os.replace(file.name, path)
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """16 hexadecimal digits that tell these files' contents from others."""
+    text = hashlib.sha256()
+    for path in sorted(paths):
+        text.update(path.read_bytes())
+    return text.hexdigest()[:16]

@@ -8,29 +8,31 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-
-def memory_format(x: Tensor) -> torch.memory_format:
-    """channels_last for a 4-D tensor whose channels lie side by side, else contiguous."""
-    dense = x.ndim == 4 and x.shape[1] > 1 and x.shape[2] * x.shape[3] > 1
-    return torch.channels_last if dense and x.stride(1) == 1 else torch.contiguous_format
+from idgan_fast.ops._tensors import accumulation, laid_out_like, memory_format
 
 
-def dense(x: Tensor, like: Tensor | None = None) -> Tensor:
-    """x without holes, in the memory format of `like`, by default in its own."""
-    return x.contiguous(memory_format=memory_format(x if like is None else like))
+def dense(x: Tensor) -> Tensor:
+    """x without holes, in its own memory format."""
+    return laid_out_like(x, x)
+
+
+def contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    return tuple([None if t is None else t.contiguous() for t in tensors])
 
 
 def is_channels_last(x: Tensor) -> bool:
     return memory_format(x) == torch.channels_last
 
 
-def accumulation(dtype: torch.dtype) -> torch.dtype:
-    """The type in which a kernel computes: float32 for the half types, otherwise the tensor's own."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+def new_image(x: Tensor, height: int, width: int, dtype: torch.dtype | None = None) -> Tensor:
+    """An empty [N, C, height, width] in x's memory format, by default of its dtype."""
+    shape = (*x.shape[:2], height, width)
+    return torch.empty(shape, dtype=dtype or x.dtype, device=x.device, memory_format=memory_format(x))
 
 
-def triton_type(dtype: torch.dtype) -> tl.dtype:
-    return {torch.float32: tl.float32, torch.float64: tl.float64}[dtype]
+def acc_type(dtype: torch.dtype) -> tl.dtype:
+    """The type in which a kernel computes on tensors of `dtype`: float32, or float64."""
+    return {torch.float32: tl.float32, torch.float64: tl.float64}[accumulation(dtype)]
 
 
 def on_device_of(x: Tensor) -> AbstractContextManager:
@@ -40,7 +42,7 @@ def on_device_of(x: Tensor) -> AbstractContextManager:
 
 @cache
 def architecture(device: torch.device) -> str:
-    """The row of the table for a device; sm_90 where there is none."""
+    """The row of the tables for a device; sm_90 where there is none."""
     if device.type != "cuda":
         return "sm_90"
     if torch.version.hip is not None:

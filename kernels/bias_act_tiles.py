@@ -29,7 +29,7 @@ class Tiles(NamedTuple):
     sums: tuple[int, int]
 
 
-def tiles_of(x: Tensor, dim: int | None, steps: int = 1, tile: int | None = None) -> Tiles:
+def tiles_of(x: Tensor, dim: int | None, *, steps: int = 1, tile: int | None = None) -> Tiles:
     """Of a dense x with a vector along `dim`, or with none. steps: tiles of a program across the vector.
 
     tile: elements of one, by default as many as a kernel of three streams has registers for.
@@ -55,7 +55,7 @@ def tiles_of(x: Tensor, dim: int | None, steps: int = 1, tile: int | None = None
             "BY_COLUMN": by_column,
             "BLOCK_ROWS": block_rows,
             "BLOCK_COLUMNS": block_columns,
-            "WIDE": columns >= 2**31,
+            "LONG_ROWS": columns >= 2**31,
             "num_warps": 8,
         },
         (across, along),
@@ -65,18 +65,18 @@ def tiles_of(x: Tensor, dim: int | None, steps: int = 1, tile: int | None = None
 @triton.jit
 def tile_origin(
     rows, columns, column_blocks, ROW_STEPS: tl.constexpr, COLUMN_STEPS: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, LONG_ROWS: tl.constexpr,
 ):  # fmt: skip
     """This program's batch index (64 bits: it addresses), first row, first column, and its column block.
 
-    WIDE: columns are more than 32 bits count.
+    LONG_ROWS: the columns are more than 32 bits count.
     """
     program = tl.program_id(0)
     row_blocks = tl.cdiv(rows, BLOCK_ROWS * ROW_STEPS)
     column_block = program % column_blocks
-    of_rows = program // column_blocks
-    row = (of_rows % row_blocks) * (BLOCK_ROWS * ROW_STEPS)
-    batch = (of_rows // row_blocks).to(tl.int64)
-    if WIDE:
+    row_block = program // column_blocks
+    row = (row_block % row_blocks) * (BLOCK_ROWS * ROW_STEPS)
+    batch = (row_block // row_blocks).to(tl.int64)
+    if LONG_ROWS:
         column_block = column_block.to(tl.int64)
     return batch, row, column_block * (BLOCK_COLUMNS * COLUMN_STEPS), column_block

@@ -1,10 +1,11 @@
-"""The codes of a leaky ReLU with gain and clamp, 2 bits a pixel, and filtered_lrelu of what one tile does not hold.
+"""The sign mask of filtered_lrelu, 2 bits a pixel, and filtered_lrelu composed of the kernels of upfirdn2d.py.
 
-z = clamp(gain lrelu(u)); code 0 above 0, 1 below, 2 where the clamp binds, so that dz = du (gain, gain slope, 0)[code].
-u, z: [rows, width], float32 or float64, all planes of an image in the order of memory; codes uint8 [rows,
+z = clamp(gain lrelu(u)); a sign is 0 above 0, 1 below, 2 where the clamp binds: dz = du (gain, gain slope, 0)[sign].
+u, z: [rows, width], float32 or float64, all planes of an image in the order of memory; sign_mask: uint8 [rows,
 ceil(width / 4)], the left pixel in the low bits. A program does a tile [ROWS, COLUMNS] of pixels, four of a byte in one
-thread's reach. Bytes: u + z + codes. Between them run the kernels of upfirdn2d.py, through memory in float32 (float64).
-Filters of two axes, float64, and filters or factors that leave a tile of filtered_lrelu.py nothing go this way.
+thread's reach. Bytes: u + z + sign_mask. Operations: about 5 a pixel, in the type of u.
+Composed is what a tile of filtered_lrelu.py does not hold: filters of two axes, float64, and filters or factors that
+leave it too few outputs. The images between the kernels go through memory in float32 (float64).
 Source: Karras et al., arXiv 2106.12423, appendix E.
 """
 
@@ -15,9 +16,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from idgan_fast.kernels._activations import leaky
-from idgan_fast.kernels._common import accumulation, clamped, on_device_of, scalar
+from idgan_fast.kernels._activations import lrelu
+from idgan_fast.kernels._common import clamped, on_device_of, scalar
 from idgan_fast.kernels.upfirdn2d import upfirdn2d
+from idgan_fast.ops._tensors import accumulation
 
 ONE, NO_PADDING = (1, 1), (0, 0, 0, 0)
 NEGATIVE, CLAMPED = tl.constexpr(1), tl.constexpr(2)
@@ -25,68 +27,60 @@ TILE = 1024
 
 
 @triton.jit
-def code_of(u, z, clamp, HAS_CLAMP: tl.constexpr):
+def sign_of(u, z, clamp, HAS_CLAMP: tl.constexpr):
     """z: gain * lrelu(u), before the clamp."""
-    code = tl.where(u <= 0, NEGATIVE, 0)
+    sign = tl.where(u <= 0, NEGATIVE, 0)
     if HAS_CLAMP:
-        code = tl.where(tl.abs(z) >= scalar(clamp, z), CLAMPED, code)
-    return code
+        sign = tl.where(tl.abs(z) >= scalar(clamp, z), CLAMPED, sign)
+    return sign
 
 
 @triton.jit
-def packed(code, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """[ROWS, COLUMNS] codes as the bytes of four pixels each: [ROWS, COLUMNS / 4]."""
-    four = tl.reshape(code, (ROWS, COLUMNS // 4, 4)) << (2 * tl.arange(0, 4))[None, None, :]
+def pack_signs(sign, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """[ROWS, COLUMNS] signs as the bytes of four pixels each: [ROWS, COLUMNS / 4]."""
+    four = tl.reshape(sign, (ROWS, COLUMNS // 4, 4)) << (2 * tl.arange(0, 4))[None, None, :]
     return tl.sum(four, 2).to(tl.uint8)
 
 
 @triton.jit
-def slope_of(code, gain, slope, like):
-    """dz / du, in the type of `like`."""
+def slope_of_sign(byte, column, gain, slope, like):
+    """dz / du of the pixel in this column, whose sign is in the byte, in the type of `like`."""
+    sign = byte.to(tl.int32) >> (column & 3) * 2 & 3
     below = scalar(gain, like) * scalar(slope, like)
-    return tl.where(code == 0, scalar(gain, like), tl.where(code == NEGATIVE, below, 0.0))
+    return tl.where(sign == 0, scalar(gain, like), tl.where(sign == NEGATIVE, below, 0.0))
 
 
 @triton.jit
 def filtered_lrelu_sign_mask_kernel(
-    u, z, codes, rows, width, column_blocks, gain: tl.float64, slope: tl.float64, clamp: tl.float64,
-    HAS_CLAMP: tl.constexpr, FROM_CODES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    u, z, sign_mask, rows, width, column_blocks, gain: tl.float64, slope: tl.float64, clamp: tl.float64,
+    HAS_CLAMP: tl.constexpr, FROM_MASK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """FROM_CODES: z = u times the slopes that the codes give; otherwise z and, if wanted, the codes from u."""
+    """FROM_MASK: z = u times the slopes that the sign mask gives; otherwise z and, if wanted, the sign mask from u."""
     program = tl.program_id(0)
     row = (program // column_blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     first = program % column_blocks * COLUMNS
     column = first + tl.arange(0, COLUMNS)[None, :]
-    bytes_of_row = (width + 3) // 4
+    row_bytes = (width + 3) // 4
     mask = (row < rows) & (column < width)
     v = tl.load(u + row * width + column, mask=mask, other=0.0)
-    if FROM_CODES:
-        code = tl.load(codes + row * bytes_of_row + column // 4, mask=mask, other=0).to(tl.int32)
-        result = v * slope_of(code >> (column & 3) * 2 & 3, gain, slope, v)
+    if FROM_MASK:
+        byte = tl.load(sign_mask + row * row_bytes + column // 4, mask=mask, other=0)
+        result = v * slope_of_sign(byte, column, gain, slope, v)
     else:
-        result = leaky(v, scalar(slope, v)) * scalar(gain, v)
-        if codes is not None:
-            code = tl.where(mask, code_of(v, result, clamp, HAS_CLAMP), 0)
+        result = lrelu(v, scalar(slope, v)) * scalar(gain, v)
+        if sign_mask is not None:
+            sign = tl.where(mask, sign_of(v, result, clamp, HAS_CLAMP), 0)
             byte = first // 4 + tl.arange(0, COLUMNS // 4)[None, :]
-            at = row * bytes_of_row + byte
-            tl.store(codes + at, packed(code, ROWS, COLUMNS), mask=(row < rows) & (byte < bytes_of_row))
+            at = row * row_bytes + byte
+            tl.store(sign_mask + at, pack_signs(sign, ROWS, COLUMNS), mask=(row < rows) & (byte < row_bytes))
         if HAS_CLAMP:
             result = clamped(result, clamp)
     tl.store(z + row * width + column, result, mask=mask)
 
 
-def size_of(
-    size: Sequence[int], f: Tensor | None, up: Sequence[int], down: Sequence[int], padding: Sequence[int]
-) -> tuple[int, int]:
-    """(height, width) of a filtered image; up, down: (x, y), padding: (x0, x1, y0, y1)."""
-    fh, fw = (1, 1) if f is None else (f.shape[0], f.shape[-1])
-    height = (size[0] * up[1] + padding[2] + padding[3] - fh) // down[1] + 1
-    return height, (size[1] * up[0] + padding[0] + padding[1] - fw) // down[0] + 1
-
-
 def filtered(
-    x: Tensor, f: Tensor | None, up: Sequence[int], down: Sequence[int], padding: Sequence[int], flip: bool,
-    gain: float = 1.0,
+    x: Tensor, f: Tensor | None, *, up: Sequence[int] = ONE, down: Sequence[int] = ONE,
+    padding: Sequence[int] = NO_PADDING, flip: bool, gain: float = 1.0,
 ) -> Tensor:  # fmt: skip
     """x itself where nothing is to be done."""
     if f is None and max(*up, *down) == 1 and not any(padding):
@@ -94,37 +88,40 @@ def filtered(
     return upfirdn2d(x, f, up, down, padding, flip, gain)
 
 
-def through(
-    u: Tensor, codes: Tensor | None, gain: float, slope: float, clamp: float | None, from_codes: bool
+def lrelu_by_sign_mask(
+    u: Tensor, sign_mask: Tensor | None, *, gain: float, slope: float, clamp: float | None, from_mask: bool
 ) -> Tensor:
-    """z, of a contiguous u."""
+    """z, of a contiguous u; a sign mask that is given is read (from_mask) or filled."""
     z = torch.empty_like(u)
+    if u.numel() == 0:
+        return z
     rows, width = u.numel() // u.shape[3], u.shape[3]
     columns = min(max(triton.next_power_of_2(width), 4), 256)
     column_blocks = triton.cdiv(width, columns)
     with on_device_of(u):
         filtered_lrelu_sign_mask_kernel[(triton.cdiv(rows, TILE // columns) * column_blocks,)](
-            u, z, codes, rows, width, column_blocks, gain, slope, 0.0 if clamp is None else clamp,
-            HAS_CLAMP=clamp is not None, FROM_CODES=from_codes, ROWS=TILE // columns, COLUMNS=columns,
+            u, z, sign_mask, rows, width, column_blocks, gain, slope, clamp or 0.0,
+            HAS_CLAMP=clamp is not None, FROM_MASK=from_mask, ROWS=TILE // columns, COLUMNS=columns,
         )  # fmt: skip
     return z
 
 
 def composed_fwd(
-    x: Tensor, b: Tensor | None, fu: Tensor | None, fd: Tensor | None, codes: Tensor | None, up: Sequence[int],
-    down: Sequence[int], padding: Sequence[int], activation: tuple[float, float, float | None], flip: bool,
+    x: Tensor, b: Tensor | None, fu: Tensor | None, fd: Tensor | None, sign_mask: Tensor | None, *, up: Sequence[int],
+    down: Sequence[int], padding: Sequence[int], gain: float, slope: float, clamp: float | None, flip: bool,
 ) -> Tensor:  # fmt: skip
-    """x is contiguous; codes are filled where given; activation: gain, slope, clamp."""
+    """x is contiguous; the sign mask is filled where given."""
     v = x.to(accumulation(x.dtype))
     v = v if b is None else v + b[:, None, None]
-    u = filtered(v, fu, up, ONE, padding, flip, float(up[0] * up[1]))
-    return filtered(through(u, codes, *activation, False), fd, ONE, down, NO_PADDING, flip).to(x.dtype)
+    u = filtered(v, fu, up=up, padding=padding, flip=flip, gain=float(up[0] * up[1]))
+    z = lrelu_by_sign_mask(u, sign_mask, gain=gain, slope=slope, clamp=clamp, from_mask=False)
+    return filtered(z, fd, down=down, flip=flip).to(x.dtype)
 
 
 def composed_linear(
-    x: Tensor, codes: Tensor, fu: Tensor | None, fd: Tensor | None, up: Sequence[int], down: Sequence[int],
-    padding: tuple[Sequence[int], Sequence[int]], gain: float, slope: float, flip: bool,
+    x: Tensor, sign_mask: Tensor, fu: Tensor | None, fd: Tensor | None, *, up: Sequence[int], down: Sequence[int],
+    padding: Sequence[int], padding_down: Sequence[int], gain: float, slope: float, flip: bool,
 ) -> Tensor:  # fmt: skip
-    """padding: of both filters."""
-    u = filtered(x.to(accumulation(x.dtype)), fu, up, ONE, padding[0], flip)
-    return filtered(through(u, codes, gain, slope, None, True), fd, ONE, down, padding[1], flip).to(x.dtype)
+    u = filtered(x.to(accumulation(x.dtype)), fu, up=up, padding=padding, flip=flip)
+    z = lrelu_by_sign_mask(u, sign_mask, gain=gain, slope=slope, clamp=None, from_mask=True)
+    return filtered(z, fd, down=down, padding=padding_down, flip=flip).to(x.dtype)

@@ -1,14 +1,12 @@
-"""The sums of a layer's epilogue in one pass, h = dout next_styles dz/dv from dout and z: over channels for the noise,
-over pixels for bias, scale and next_styles; and h scale, the gradient by the convolution's result, where no filter
-stands between.
+"""The sums of a layer's epilogue in one pass over dout and z, with h = dout next_styles dz/dv: of h over channels for
+the noise, over pixels for b; of h y for scale; of dout z for next_styles; and dy = h scale where no filter follows.
 
-dout, z: [N, C, H, W] in one layout; scale, next_styles [N, C], b [C], noise [N or 1, 1, H, W], strength [] in the type
-of the arithmetic. The sum for scale is that of h y; without y it is that of h (v - noise strength - b), which is h y
-scale, with v = z / (gain slope): leaky ReLU shows its input where h is not 0, so that nothing but z need be kept. There
-scale must not be 0, and where noise or bias are a hundred times y a half type's z shows y in as many digits fewer.
-A program takes some pixels of a sample and goes through all channels. Bytes: dout + z (+ y) (+ dy), and a table of sums
-for each gradient, 4 bytes for 32 pixels (64 of NCHW), which torch adds up in a fixed order. Source: Karras et al.,
-arXiv 1912.04958, section 2.2.
+dout, z, y, dy: [N, C, H, W] in one layout; the vectors as in _epilogue.py. A program takes some pixels of a sample and
+goes through all channels. Without y the sum for scale is that of h (v - noise strength - b) / scale, v = z / (gain
+slope), which shows itself wherever h is not 0, so that nothing but z need be kept: scale must not be 0 there, and where
+noise or b are a hundred times y a half type's z shows y in as many digits fewer.
+Bytes: dout + z (+ y) (+ dy), and for each gradient 4 bytes for 32 pixels (64 of NCHW), which torch adds up in a fixed
+order. Operations: about 10 an element, in float32 (float64). Source: Karras et al., arXiv 1912.04958, section 2.2.
 """
 
 import torch
@@ -16,14 +14,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from idgan_fast.kernels._activations import through_leaky
-from idgan_fast.kernels._common import accumulation, is_channels_last, on_device_of, scalar, triton_type
+from idgan_fast.kernels._activations import lrelu_backward
+from idgan_fast.kernels._common import acc_type, contiguous, is_channels_last, on_device_of, scalar
+from idgan_fast.kernels._epilogue import Epilogue
+from idgan_fast.ops._tensors import accumulation
 
 TILE, PIXELS, CHANNELS = 2048, 64, 32  # 64 pixels of NCHW images, of channels_last ones 32 of 64 channels
 
 
 @triton.jit
-def before_leaky(z, slope, gain):
+def lrelu_inverse(z, slope, gain):
     """v of z = gain lrelu(v); 0 where slope or gain hide it."""
     k = scalar(gain, z)
     factor = tl.where(tl.where(k > 0, z, -z) > 0, k, k * scalar(slope, z))
@@ -32,7 +32,7 @@ def before_leaky(z, slope, gain):
 
 @triton.jit
 def styled_epilogue_sums_kernel(
-    dout, z, y, scale, noise, strength, b, next_styles, dy, noise_sums, channel_sums,
+    dout, z, y, scale, noise, strength, b, next_styles, dy, pixel_sums, channel_sums,
     channels, pixels, pixel_blocks, channel_step, pixel_step, noise_step,
     slope: tl.float64, gain: tl.float64, clamp: tl.float64,
     HAS_CLAMP: tl.constexpr, WANT_SCALE: tl.constexpr, WANT_BIAS: tl.constexpr,
@@ -42,7 +42,7 @@ def styled_epilogue_sums_kernel(
     sample = (tl.program_id(0) // pixel_blocks).to(tl.int64)
     block = tl.program_id(0) % pixel_blocks
     p = block * PIXELS + tl.arange(0, PIXELS)[None, :]
-    of_pixel = tl.zeros((PIXELS,), ACC)
+    pixel_total = tl.zeros((PIXELS,), ACC)
     if noise is not None:
         added = tl.load(noise + sample * noise_step + p, mask=p < pixels, other=0.0)
         if strength is not None:
@@ -51,7 +51,7 @@ def styled_epilogue_sums_kernel(
         c = start + tl.arange(0, CHANNELS)[:, None]
         mask = (c < channels) & (p < pixels)
         at = sample * channels * pixels + c.to(tl.int64) * channel_step + p.to(tl.int64) * pixel_step
-        mine = sample * channels + c
+        vector = sample * channels + c
         g = tl.load(dout + at, mask=mask, other=0.0).to(ACC)
         saved = tl.load(z + at, mask=mask, other=0.0).to(ACC)
         row = start + tl.arange(0, CHANNELS)
@@ -59,70 +59,68 @@ def styled_epilogue_sums_kernel(
         table = tl.num_programs(0).to(tl.int64) * channels
         h = g
         if next_styles is not None:
-            h = g * tl.load(next_styles + mine, mask=c < channels, other=0.0)
-        h = tl.where(mask, through_leaky(h, saved, slope, gain, clamp, HAS_CLAMP), 0.0)
-        of_pixel += tl.sum(h, 0)
+            h = g * tl.load(next_styles + vector, mask=c < channels, other=0.0)
+        h = tl.where(mask, lrelu_backward(h, saved, slope, gain, clamp, HAS_CLAMP), 0.0)
+        pixel_total += tl.sum(h, 0)
         if dy is not None:
             scaled = h
             if scale is not None:
-                scaled = h * tl.load(scale + mine, mask=c < channels, other=0.0)
+                scaled = h * tl.load(scale + vector, mask=c < channels, other=0.0)
             tl.store(dy + at, scaled.to(dy.dtype.element_ty), mask=mask)
         if WANT_SCALE:
-            of_scale = mask
+            scale_mask = mask
             if y is not None:
-                of_y = tl.load(y + at, mask=mask, other=0.0).to(ACC)
+                y_value = tl.load(y + at, mask=mask, other=0.0).to(ACC)
             else:
-                of_scale = mask & (h != 0)
-                of_y = before_leaky(saved, slope, gain)
+                scale_mask = mask & (h != 0)
+                y_value = lrelu_inverse(saved, slope, gain)
                 if noise is not None:
-                    of_y -= added
+                    y_value -= added
                 if b is not None:
-                    of_y -= tl.load(b + c, mask=c < channels, other=0.0)
-            tl.store(sums, tl.sum(tl.where(of_scale, h * of_y, 0.0), 1), mask=row < channels)
+                    y_value -= tl.load(b + c, mask=c < channels, other=0.0)
+            tl.store(sums, tl.sum(tl.where(scale_mask, h * y_value, 0.0), 1), mask=row < channels)
             sums += table
         if WANT_BIAS:
             tl.store(sums, tl.sum(h, 1), mask=row < channels)
             sums += table
         if WANT_NEXT:
             tl.store(sums, tl.sum(tl.where(mask, g * saved, 0.0), 1), mask=row < channels)
-    if noise_sums is not None:
+    if pixel_sums is not None:
         q = block * PIXELS + tl.arange(0, PIXELS)
-        tl.store(noise_sums + sample * pixels + q, of_pixel, mask=q < pixels)
+        tl.store(pixel_sums + sample * pixels + q, pixel_total, mask=q < pixels)
 
 
 def epilogue_sums(
-    dout: Tensor, z: Tensor, y: Tensor | None, scale: Tensor | None, next_styles: Tensor | None, dy: Tensor | None,
-    activation: tuple[float, float, float | None], want_scale: bool, want_b: bool, want_next: bool, over_channels: bool,
-    noise: Tensor | None = None, strength: Tensor | None = None, b: Tensor | None = None,
+    dout: Tensor, z: Tensor, epilogue: Epilogue, *, y: Tensor | None = None, dy: Tensor | None = None,
+    want_scale: bool, want_noise: bool, want_b: bool, want_next: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """h summed over channels [N, 1, H, W]; the gradients by scale, b and next_styles.
+    """h summed over channels [N, 1, H, W] if want_noise; the gradients by scale, b and next_styles.
 
-    Those not wanted are empty. Fills dy, where it is given, with h scale. noise, strength, b: needed where the gradient
-    by scale is wanted and y is None.
+    Those not wanted are empty. dy, where given, is filled with h scale. Without y the epilogue's noise, strength and b
+    serve the gradient by scale.
     """
-    (n, c, height, width), wide, (slope, gain, clamp) = dout.shape, accumulation(dout.dtype), activation
+    (n, c, height, width), acc_dtype = dout.shape, accumulation(dout.dtype)
     wanted = (want_scale, want_b, want_next)
     make = torch.empty if dout.numel() else torch.zeros
-    across = min(triton.next_power_of_2(height * width), CHANNELS if is_channels_last(dout) else PIXELS)
-    blocks = triton.cdiv(height * width, across)
-    table = make((sum(wanted), n, blocks, c), dtype=wide, device=dout.device)
-    of_pixel = make((n, 1, height, width) if over_channels else 0, dtype=wide, device=dout.device)
-    if dout.numel() and (dy is not None or over_channels or any(wanted)):
-        noise_step = 0 if noise is None or noise.shape[0] == 1 else height * width
-        vectors = (scale, noise, strength, b, next_styles)
-        scale, noise, strength, b, next_styles = (None if t is None else t.contiguous() for t in vectors)
+    block_pixels = min(triton.next_power_of_2(height * width), CHANNELS if is_channels_last(dout) else PIXELS)
+    blocks = triton.cdiv(height * width, block_pixels)
+    table = make((sum(wanted), n, blocks, c), dtype=acc_dtype, device=dout.device)
+    pixel_sums = make((n, 1, height, width) if want_noise else 0, dtype=acc_dtype, device=dout.device)
+    if dout.numel() and (dy is not None or want_noise or any(wanted)):
+        v_terms = (epilogue.noise, epilogue.strength, epilogue.b) if want_scale and y is None else (None, None, None)
         steps = (1, c) if is_channels_last(dout) else (height * width, 1)
         with on_device_of(dout):
             styled_epilogue_sums_kernel[(n * blocks,)](
-                dout, z, y, scale, noise, strength, b, next_styles, dy, of_pixel if over_channels else None, table, c,
-                height * width, blocks, *steps, noise_step, slope, gain, 0.0 if clamp is None else clamp,
-                HAS_CLAMP=clamp is not None, WANT_SCALE=want_scale, WANT_BIAS=want_b, WANT_NEXT=want_next,
-                ACC=triton_type(wide), CHANNELS=min(triton.next_power_of_2(c), TILE // across), PIXELS=across,
+                dout, z, y, *contiguous(epilogue.scale, *v_terms, epilogue.next_styles), dy,
+                pixel_sums if want_noise else None, table, c, height * width, blocks, *steps, epilogue.noise_step,
+                epilogue.slope, epilogue.gain, epilogue.clamp or 0.0, HAS_CLAMP=epilogue.clamp is not None,
+                WANT_SCALE=want_scale, WANT_BIAS=want_b, WANT_NEXT=want_next, ACC=acc_type(dout.dtype),
+                CHANNELS=min(triton.next_power_of_2(c), TILE // block_pixels), PIXELS=block_pixels,
             )  # fmt: skip
     tables = iter(table)
     dscale = next(tables).sum(1) if want_scale else table.new_empty(0)
-    if want_scale and y is None and scale is not None:
-        dscale = dscale / scale
+    if want_scale and y is None and epilogue.scale is not None:
+        dscale = dscale / epilogue.scale
     db = next(tables).sum((0, 1)) if want_b else table.new_empty(0)
     dnext = next(tables).sum(1) if want_next else table.new_empty(0)
-    return of_pixel, dscale, db, dnext
+    return pixel_sums, dscale, db, dnext

@@ -3,7 +3,6 @@
 The file keeps it by GPU, torch, Triton and the kernels' text.
 """
 
-import hashlib
 import json
 from functools import cache
 from pathlib import Path
@@ -12,17 +11,15 @@ from typing import Any
 import torch
 import triton
 
-from idgan_fast.files import cache_file, read_json
+from idgan_fast.files import cache_file, digest, read_json
 
 
 @cache
 def identity(device: torch.device) -> str:
     """All that a measurement depends on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    text = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        text.update(path.read_bytes())
-    return json.dumps([name, torch.__version__, triton.__version__, text.hexdigest()[:16]])
+    text = digest(Path(__file__).parent.glob("*.py"))
+    return json.dumps([name, torch.__version__, triton.__version__, text])
 
 
 def tiles_file() -> Path:
@@ -32,5 +29,5 @@ def tiles_file() -> Path:
 @cache
 def measurements(device: torch.device) -> dict[str, Any]:
     """{shape: tile, or layer: form} of this GPU; read once, when the first layer runs."""
-    found = read_json(tiles_file()).get(identity(device))
-    return found if isinstance(found, dict) else {}
+    of_gpu = read_json(tiles_file()).get(identity(device))
+    return of_gpu if isinstance(of_gpu, dict) else {}

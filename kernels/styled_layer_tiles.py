@@ -12,10 +12,10 @@ import triton
 
 from idgan_fast.kernels import _common
 from idgan_fast.kernels.styled_layer_measurements import measurements
+from idgan_fast.ops.conv_plan import COMPOSITE, TRANSPOSED
 
-WANTED_PROGRAMS = 128  # about one for each multiprocessor of an A100 or H100; below, tiles get narrower
-SPLITS_OF = 264  # programs that the sum over pixels is split into
-
+MIN_PROGRAMS = 128  # about one for each multiprocessor of an A100 or H100; below, tiles get narrower
+WEIGHT_GRAD_PROGRAMS = 264  # that its sum over pixels is split into
 
 Result = TypeVar("Result")
 
@@ -60,8 +60,8 @@ class Shape(NamedTuple):
 
 def tile_of(shape: Shape, device: torch.device) -> dict[str, Any]:
     """What the launcher passes to the kernel of this shape."""
-    found = measurements(device).get(shape.key)
-    return found if isinstance(found, dict) else default_tile(shape, device)
+    tile = measurements(device).get(shape.key)
+    return tile if isinstance(tile, dict) else default_tile(shape, device)
 
 
 def with_tile(shape: Shape, device: torch.device, launch: Callable[[dict[str, Any]], Result]) -> Result:
@@ -87,14 +87,14 @@ def default_tile(shape: Shape, device: torch.device) -> dict[str, Any]:
 
 
 def _fwd(shape: Shape, largest: Limits) -> dict[str, Any]:
-    composite, transposed = shape.form == "composite", shape.form == "transposed"
+    composite, transposed = shape.form == COMPOSITE, shape.form == TRANSPOSED
     o = within(shape.c_out, largest.n)
     # Three products hold more operands, in registers where the units of Hopper and later read shared memory.
     thrice = shape.precision == "tf32x3" and largest.k_bytes == 64
     m = within(shape.pixels, largest.m // 2 if thrice or o == 16 else largest.m)
     phases = min(4, largest.n // o) if composite else 1
     groups = 4 if composite or transposed else 1
-    while o > 32 and programs(shape.n, shape.pixels, m, shape.c_out, o) * groups // phases < WANTED_PROGRAMS:
+    while o > 32 and programs(shape.n, shape.pixels, m, shape.c_out, o) * groups // phases < MIN_PROGRAMS:
         o //= 2
     return {
         "BLOCK_M": m,

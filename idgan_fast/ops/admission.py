@@ -7,7 +7,6 @@ GPU, driver, torch, triton and the kernels' own text. A kernel that fails is set
 """
 
 import ctypes
-import hashlib
 import json
 import os
 import subprocess
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor
 
 import idgan_fast.kernels
-from idgan_fast.files import cache_file, read_json, write_json
+from idgan_fast.files import cache_file, digest, read_json, write_json
 from idgan_fast.ops import samples
 from idgan_fast.ops._dispatch import CustomOp, custom_ops, why_not
 
@@ -78,10 +77,8 @@ def identity(backend: str, device: str) -> str:
         triton = None
     package = Path(__file__).parents[1]
     kernels = Path(idgan_fast.kernels.__path__[0]) if backend == "triton" else package
-    text = hashlib.sha256()
-    for path in sorted(kernels.glob("*.py" if backend == "triton" else "_cuda*")):
-        text.update(path.read_bytes())
-    return json.dumps([backend, name, driver, torch.__version__, triton, text.hexdigest()[:16]])
+    text = digest(kernels.glob("*.py" if backend == "triton" else "_cuda*"))
+    return json.dumps([backend, name, driver, torch.__version__, triton, text])
 
 
 def driver_version() -> str:

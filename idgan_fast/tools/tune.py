@@ -128,34 +128,37 @@ def operands(layer: Layer, dtype: torch.dtype, device: torch.device) -> Operands
 
 def jobs_of(given: Operands) -> list[Job]:
     """The kernels of a layer in all of its forms."""
-    from idgan_fast.kernels import styled_layer, styled_layer_conv, styled_layer_weight_grad
+    from idgan_fast.kernels import styled_layer_conv, styled_layer_weight_grad
+    from idgan_fast.kernels._epilogue import Epilogue
+    from idgan_fast.kernels.styled_layer import composite_weight
 
     x, weight, styles, noise, bias, f, up = given
-    after = styled_layer_conv.Epilogue(styles.new_ones(x.shape[0], weight.shape[0]), noise, None, bias, None, 0.2, 1.4)
+    scale = styles.new_ones(x.shape[0], weight.shape[0])
+    whole = Epilogue(scale=scale, noise=noise, b=bias, slope=0.2, gain=1.4)
     jobs = []
     for form in (SAME,) if up == 1 else (COMPOSITE, TRANSPOSED):
-        of_form, ending = weight, after
+        form_weight, epilogue = weight, whole
         if form == COMPOSITE:
-            of_form = styled_layer.composed(weight, f, (1, 1, 1, 1), 4.0)
+            form_weight = composite_weight(weight, f, padding=(1, 1, 1, 1), fir_gain=4.0)
         elif form == TRANSPOSED:
-            ending = styled_layer_conv.Epilogue()
+            epilogue = Epilogue()
 
-        def forward(w: Tensor = of_form, e: Any = ending, form: str = form) -> Tensor:
-            return styled_layer_conv.conv_forward(x, w, styles, e, form)[0]
+        def forward(w: Tensor = form_weight, e: Epilogue = epilogue, form: str = form) -> Tensor:
+            return styled_layer_conv.conv_forward(x, w, styles, e, form=form)[0]
 
-        jobs.append(Job(styled_layer_conv.fwd_shape(x, of_form, True, form), forward))
+        jobs.append(Job(styled_layer_conv.forward_shape(x, form_weight, form=form, styled=True), forward))
     form, k = SAME if up == 1 else TRANSPOSED, weight.shape[2]
     size = [s if up == 1 else 2 * s + 1 for s in x.shape[2:]]
     dy = torch.randn(x.shape[0], weight.shape[0], *size, device=x.device)
     dy = dy.to(x.dtype, memory_format=torch.channels_last)
 
-    def by_input() -> Tensor:
-        return styled_layer_conv.conv_input_grad(dy, weight, styles, x, form, True)[0]
+    def input_grad() -> Tensor:
+        return styled_layer_conv.conv_input_grad(dy, weight, styles, x, form=form, want_styles=True)[0]
 
-    jobs.append(Job(styled_layer_conv.dgrad_shape(dy, x, k, form), by_input))
+    jobs.append(Job(styled_layer_conv.input_grad_shape(dy, x, form=form, k=k), input_grad))
     if x.dtype != torch.float32:  # which is torch's
-        shape = styled_layer_weight_grad.wgrad_shape(dy, x, k, form)
-        jobs.append(Job(shape, lambda: styled_layer_weight_grad.conv_weight_grad(dy, x, styles, k, form)))
+        shape = styled_layer_weight_grad.weight_grad_shape(dy, x, k=k, form=form)
+        jobs.append(Job(shape, lambda: styled_layer_weight_grad.conv_weight_grad(dy, x, styles, k=k, form=form)))
     return jobs
 
 
