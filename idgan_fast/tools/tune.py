@@ -17,6 +17,7 @@ from torch import Tensor
 
 from idgan_fast import ops
 from idgan_fast.errors import UserError
+from idgan_fast.files import read_json, write_json
 from idgan_fast.ops.layer.conv_plan import COMPOSITE, SAME, TORCH, TRANSPOSED, layer_key
 from idgan_fast.ops.layer.styled_layer import OPERATOR
 from idgan_fast.tools.costs.layer import Layer
@@ -35,7 +36,7 @@ Clock = Callable[[Callable[[], Any]], float]
 
 
 class Job(NamedTuple):
-    """A kernel on the operands of a layer. shape: of idgan_fast.kernels.conv_tiles."""
+    """A kernel on the operands of a layer. shape: of idgan_fast.kernels.styled_layer_tiles."""
 
     shape: Any
     call: Callable[[], Tensor]
@@ -63,10 +64,11 @@ def numbers_of_thread(tile: Tile) -> float:
 
 def improved(job: Job, device: torch.device, seconds: Clock) -> tuple[Tile, float, float]:
     """The fastest tile found, its time, and that of the table's tile. Leaves it in force for this process."""
-    from idgan_fast.kernels import conv_tiles
+    from idgan_fast.kernels.styled_layer_measurements import measurements
+    from idgan_fast.kernels.styled_layer_tiles import default_tile
 
-    found, key = conv_tiles.tuned(device), job.shape.key
-    best = found[key] = conv_tiles.default_tile(job.shape, conv_tiles.LARGEST[conv_tiles.architecture(device)])
+    found, key = measurements(device), job.shape.key
+    best = found[key] = default_tile(job.shape, device)
     wanted = job.call()
     least = before = seconds(job.call)
     tried, going = [best], True
@@ -126,42 +128,45 @@ def operands(layer: Layer, dtype: torch.dtype, device: torch.device) -> Operands
 
 def jobs_of(given: Operands) -> list[Job]:
     """The kernels of a layer in all of its forms."""
-    from idgan_fast.kernels import conv_wgrad, modulated_conv2d, styled_layer
+    from idgan_fast.kernels import styled_layer_conv, styled_layer_weight_grad
+    from idgan_fast.kernels._epilogue import Epilogue
+    from idgan_fast.kernels.styled_layer import composite_weight
 
     x, weight, styles, noise, bias, f, up = given
-    after = modulated_conv2d.Epilogue(styles.new_ones(x.shape[0], weight.shape[0]), noise, None, bias, None, 0.2, 1.4)
+    scale = styles.new_ones(x.shape[0], weight.shape[0])
+    whole = Epilogue(scale=scale, noise=noise, b=bias, slope=0.2, gain=1.4)
     jobs = []
     for form in (SAME,) if up == 1 else (COMPOSITE, TRANSPOSED):
-        of_form, ending = weight, after
+        form_weight, epilogue = weight, whole
         if form == COMPOSITE:
-            of_form = styled_layer.composed(weight, f, (1, 1, 1, 1), 4.0)
+            form_weight = composite_weight(weight, f, padding=(1, 1, 1, 1), fir_gain=4.0)
         elif form == TRANSPOSED:
-            ending = modulated_conv2d.Epilogue()
+            epilogue = Epilogue()
 
-        def forward(w: Tensor = of_form, e: Any = ending, form: str = form) -> Tensor:
-            return modulated_conv2d.modulated_conv2d_fwd(x, w, styles, e, form)[0]
+        def forward(w: Tensor = form_weight, e: Epilogue = epilogue, form: str = form) -> Tensor:
+            return styled_layer_conv.conv_forward(x, w, styles, e, form=form)[0]
 
-        jobs.append(Job(modulated_conv2d.fwd_shape(x, of_form, True, form), forward))
+        jobs.append(Job(styled_layer_conv.forward_shape(x, form_weight, form=form, styled=True), forward))
     form, k = SAME if up == 1 else TRANSPOSED, weight.shape[2]
     size = [s if up == 1 else 2 * s + 1 for s in x.shape[2:]]
     dy = torch.randn(x.shape[0], weight.shape[0], *size, device=x.device)
     dy = dy.to(x.dtype, memory_format=torch.channels_last)
 
-    def by_input() -> Tensor:
-        return modulated_conv2d.modulated_conv2d_dgrad(dy, weight, styles, x, form, True)[0]
+    def input_grad() -> Tensor:
+        return styled_layer_conv.conv_input_grad(dy, weight, styles, x, form=form, want_styles=True)[0]
 
-    jobs.append(Job(modulated_conv2d.dgrad_shape(dy, x, k, form), by_input))
+    jobs.append(Job(styled_layer_conv.input_grad_shape(dy, x, form=form, k=k), input_grad))
     if x.dtype != torch.float32:  # which is torch's
-        shape = conv_wgrad.wgrad_shape(dy, x, k, form)
-        jobs.append(Job(shape, lambda: conv_wgrad.conv_wgrad(dy, x, styles, k, form)))
+        shape = styled_layer_weight_grad.weight_grad_shape(dy, x, k=k, form=form)
+        jobs.append(Job(shape, lambda: styled_layer_weight_grad.conv_weight_grad(dy, x, styles, k=k, form=form)))
     return jobs
 
 
 def fastest_form(given: Operands, seconds: Clock) -> dict[str, float]:
     """{form: seconds of the layer forward and backward}; leaves the fastest in force for this process."""
-    from idgan_fast.kernels import conv_tiles
+    from idgan_fast.kernels.styled_layer_measurements import measurements
 
-    found = conv_tiles.tuned(given.x.device)
+    found = measurements(given.x.device)
     x, weight, styles, noise, bias, f, up = given
     c_in, height, width = x.shape[1:]
     key = layer_key(c_in, weight.shape[0], height, width, weight.shape[2], up, x.dtype)
@@ -183,8 +188,7 @@ def fastest_form(given: Operands, seconds: Clock) -> dict[str, float]:
 
 def tune(layers: Sequence[Layer], dtype: torch.dtype, device: torch.device, seconds: Clock, console: Console) -> None:
     """Measures every shape once, and keeps the results after each layer. Raises OSError where they cannot be kept."""
-    from idgan_fast.kernels import conv_tiles
-    from idgan_fast.kernels.cache import read, write
+    from idgan_fast.kernels.styled_layer_measurements import identity, measurements, tiles_file
 
     done: set[str] = set()
     for number, layer in enumerate(layers, 1):
@@ -204,8 +208,8 @@ def tune(layers: Sequence[Layer], dtype: torch.dtype, device: torch.device, seco
         times = fastest_form(given, seconds)
         listed = ", ".join(f"{form} {taken * 1e6:.1f}" for form, taken in sorted(times.items(), key=lambda i: i[1]))
         console.print(f"    forward and backward, µs: {listed}", highlight=False)
-        path = conv_tiles.tiles_file()
-        write(path, {**read(path), conv_tiles.identity(device): conv_tiles.tuned(device)})
+        path = tiles_file()
+        write_json(path, {**read_json(path), identity(device): measurements(device)})
 
 
 def modulated_layers(preset: str, n: int, dtype: str) -> list[Layer]:
@@ -233,12 +237,12 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
             raise UserError(f"--batch: must be a positive whole number, got {batch!r}")
         layers = modulated_layers(preset, default_batch(preset) if batch is None else int(batch), dtype)
         _check_gpu()
-        from idgan_fast.kernels import conv_tiles
+        from idgan_fast.kernels.styled_layer_measurements import tiles_file
 
         device = torch.device("cuda", torch.cuda.current_device())
         console = Console()
         tune(layers, DTYPES[dtype], device, on_gpu, console)
-        console.print(f"kept in {conv_tiles.tiles_file()}, for {torch.cuda.get_device_name(device)}", highlight=False)
+        console.print(f"kept in {tiles_file()}, for {torch.cuda.get_device_name(device)}", highlight=False)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -8,6 +8,7 @@ import pytest
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("interpreted kernels do not compile", allow_module_level=True)
 report = pytest.importorskip("benchmarks.triton_report")
+code = pytest.importorskip("benchmarks.triton_code")
 
 
 def test_shipped_configurations_compile_without_faults() -> None:
@@ -15,12 +16,12 @@ def test_shipped_configurations_compile_without_faults() -> None:
     all for all."""
 
     def wanted(case: str, target: str) -> bool:
-        product = "conv" in case
+        product = "styled_layer" in case
         if "fp16" in case:
             return product or target in ("sm_80", "sm_90", "gfx942")
         return product and "fp32" in case and "three" not in case and target == "sm_90"
 
-    jobs = [(i, target) for i, one in report.shipped().items() for target in report.TARGETS if wanted(one.case, target)]
+    jobs = [(i, target) for i, one in report.shipped().items() for target in code.TARGETS if wanted(one.case, target)]
     assert len(jobs) <= 250
     results = report.report(jobs)
     assert len(results) == len(jobs)
@@ -32,13 +33,13 @@ def test_faults_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     launch = next(one for one in report.launches() if one.case == "bias_lrelu_bwd fp16 NCHW")
     # 64 numbers of each of four tensors for one warp's threads: more registers than a thread has.
     crowded = replace(launch, options={**launch.options, "num_warps": 1, "BLOCK_ROWS": 16, "BLOCK_COLUMNS": 1024})
-    found = report.compiled(crowded, "sm_90").faults
+    found = code.compiled(crowded, "sm_90").faults
     assert any("spills" in fault for fault in found), found
     # A pointer that is 2 bytes off leaves no wide access.
     misaligned = tuple(a if a is None or not hasattr(a, "data_ptr") else a[..., 1:] for a in launch.args)
-    found = report.compiled(replace(launch, args=misaligned), "sm_90").faults
+    found = code.compiled(replace(launch, args=misaligned), "sm_90").faults
     assert any("dy is accessed 2 bytes wide" in fault for fault in found), found
-    launch = next(one for one in report.launches() if one.case == "modulated_conv2d_fwd same fp16 NHWC")
-    monkeypatch.setitem(report.MATRIX, "sm_90", "UTCHMMA")
-    found = report.compiled(launch, "sm_90").faults
+    launch = next(one for one in report.launches() if one.case == "styled_layer_conv same fp16 NHWC")
+    monkeypatch.setitem(code.MATRIX, "sm_90", "UTCHMMA")
+    found = code.compiled(launch, "sm_90").faults
     assert any("multiplies matrices without" in fault for fault in found), found

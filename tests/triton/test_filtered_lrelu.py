@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from idgan_fast import ops
-from idgan_fast.kernels import filtered_lrelu, lrelu_codes
+from idgan_fast.kernels import filtered_lrelu, filtered_lrelu_sign_mask
 from idgan_fast.ops._dispatch import triton_kernels
 from idgan_fast.ops._resampling import output_size
 from idgan_fast.ops.validation import numerics
@@ -30,8 +30,8 @@ def not_here(*_: Any, **__: Any) -> None:
 
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lrelu_codes, "composed_fwd", not_here)
-    monkeypatch.setattr(lrelu_codes, "composed_linear", not_here)
+    monkeypatch.setattr(filtered_lrelu_sign_mask, "composed_fwd", not_here)
+    monkeypatch.setattr(filtered_lrelu_sign_mask, "composed_linear", not_here)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import torch
 import triton
 import triton.language as tl
 
-from idgan_fast.kernels import fir, tiles
+from idgan_fast.kernels import _fir, bias_act_tiles
 from idgan_fast.ops._dispatch import triton_kernels
 from idgan_fast.ops.bias_act import activation_funcs
 from tests.ops import fuzz
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("small_images_between_nan")
 def strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """One output row of a program, as small images have it, or eight, as large ones."""
     if request.param == "long":
-        monkeypatch.setattr(fir, "PROGRAMS", 0)
+        monkeypatch.setattr(_fir, "PROGRAMS", 0)
 
 
 @pytest.mark.parametrize("dtype", fuzz.DTYPES, ids=str)
@@ -53,13 +53,13 @@ def test_the_first_column_beyond_32_bits(monkeypatch: pytest.MonkeyPatch) -> Non
 
     @triton.jit
     def origin_kernel(at, columns, column_blocks, WIDE: tl.constexpr):
-        _, _, column, _ = tiles.tile_origin(1, columns, column_blocks, 1, 1, 1, 4096, WIDE)
+        _, _, column, _ = bias_act_tiles.tile_origin(1, columns, column_blocks, 1, 1, 1, 4096, WIDE)
         tl.store(at, column.to(tl.int64))
 
     at, columns = torch.zeros(1, dtype=torch.int64), 2**31 + 4096
     blocks = columns // 4096
     monkeypatch.setattr(tl, "program_id", lambda axis, **_: tl.full((), blocks - 1, tl.int32))
-    assert tiles.tiles_of(torch.empty(columns, device="meta"), None).constants["WIDE"]
+    assert bias_act_tiles.tiles_of(torch.empty(columns, device="meta"), None).constants["WIDE"]
     origin_kernel[(1,)](at, columns, blocks, True)
     assert at.item() == columns - 4096
 

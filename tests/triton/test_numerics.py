@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from idgan_fast.kernels import fir
+from idgan_fast.kernels import _fir
 from idgan_fast.ops.validation import numerics
 
 # Layers are smaller, for the interpreter.
@@ -22,7 +22,7 @@ def test_errors_stay_within_the_contract(
     name: str, dtype: torch.dtype, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(numerics, "SEEDS", 3)
-    monkeypatch.setattr(fir, "PROGRAMS", 0)  # longer strips, fewer programs to interpret
+    monkeypatch.setattr(_fir, "PROGRAMS", 0)  # longer strips, fewer programs to interpret
     rows = numerics.measure(CASES[name], dtype, layout, "triton")
     assert rows[0].order == "output"
     for row in rows:

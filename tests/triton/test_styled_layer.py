@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 
 from idgan_fast import ops
-from idgan_fast.kernels import conv_tiles, conv_wgrad, fir, modulated_conv2d
+from idgan_fast.kernels import _common, _fir, styled_layer_conv, styled_layer_tiles, styled_layer_weight_grad
 from idgan_fast.kernels.styled_layer import styled_layer_bwd, styled_layer_fwd
 from idgan_fast.ops import _dispatch, conv2d_gradfix
 from idgan_fast.ops.layer import conv_plan
@@ -26,7 +26,7 @@ FORMS = ["same", "composite", "transposed"]
 @pytest.fixture(autouse=True)
 def longer_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer programs of the filters to interpret."""
-    monkeypatch.setattr(fir, "PROGRAMS", 0)
+    monkeypatch.setattr(_fir, "PROGRAMS", 0)
 
 
 def between_nan(x: Tensor) -> Tensor:
@@ -80,8 +80,8 @@ def rounded_style(tensors: list[Any]) -> list[Any]:
 def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """One tile for all of a small layer, or many along every axis, and the sum over pixels in several parts."""
     if request.param == "split":
-        monkeypatch.setattr(conv_wgrad, "SHORTEST", 1)
-        monkeypatch.setitem(conv_tiles.LARGEST, "sm_90", conv_tiles.Limits(16, 16, 32, 4, 2))
+        monkeypatch.setattr(styled_layer_weight_grad, "SHORTEST", 1)
+        monkeypatch.setitem(styled_layer_tiles.LARGEST, "sm_90", styled_layer_tiles.Limits(16, 16, 32, 4, 2))
     return request.param
 
 
@@ -277,28 +277,28 @@ def test_float32_multiplies_as_torch_s_convolutions_do(wish: str, wanted: str, m
     before = conv.fp32_precision
     try:
         conv.fp32_precision = wish
-        assert modulated_conv2d.precision(x) == wanted
-        assert modulated_conv2d.precision(x.half()) == "ieee"
-        monkeypatch.setattr(conv_tiles, "architecture", lambda _: "gfx942")
-        assert modulated_conv2d.precision(x) == "ieee"
+        assert styled_layer_conv.precision(x) == wanted
+        assert styled_layer_conv.precision(x.half()) == "ieee"
+        monkeypatch.setattr(_common, "architecture", lambda _: "gfx942")
+        assert styled_layer_conv.precision(x) == "ieee"
     finally:
         conv.fp32_precision = before
 
 
 def test_a_measured_tile_that_asks_for_too_much_gives_way_to_the_table_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = conv_tiles.Shape("fwd", "same", 3, 1, 8, 64, 64, torch.float16)
+    shape = styled_layer_tiles.Shape("fwd", "same", 3, 1, 8, 64, 64, torch.float16)
     known = {shape.key: {"BLOCK_M": 4096}}
-    monkeypatch.setattr(conv_tiles, "tuned", lambda _: known)
+    monkeypatch.setattr(styled_layer_tiles, "measurements", lambda _: known)
 
     def launch(tile: dict[str, Any]) -> int:
         if tile["BLOCK_M"] > 64:
             raise triton.OutOfResources(300000, 232448, "shared memory")
         return tile["BLOCK_M"]
 
-    assert conv_tiles.with_tile(shape, torch.device("cpu"), launch) == 64
+    assert styled_layer_tiles.with_tile(shape, torch.device("cpu"), launch) == 64
     assert known[shape.key]["BLOCK_M"] == 64, "the next call asks for no more"
     with pytest.raises(triton.OutOfResources):
-        conv_tiles.with_tile(shape._replace(pixels=4096), torch.device("cpu"), launch)
+        styled_layer_tiles.with_tile(shape._replace(pixels=4096), torch.device("cpu"), launch)
 
 
 def test_no_weight_gradients_of_second_order_or_of_a_graph() -> None:

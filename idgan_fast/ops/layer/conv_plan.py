@@ -28,9 +28,9 @@ def choose_form(
 
     The batch size is left out, so that a compiled graph serves all of them: it hardly shifts the balance of the forms.
     """
-    from idgan_fast.kernels.conv_tiles import tuned  # imports triton
+    from idgan_fast.kernels.styled_layer_measurements import measurements  # imports triton
 
-    found = tuned(device).get(layer_key(c_in, c_out, height, width, k, up, dtype))
+    found = measurements(device).get(layer_key(c_in, c_out, height, width, k, up, dtype))
     if isinstance(found, str) and (composable or found != COMPOSITE):
         return found
     if height * width < SMALLEST:

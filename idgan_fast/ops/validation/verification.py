@@ -7,7 +7,6 @@ GPU, driver, torch, triton and the kernels' own text. A kernel that fails is set
 """
 
 import ctypes
-import hashlib
 import json
 import os
 import subprocess
@@ -23,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from idgan_fast.kernels.cache import cache_file, read, write
+import idgan_fast.kernels
+from idgan_fast.files import cache_file, digest, read_json, write_json
 from idgan_fast.ops._dispatch import triton_kernels, why_not
 from idgan_fast.ops._registry import CUSTOM_OPS, CustomOp
 
@@ -48,9 +48,9 @@ def refused(backend: str, names: tuple[str, ...], device: str) -> str | None:
 def verdicts(backend: str, device: str) -> Verdicts:
     """Of all kernels of a backend, from the file or by a check of a few seconds. Warns once of those that failed."""
     path, key = verdicts_file(), identity(backend, device)
-    known = read(path)
+    known = read_json(path)
     if key not in known:
-        known = {**read(path), key: checked_apart(backend, device)}
+        known = {**read_json(path), key: checked_apart(backend, device)}
         _keep(path, known)
     wrong = {name: reason for name, reason in known[key].items() if reason is not None}
     if wrong:
@@ -77,11 +77,9 @@ def identity(backend: str, device: str) -> str:
     except PackageNotFoundError:
         triton = None
     package = Path(__file__).parents[2]
-    kernels = Path(sys.modules["idgan_fast.kernels"].__path__[0]) if backend == "triton" else package
-    text = hashlib.sha256()
-    for path in sorted(kernels.glob("*.py" if backend == "triton" else "_cuda*")):
-        text.update(path.read_bytes())
-    return json.dumps([backend, name, driver, torch.__version__, triton, text.hexdigest()[:16]])
+    kernels = Path(idgan_fast.kernels.__path__[0]) if backend == "triton" else package
+    text = digest(kernels.glob("*.py" if backend == "triton" else "_cuda*"))
+    return json.dumps([backend, name, driver, torch.__version__, triton, text])
 
 
 def driver_version() -> str:
@@ -101,7 +99,7 @@ def driver_version() -> str:
 def _keep(path: Path, known: dict[str, Verdicts]) -> None:
     """Without a place to write, each process checks for itself."""
     try:
-        write(path, known)
+        write_json(path, known)
     except OSError as error:
         warnings.warn(f"{path}: cannot keep which kernels agree here: {error}", RuntimeWarning, stacklevel=3)
 
