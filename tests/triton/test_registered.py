@@ -1,5 +1,7 @@
 """The Triton kernels as registered operators: opcheck, one graph under torch.compile, gradients of every order."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,12 +9,16 @@ from torch import Tensor
 from idgan_fast import ops
 from idgan_fast.kernels.operators import OPERATORS
 from idgan_fast.ops import _dispatch, samples
+from tests.triton.conftest import quick
 
 _dispatch._triton_operators()
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("name", sorted(OPERATORS))
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    quick(*product(sorted(OPERATORS), [torch.channels_last]), slow=product(sorted(OPERATORS), LAYOUTS)),
+)
 def test_opcheck(name: str, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "SHAPES", ((2, 3, 5, 7),))
     operator = getattr(torch.ops.idgan_fast_triton, name).default
