@@ -49,6 +49,20 @@ def test_styled_epilogue(dtype: torch.dtype, count: int, strips: None) -> None:
     fuzz.check_styled_epilogue(KERNELS, dtype, count)
 
 
+@pytest.mark.parametrize("taps", [3, 7])
+def test_gradients_of_a_filter_that_leaves_one_pixel(taps: int) -> None:
+    """A single pixel tells no memory format: that of y holds."""
+    y = torch.randn(1, 2, 3, 3).contiguous(memory_format=torch.channels_last)
+    f, padding = torch.randn(3, 3) if taps == 3 else torch.randn(taps), [(taps - 3) // 2] * 4
+    layer = (f, torch.randn(1, 2), None, None, None, None, padding, 1.5, 0.2, 1.4, None)
+    out = torch.ops.idgan_fast.styled_epilogue_fwd([y], *layer)
+    assert out.shape == (1, 2, 1, 1)
+    arguments = (torch.randn_like(out), [y], out, *layer, [1, 0, 0, 0, 0])
+    got, wanted = (k.styled_epilogue_bwd(*arguments)[:2] for k in (KERNELS, torch.ops.idgan_fast))
+    fuzz.assert_same(got[0][0], wanted[0][0], 1e-5, taps)
+    fuzz.assert_same(got[1], wanted[1], 1e-5, taps)
+
+
 def test_the_first_column_beyond_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs of the end of a tensor of 2^31 + 4096 elements: their first column is not negative."""
 
