@@ -19,14 +19,19 @@ from benchmarks import measuring
 from benchmarks.bench_ops import run
 from benchmarks.measuring import CLOCK, DEVICE
 from idgan_fast import ops
-from idgan_fast.ops import _dispatch, plain
-from idgan_fast.ops.cases import LAYOUTS
+from idgan_fast.ops import _dispatch
+from idgan_fast.ops.bias_act import plain_bias_act
+from idgan_fast.ops.filtered_lrelu import plain_filtered_lrelu
+from idgan_fast.ops.modulated_conv2d import plain_modulated_conv2d
+from idgan_fast.ops.styled_conv2d import plain_styled_conv2d
+from idgan_fast.ops.upfirdn2d import blur_filter, plain_upfirdn2d
+from idgan_fast.ops.validation.numerics import LAYOUTS
 
 pytestmark = pytest.mark.skipif(
     DEVICE == "cuda" or _dispatch._no_cpu_library is not None, reason=str(_dispatch._no_cpu_library or "a GPU is there")
 )
 ROUNDS = 15
-F = plain.setup_filter()
+F = blur_filter()
 Function = Callable[..., Tensor]
 MAPS = ((8, 128, 64, 64), (128,))
 
@@ -37,15 +42,15 @@ def layer(n: int, c: int, size: int, up: int) -> tuple[tuple[int, ...], ...]:
 
 def styled(up: int) -> tuple[Function, Function]:
     return (
-        lambda x, w, s, noise, t, b: ops.styled_conv2d(x, w, s, noise, t, b, up, F, clamp=256),
-        lambda x, w, s, noise, t, b: plain.styled_conv2d(x, w, s, noise, t, b, F, up, 256),
+        lambda x, w, s, noise, t, b: ops.styled_conv2d(x, w, s, noise, t, b, up=up, resample_filter=F, clamp=256),
+        lambda x, w, s, noise, t, b: plain_styled_conv2d(x, w, s, noise, t, b, f=F, up=up, clamp=256),
     )
 
 
 def modulated(up: int) -> tuple[Function, Function]:
     return (
         lambda x, w, s: ops.modulated_conv2d(x, w, s, up=up, padding=1, resample_filter=F),
-        lambda x, w, s: plain.modulated_conv2d(x, w, s, F, up),
+        lambda x, w, s: plain_modulated_conv2d(x, w, s, F, up),
     )
 
 
@@ -54,26 +59,31 @@ CASES: dict[str, tuple[tuple[tuple[int, ...], ...], Function, Function, Callable
     "bias_act lrelu clamp": (
         MAPS,
         lambda x, b: ops.bias_act(x, b, act="lrelu", clamp=1.5),
-        lambda x, b: plain.bias_act(x, b, "lrelu", 1.5),
+        lambda x, b: plain_bias_act(x, b, "lrelu", 1.5),
         lambda x, y: y.copy_(x),
     ),
     "bias_act swish": (
         MAPS,
         lambda x, b: ops.bias_act(x, b, act="swish"),
-        lambda x, b: plain.bias_act(x, b, "swish"),
+        lambda x, b: plain_bias_act(x, b, "swish"),
         lambda x, y: y.copy_(x),
     ),
     "blur": (
         MAPS[:1],
         lambda x: ops.filter2d(x, F),
-        lambda x: plain.upfirdn2d(x, F, padding=(2, 1, 2, 1)),
+        lambda x: plain_upfirdn2d(x, F, padding=(2, 1, 2, 1)),
         lambda x, y: y.copy_(x),
     ),
-    "upsample2d": (MAPS[:1], lambda x: ops.upsample2d(x, F), lambda x: plain.upsample2d(x, F), lambda x, y: y.fill_(1)),
+    "upsample2d": (
+        MAPS[:1],
+        lambda x: ops.upsample2d(x, F),
+        lambda x: plain_upfirdn2d(x, F, up=2, padding=(2, 1, 2, 1), gain=4),
+        lambda x, y: y.fill_(1),
+    ),
     "downsample2d": (
         MAPS[:1],
         lambda x: ops.downsample2d(x, F),
-        lambda x: plain.downsample2d(x, F),
+        lambda x: plain_upfirdn2d(x, F, down=2, padding=(1, 1, 1, 1)),
         lambda x, y: x.sum(),
     ),
     "modulated_conv2d 256, 32x32": (layer(4, 256, 32, 1)[:3], *modulated(1), None),
@@ -82,7 +92,7 @@ CASES: dict[str, tuple[tuple[tuple[int, ...], ...], Function, Function, Callable
     "filtered_lrelu": (
         MAPS,
         lambda x, b: ops.filtered_lrelu(x, F, F, b, 2, 2, 3, clamp=256),
-        lambda x, b: plain.filtered_lrelu(x, F, b, 256),
+        lambda x, b: plain_filtered_lrelu(x, F, b, 256),
         lambda x, y: y.copy_(x),
     ),
     "styled_conv2d 512, 4x4": (layer(1, 512, 4, 1), *styled(1), None),

@@ -20,10 +20,10 @@ from torch import Tensor
 from benchmarks import measuring
 from benchmarks.measuring import CLOCK, DEVICE
 from idgan_fast import ops
-from idgan_fast.ops import cases, numerics
+from idgan_fast.ops.validation import numerics
 
 SIZE, CHANNELS = (256, 64) if DEVICE == "cuda" else (64, 64)
-CASES = {case.name: case for case in cases.cases(DEVICE, SIZE, CHANNELS)}
+CASES = {case.name: case for case in numerics.cases(DEVICE, SIZE, CHANNELS)}
 MODES = ("forward", "forward + backward", "double backward")
 HALF = torch.float16 if DEVICE == "cuda" else torch.bfloat16
 DTYPES = (torch.float32, HALF)
@@ -77,7 +77,7 @@ def whole(name: str, variant: str, mode: str) -> Callable[[Sequence[Tensor], Seq
 def tensors(name: str, dtype: torch.dtype, mode: str, seed: int) -> tuple[list[Tensor], list[Tensor]]:
     """What the operator takes, and as many cotangents: of the first as y has, of the others as the rest has."""
     case = CASES[name]
-    leaves = cases.draw(case, dtype, "NCHW", DEVICE, seed)
+    leaves = numerics.sample(case, dtype, "NCHW", DEVICE, seed)
     y = case.ours(*leaves)
     rng = torch.Generator(DEVICE).manual_seed(seed)
     others = [torch.randn(t.shape, generator=rng, device=DEVICE).to(dtype) for t in (y, *leaves)]

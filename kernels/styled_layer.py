@@ -22,7 +22,7 @@ from idgan_fast.kernels.styled_layer_conv import conv_forward, conv_input_grad
 from idgan_fast.kernels.styled_layer_weight_grad import conv_weight_grad
 from idgan_fast.ops._resampling import output_size
 from idgan_fast.ops._tensors import laid_out_like
-from idgan_fast.ops.conv_plan import COMPOSITE, SAME, TRANSPOSED
+from idgan_fast.ops.layer.conv_plan import COMPOSITE, SAME, TRANSPOSED
 
 
 def styled_layer_fwd(

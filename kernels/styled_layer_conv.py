@@ -23,7 +23,7 @@ from idgan_fast.kernels._activations import act_gain_clamp
 from idgan_fast.kernels._common import contiguous, on_device_of
 from idgan_fast.kernels._epilogue import Epilogue
 from idgan_fast.kernels.styled_layer_tiles import Shape, with_tile
-from idgan_fast.ops.conv_plan import COMPOSITE, SAME, TRANSPOSED
+from idgan_fast.ops.layer.conv_plan import COMPOSITE, SAME, TRANSPOSED
 
 # The forms, in the kernel: of a stride of one; up=2 as a 3x3 convolution with a weight [4 O, I, 3, 3] that holds the
 # filter, a phase of the output each; up=2 as the four phases of a transposed convolution, of 2x2, 2x1, 1x2 and 1x1

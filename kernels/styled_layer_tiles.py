@@ -12,7 +12,7 @@ import triton
 
 from idgan_fast.kernels import _common
 from idgan_fast.kernels.styled_layer_measurements import measurements
-from idgan_fast.ops.conv_plan import COMPOSITE, TRANSPOSED
+from idgan_fast.ops.layer.conv_plan import COMPOSITE, TRANSPOSED
 
 MIN_PROGRAMS = 128  # about one for each multiprocessor of an A100 or H100; below, tiles get narrower
 WEIGHT_GRAD_PROGRAMS = 264  # that its sum over pixels is split into

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from idgan_fast.kernels._common import contiguous, on_device_of
 from idgan_fast.kernels.styled_layer_tiles import WEIGHT_GRAD_PROGRAMS, Shape, with_tile
-from idgan_fast.ops.conv_plan import SAME
+from idgan_fast.ops.layer.conv_plan import SAME
 
 SHORTEST = 8  # steps of a part, so that a table of parts stays small
 

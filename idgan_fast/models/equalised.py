@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from idgan_fast import ops
 from idgan_fast.ops import _tensors
-from idgan_fast.ops.modulated_conv2d import autocast
+from idgan_fast.ops.modulated_conv2d import cast_to_autocast_dtype
 
 CLAMP = 256.0  # of the layers that mixed precision computes in a half type
 HALF = math.sqrt(0.5)  # by which both branches of a residual sum are scaled
@@ -112,7 +112,7 @@ class EqualisedConv2d(nn.Module):
         self.register_buffer("resample_filter", ops.setup_filter((1, 3, 3, 1)), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = autocast(x)
+        x = cast_to_autocast_dtype(x)
         alone = self.bias is None and self.act == "linear"  # then the gain joins the weight
         weight = (self.weight * (self.scale * self.gain if alone else self.scale)).to(x.dtype)
         f = self.resample_filter.float() if self.up > 1 or self.down > 1 else None

@@ -25,7 +25,7 @@ from idgan_fast.models.equalised import (
     run_block,
     wide,
 )
-from idgan_fast.ops.modulated_conv2d import autocast, normalized
+from idgan_fast.ops.modulated_conv2d import cast_to_autocast_dtype, normalize_rows
 
 W_AVERAGE_DECAY = 0.998
 
@@ -125,7 +125,7 @@ class ToRGB(nn.Module):
 
 def in_range(styles: Tensor, dtype: torch.dtype) -> Tensor:
     """Of a demodulated layer, for activations that carry them in float16: scaled by powers of two, which cancel."""
-    return normalized(styles, dtype)[0]
+    return normalize_rows(styles, dtype)[0]
 
 
 class SynthesisBlock(nn.Module):
@@ -171,7 +171,7 @@ class SynthesisBlock(nn.Module):
             else:
                 x = x if self.low_precision else wide(x)
                 shortcut = self.skip(x) if self.residual else None
-                styles = in_range(self.conv1.styles(w[1]), autocast(x).dtype)
+                styles = in_range(self.conv1.styles(w[1]), cast_to_autocast_dtype(x).dtype)
                 x = self.conv0(x, self.conv0.styles(w[0]), noise[0], next_styles=styles)
                 x = self.conv1(x, styles, noise[1], HALF if self.residual else 1.0, carried=True)
                 x = x if shortcut is None else shortcut + x

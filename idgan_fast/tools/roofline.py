@@ -14,7 +14,7 @@ How our kernels move memory (I, A: input and output activations; W: weight)
 
     styled conv        one implicit GEMM with the style in its prologue and demodulation, noise, bias, leaky ReLU and
                        clamp in its epilogue: I + W + noise + A; before it the coefficients: W and its sums of squares
-    styled conv up=2   the faster of two forms (idgan_fast.ops.up2_plan): composite, I + 4W + noise + A at 4 times the
+    styled conv up=2   the faster of two forms (ops/layer/up2_plan.py): composite, I + 4W + noise + A at 4 times the
                        arithmetic, after making 4W; or two kernels, I + W + M, then M + noise + A with M = (2H + 1)^2
     to-RGB             1x1 modulated convolution with bias, one kernel: I + W + A
     skip up=2          upsampling and addition in one kernel: a quarter and this level's image read, the sum written
@@ -39,8 +39,8 @@ from rich.table import Table
 
 from idgan_fast.config.presets import PRESETS
 from idgan_fast.errors import UserError, nearest
-from idgan_fast.ops.devices import DEVICES
-from idgan_fast.ops.up2_plan import composite_is_faster, seconds
+from idgan_fast.ops.layer.devices import DEVICES
+from idgan_fast.ops.layer.up2_plan import composite_is_faster, seconds
 from idgan_fast.tools.costs.layer import Layer
 from idgan_fast.tools.costs.resnet import resnet_layers
 from idgan_fast.tools.costs.stylegan2 import stylegan2_layers

@@ -18,8 +18,8 @@ from torch import Tensor
 from idgan_fast import ops
 from idgan_fast.errors import UserError
 from idgan_fast.files import read_json, write_json
-from idgan_fast.ops.conv_plan import COMPOSITE, SAME, TORCH, TRANSPOSED, layer_key
-from idgan_fast.ops.styled_layer import LOW_LEVEL
+from idgan_fast.ops.layer.conv_plan import COMPOSITE, SAME, TORCH, TRANSPOSED, layer_key
+from idgan_fast.ops.layer.styled_layer import OPERATOR
 from idgan_fast.tools.costs.layer import Layer
 from idgan_fast.tools.roofline import default_batch, layers_of
 
@@ -174,7 +174,8 @@ def fastest_form(given: Operands, seconds: Clock) -> dict[str, float]:
     strength = torch.tensor(0.5, device=x.device)
 
     def step() -> None:
-        y = ops.styled_conv2d(x, weight, styles, noise, strength, bias, up, f, clamp=256.0, impl="triton")
+        options: Any = {"up": up, "resample_filter": f, "clamp": 256.0, "impl": "triton"}
+        y = ops.styled_conv2d(x, weight, styles, noise, strength, bias, **options)
         torch.autograd.grad(y, leaves, torch.ones_like(y))
 
     times = {}
@@ -256,5 +257,5 @@ def _check_gpu() -> None:
         raise UserError("tune: it measures on a GPU, and torch sees none: `idgan-fast doctor` shows what is there")
     reason = ops.available("cuda")["styled_layer"]["triton"]
     if reason is not None:
-        names = ", ".join(low.name for low in LOW_LEVEL)
+        names = ", ".join(low.name for low in OPERATOR.custom_ops)
         raise UserError(f"tune: the Triton kernels of {names} cannot be used on this GPU: {reason}")

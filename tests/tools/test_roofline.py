@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from idgan_fast.__main__ import main
-from idgan_fast.ops.devices import DEVICES
+from idgan_fast.ops.layer.devices import DEVICES
 from idgan_fast.tools import roofline
 from idgan_fast.tools.roofline import ELEMENT, Row, layers_of, rows_of, to_csv, with_measured
 

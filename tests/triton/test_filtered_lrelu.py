@@ -12,13 +12,13 @@ from torch import Tensor
 
 from idgan_fast import ops
 from idgan_fast.kernels import filtered_lrelu, filtered_lrelu_sign_mask
-from idgan_fast.ops import numerics
-from idgan_fast.ops._dispatch import _triton_operators
+from idgan_fast.ops._dispatch import triton_kernels
 from idgan_fast.ops._resampling import output_size
+from idgan_fast.ops.validation import numerics
 from tests.ops import fuzz
 from tests.triton.conftest import between_nan, counts, quick, small_image
 
-_triton_operators()
+triton_kernels()
 KERNELS = torch.ops.idgan_fast_triton
 PLAIN = import_module("idgan_fast.ops.filtered_lrelu")  # the module, not the function
 ONE = (1, 1)

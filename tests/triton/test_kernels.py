@@ -6,12 +6,12 @@ import triton
 import triton.language as tl
 
 from idgan_fast.kernels import _fir, bias_act_tiles
-from idgan_fast.ops._dispatch import _triton_operators
+from idgan_fast.ops._dispatch import triton_kernels
 from idgan_fast.ops.bias_act import activation_funcs
 from tests.ops import fuzz
 from tests.triton.conftest import counts
 
-_triton_operators()
+triton_kernels()
 KERNELS = torch.ops.idgan_fast_triton
 pytestmark = pytest.mark.usefixtures("small_images_between_nan")
 

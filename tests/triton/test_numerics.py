@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from idgan_fast.kernels import _fir
-from idgan_fast.ops import cases, numerics
+from idgan_fast.ops.validation import numerics
 from tests.triton.conftest import quick
 
 # Layers are smaller, for the interpreter.
-CASES = {case.name: case for case in cases.cases()} | {
-    case.name: case for case in cases.cases(size=8, channels=8) if "conv2d" in case.name or "filtered" in case.name
+CASES = {case.name: case for case in numerics.cases()} | {
+    case.name: case for case in numerics.cases(size=8, channels=8) if "conv2d" in case.name or "filtered" in case.name
 }
 del CASES["winograd_conv2d"]  # the CPU's alone
 # What runs no kernel of ours.
@@ -28,7 +28,7 @@ QUICK = [name for name in NAMES if name != "bias_act lrelu" and not name.startsw
     ("name", "dtype", "layout"),
     quick(
         *[(name, torch.float16, "NHWC") for name in QUICK],
-        slow=product(NAMES, numerics.DTYPES, cases.LAYOUTS),
+        slow=product(NAMES, numerics.DTYPES, numerics.LAYOUTS),
     ),
 )
 def test_errors_stay_within_the_contract(

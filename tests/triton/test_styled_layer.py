@@ -12,12 +12,14 @@ from torch import Tensor
 from idgan_fast import ops
 from idgan_fast.kernels import _common, _fir, styled_layer_conv, styled_layer_tiles, styled_layer_weight_grad
 from idgan_fast.kernels.styled_layer import styled_layer_bwd, styled_layer_fwd
-from idgan_fast.ops import _dispatch, conv2d_gradfix, conv_plan, numerics
-from idgan_fast.ops.cases import cases
+from idgan_fast.ops import _dispatch, conv2d_gradfix
+from idgan_fast.ops.layer import conv_plan
+from idgan_fast.ops.validation import numerics
+from idgan_fast.ops.validation.numerics import cases
 from tests.ops.fuzz import ROUNDING, assert_same, option
 from tests.triton.conftest import quick
 
-layer = importlib.import_module("idgan_fast.ops.styled_layer")
+layer = importlib.import_module("idgan_fast.ops.layer.styled_layer")
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 FORMS = ["same", "composite", "transposed"]
 
@@ -103,7 +105,7 @@ def test_forward(dtype: torch.dtype, form: str, tiles: str, count: int) -> None:
         keep = rng.random() < 0.5
         what = ([None if t is None else t.shape for t in tensors], numbers)
         out, z = styled_layer_fwd(*tensors, *numbers, keep)
-        wanted, wanted_z = layer.LOW_LEVEL[0].reference(*rounded_style(tensors), *numbers, keep)
+        wanted, wanted_z = layer.OPERATOR.custom_ops[0].reference(*rounded_style(tensors), *numbers, keep)
         # With the filter composed into the weight, or y between two kernels, one more number is rounded.
         tolerance = ROUNDING[dtype] * (1 if form == "same" else 2)
         assert_same(out, wanted.to(dtype), tolerance, what)
@@ -124,12 +126,12 @@ def test_backward(dtype: torch.dtype, form: str, tiles: str, count: int) -> None
     for _ in range(count):
         tensors, numbers = arguments(rng, dtype, form)
         what = ([None if t is None else t.shape for t in tensors], numbers)
-        out, z = layer.LOW_LEVEL[0].reference(*tensors, *numbers, True)
+        out, z = layer.OPERATOR.custom_ops[0].reference(*tensors, *numbers, True)
         z = z if z.numel() else out
         want = [int(t is not None and rng.random() < 0.8) for t in tensors[:-1]]
         dout = between_nan(torch.randn_like(z))
         got = styled_layer_bwd(dout, *tensors, z, *numbers, want)
-        wanted = layer.LOW_LEVEL[1].reference(dout.double(), *exact(tensors), z.double(), *numbers, want)
+        wanted = layer.OPERATOR.custom_ops[1].reference(dout.double(), *exact(tensors), z.double(), *numbers, want)
         for i, (ours, truth, given) in enumerate(zip(got, wanted, tensors, strict=False)):
             if not want[i]:
                 continue
@@ -164,7 +166,7 @@ def forms_taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.slow
 def test_the_composite_form_keeps_the_numerics_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     """In all orders of gradient; tests/triton/test_numerics.py has the forms that small layers take by themselves."""
-    monkeypatch.setattr(conv_plan, "planned", lambda *_: "composite")
+    monkeypatch.setattr(conv_plan, "choose_form", lambda *_, **__: "composite")
     monkeypatch.setattr(numerics, "SEEDS", 3)
     taken = forms_taken(monkeypatch)
     for case in cases(size=4, channels=8):
@@ -344,10 +346,10 @@ def test_no_weight_gradients() -> None:
 
 def test_a_kernel_set_aside_leaves_the_composition(monkeypatch: pytest.MonkeyPatch) -> None:
     """auto on a GPU takes the other Triton kernels where the convolution's disagree; asked for by name it takes all."""
-    names = tuple(low.name for low in layer.LOW_LEVEL)
+    names = tuple(low.name for low in layer.OPERATOR.custom_ops)
     monkeypatch.setattr(_dispatch, "refused", lambda _, wanted, __: "off" if set(wanted) & set(names) else None)
     device = torch.device("cuda")
-    assert not _dispatch.usable("triton", layer.LOW_LEVEL, device, "auto")
-    assert _dispatch.usable("triton", layer.LOW_LEVEL, device, "triton")
+    assert not _dispatch.usable("triton", layer.OPERATOR, device, "auto")
+    assert _dispatch.usable("triton", layer.OPERATOR, device, "triton")
     with ops.backend("triton"):
-        assert _dispatch.usable("triton", layer.LOW_LEVEL, device, "auto")
+        assert _dispatch.usable("triton", layer.OPERATOR, device, "auto")

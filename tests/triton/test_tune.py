@@ -19,7 +19,7 @@ from idgan_fast.kernels import (
     styled_layer_tiles,
     styled_layer_weight_grad,
 )
-from idgan_fast.ops import conv_plan
+from idgan_fast.ops.layer import conv_plan
 from idgan_fast.tools import tune
 from idgan_fast.tools.costs.layer import Layer
 
@@ -113,11 +113,11 @@ def test_forms_are_measured_kept_and_taken_by_later_runs() -> None:
     assert set(kept) == {styled_layer_measurements.identity(CPU)}
     styled_layer_measurements.measurements.cache_clear()  # as in another process
     forms = {
-        layer.kind: conv_plan.planned(20, 24, 8, 8, 3, layer.size_out // layer.size_in, True, torch.float16, CPU)
+        layer.kind: conv_plan.choose_form(20, 24, 8, 8, 3, layer.size_out // layer.size_in, True, torch.float16, CPU)
         for layer in LAYERS
     }
     assert forms == {"styled conv": "torch", "styled conv up=2": "composite"}
-    assert conv_plan.planned(20, 24, 16, 16, 3, 1, False, torch.float16, CPU) == "same", "another size: the rule"
+    assert conv_plan.choose_form(20, 24, 16, 16, 3, 1, False, torch.float16, CPU) == "same", "another size: the rule"
 
 
 def test_measurements_of_other_kernels_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,10 +131,10 @@ def test_measurements_of_other_kernels_do_not_count(monkeypatch: pytest.MonkeyPa
 
 
 def test_plans_without_measurements() -> None:
-    plan = conv_plan.planned
+    plan = conv_plan.choose_form
     assert plan(512, 512, 4, 4, 3, 1, False, torch.float16, CPU) == "torch"
     assert plan(512, 512, 16, 16, 3, 1, False, torch.float16, CPU) == "same"
     assert plan(512, 512, 16, 16, 3, 2, True, torch.float16, CPU) == "transposed"
     assert plan(16, 8, 512, 512, 3, 2, True, torch.float16, CPU) == "composite"
     assert plan(16, 8, 512, 512, 3, 2, False, torch.float16, CPU) == "transposed"
-    assert importlib.import_module("idgan_fast.ops.styled_layer").conv_plan is conv_plan
+    assert importlib.import_module("idgan_fast.ops.layer.composition").conv_plan is conv_plan

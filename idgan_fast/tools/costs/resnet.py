@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from idgan_fast.config.settings import Config
-from idgan_fast.ops.up2_plan import Kernel
+from idgan_fast.ops.layer.up2_plan import Kernel
 from idgan_fast.tools.costs.layer import Layer
 from idgan_fast.training.networks import build_networks
 

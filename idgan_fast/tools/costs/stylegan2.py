@@ -20,7 +20,7 @@ and beside the activations: demodulation makes N weights of the size W (product:
 noise is multiplied by its strength (2 noise).
 """
 
-from idgan_fast.ops.up2_plan import Kernel, composite, two_kernels
+from idgan_fast.ops.layer.up2_plan import Kernel, composite, two_kernels
 from idgan_fast.tools.costs.layer import Layer
 
 MAX_CHANNELS = 512
