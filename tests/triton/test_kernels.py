@@ -28,7 +28,12 @@ def test_bias_lrelu(dtype: torch.dtype, count: int) -> None:
     fuzz.check_bias_lrelu(KERNELS, dtype, count)
 
 
-@pytest.mark.parametrize(("dtype", "count"), counts(6, float32=2))
+def test_several_programs_across_a_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bias_act_tiles, "TILE", 128)
+    fuzz.check_bias_lrelu(KERNELS, torch.float32, 6)
+
+
+@pytest.mark.parametrize(("dtype", "count"), counts(6, float32=4))
 @pytest.mark.parametrize("act", activation_funcs)
 def test_bias_act(act: str, dtype: torch.dtype, count: int) -> None:
     fuzz.check_bias_act(KERNELS, act, dtype, count)
