@@ -60,13 +60,15 @@ class Strips(NamedTuple):
     column_blocks: int
 
 
-def strips_of(x: Tensor, out_height: int, out_width: int, *, longest: int = STRIP, tile: int = TILE) -> Strips:
+def strips_of(
+    x: Tensor, out_height: int, out_width: int, *, last: bool | None = None, longest: int = STRIP, tile: int = TILE
+) -> Strips:
     """How the outputs of a FIR of x [N, C, H, W] are divided, into strips of at most `longest` rows.
 
-    tile: elements of a program, a power of two.
+    last: whether input and output are channels_last, by default as x. tile: elements of a program, a power of two.
     """
     n, c, h, w = x.shape
-    last = is_channels_last(x)
+    last = is_channels_last(x) if last is None else last
     columns_needed = c if last else out_width
     columns = min(triton.next_power_of_2(columns_needed), 128)
     strip = min(triton.next_power_of_2(out_height), longest)

@@ -258,8 +258,8 @@ def fir_backward(
         return dy.new_zeros(0 if y is None else (n, c), dtype=acc_dtype)
     back = adjoint_padding(dy.shape[2:], dout.shape[2:], f, ONE, ONE, padding)
     f, scale, next_styles = contiguous(_two_axes(f, acc_dtype), epilogue.scale, epilogue.next_styles)
-    strips = strips_of(dout, height, width, tile=FIR_TILE // 2)  # twice the tensors of the forward pass
-    last = is_channels_last(dout)
+    last = is_channels_last(dy)  # dout may be a single pixel, which tells nothing
+    strips = strips_of(dout, height, width, last=last, tile=FIR_TILE // 2)  # twice the tensors of the forward pass
     shape = (n, strips.row_blocks, c) if last else (strips.column_blocks, n * c, strips.strips)
     scale_sums = None if y is None else torch.empty(shape, dtype=acc_dtype, device=dy.device)
     with on_device_of(dy):

@@ -1,20 +1,24 @@
 """The Triton kernels as registered operators: opcheck, one graph under torch.compile, gradients of every order."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import Tensor
 
 from idgan_fast import ops
-from idgan_fast.ops import _dispatch
 from idgan_fast.ops._dispatch import triton_kernels
 from idgan_fast.ops._registry import CUSTOM_OPS
 from idgan_fast.ops.validation import verification
+from tests.triton.conftest import quick
 
-_dispatch.triton_kernels()
+NAMES = sorted(triton_kernels())
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("name", sorted(triton_kernels()))
+@pytest.mark.parametrize(
+    ("name", "layout"), quick(*product(NAMES, [torch.channels_last]), slow=product(NAMES, LAYOUTS))
+)
 def test_opcheck(name: str, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "SHAPES", ((2, 3, 5, 7),))
     operator = getattr(torch.ops.idgan_fast_triton, name).default

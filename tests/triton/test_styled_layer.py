@@ -17,6 +17,7 @@ from idgan_fast.ops.layer import conv_plan
 from idgan_fast.ops.validation import numerics
 from idgan_fast.ops.validation.numerics import cases
 from tests.ops.fuzz import ROUNDING, assert_same, option
+from tests.triton.conftest import quick
 
 layer = importlib.import_module("idgan_fast.ops.layer.styled_layer")
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
@@ -85,13 +86,21 @@ def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     return request.param
 
 
+WHOLE = [(dtype, "whole", 8) for dtype in DTYPES]
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    ("dtype", "tiles"), [*((dtype, "whole") for dtype in DTYPES), (torch.float16, "split")], ids=str, indirect=["tiles"]
-)
-def test_forward(dtype: torch.dtype, form: str, tiles: str) -> None:
+    ("dtype", "tiles", "count"),
+    quick(
+        (torch.float16, "split", 2), (torch.float32, "whole", 2), (torch.bfloat16, "whole", 1),
+        slow=WHOLE,
+    ),
+    indirect=["tiles"],
+)  # fmt: skip
+def test_forward(dtype: torch.dtype, form: str, tiles: str, count: int) -> None:
     rng = random.Random(7)
-    for _ in range(2 if tiles == "split" else 8):
+    for _ in range(count):
         tensors, numbers = arguments(rng, dtype, form)
         keep = rng.random() < 0.5
         what = ([None if t is None else t.shape for t in tensors], numbers)
@@ -105,14 +114,16 @@ def test_forward(dtype: torch.dtype, form: str, tiles: str) -> None:
 
 @pytest.mark.parametrize("form", ["same", "transposed"])  # the composite form's is the transposed one's
 @pytest.mark.parametrize(
-    ("dtype", "tiles"),
-    [*((dtype, "whole") for dtype in DTYPES), (torch.float16, "split"), (torch.float32, "split")],
-    ids=str,
+    ("dtype", "tiles", "count"),
+    quick(
+        (torch.float16, "split", 6), (torch.float32, "whole", 2), (torch.bfloat16, "whole", 1),
+        slow=[*WHOLE, (torch.float16, "split", 4), (torch.float32, "split", 4)],
+    ),
     indirect=["tiles"],
-)
-def test_backward(dtype: torch.dtype, form: str, tiles: str) -> None:
+)  # fmt: skip
+def test_backward(dtype: torch.dtype, form: str, tiles: str, count: int) -> None:
     rng = random.Random(8)
-    for _ in range(4 if tiles == "split" else 8):
+    for _ in range(count):
         tensors, numbers = arguments(rng, dtype, form)
         what = ([None if t is None else t.shape for t in tensors], numbers)
         out, z = layer.OPERATOR.custom_ops[0].reference(*tensors, *numbers, True)
@@ -152,6 +163,7 @@ def forms_taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return taken
 
 
+@pytest.mark.slow
 def test_the_composite_form_keeps_the_numerics_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     """In all orders of gradient; tests/triton/test_numerics.py has the forms that small layers take by themselves."""
     monkeypatch.setattr(conv_plan, "choose_form", lambda *_, **__: "composite")
