@@ -142,6 +142,9 @@ class ImageFiles:
     def cached(self) -> bool:
         return self._cache is not None
 
+    def factors(self, indices: Tensor) -> None:
+        """Nobody knows the true factors of photographs."""
+
     def __getitem__(self, indices: list[int] | Tensor) -> Tensor:
         if self._cache is not None:
             return self._cache[torch.as_tensor(indices)]

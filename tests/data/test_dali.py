@@ -463,8 +463,8 @@ def test_auto_takes_dali_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) 
 def test_who_asks_for_dali_gets_it_for_small_sets_too(tmp_path: Path) -> None:
     numbered(tmp_path, 3)
     config = Config(data=tmp_path)
-    assert open_data(config, 64).cached  # type: ignore[attr-defined]
-    assert not open_data(replace(config, loader="dali"), 64).cached  # type: ignore[attr-defined]
+    assert open_data(config, 64).cached
+    assert not open_data(replace(config, loader="dali"), 64).cached
     text = error_of(lambda: open_data(Config(dataset="dsprites", loader="dali"), 64))
     assert text == "--loader dali: dSprites are drawn, not decoded; leave --loader out"
 
