@@ -20,7 +20,7 @@ from idgan_fast.errors import UserError
 from idgan_fast.ops.conv_plan import COMPOSITE, SAME, TORCH, TRANSPOSED, layer_key
 from idgan_fast.ops.styled_layer import LOW_LEVEL
 from idgan_fast.tools.costs.layer import Layer
-from idgan_fast.tools.roofline import default_batch, layers_of
+from idgan_fast.tools.roofline import layers_of, parse
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32}
 # Numbers of a tile that are tried in turns, each with its neighbours: powers of two within these bounds.
@@ -225,12 +225,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     parser.add_argument("--batch", metavar="N", help="the batch size of your run; by default 8, at 1024x1024 4")
     arguments = parser.parse_args(argv)
     try:
-        preset, dtype, batch = arguments.preset, arguments.dtype, arguments.batch
-        if dtype not in DTYPES:
-            raise UserError(f"--dtype: no type {dtype!r}; known: {', '.join(DTYPES)}")
-        if batch is not None and not (batch.isdecimal() and int(batch) > 0):
-            raise UserError(f"--batch: must be a positive whole number, got {batch!r}")
-        layers = modulated_layers(preset, default_batch(preset) if batch is None else int(batch), dtype)
+        preset, dtype, n = parse(arguments, DTYPES)
+        layers = modulated_layers(preset, n, dtype)
         _check_gpu()
         from idgan_fast.kernels import conv_tiles
 
