@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from idgan_fast.data import Dataset, to_unit
 from idgan_fast.evaluation.disentanglement import correlation, mig, r2_per_dim
-from idgan_fast.models.vae import IMAGE_SIZE, Encoder, reparameterise
+from idgan_fast.models.vae import IMAGE_SIZE, Encoder, reparameterize
 from idgan_fast.training.gan import GANStage, teacher_view
 from idgan_fast.training.losses import kl_per_dim
 
@@ -44,7 +44,7 @@ class Codes:
     def sample(self, count: int, rng: torch.Generator) -> Tensor:
         """c ~ q(c|x) for the first `count` images: [count, d]."""
         mean, logvar = self.mean[:count], self.logvar[:count]
-        return reparameterise(mean, logvar, torch.randn(mean.shape, generator=rng))
+        return reparameterize(mean, logvar, torch.randn(mean.shape, generator=rng))
 
 
 @torch.no_grad()

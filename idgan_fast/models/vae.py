@@ -84,10 +84,10 @@ class VAE(nn.Module):
     def forward(self, x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images [N, C, 64, 64] in [0, 1] and eps ~ N(0, I) [N, c_dim] -> logits, mean, log-variance."""
         mean, logvar = self.encoder(x)
-        return self.decoder(reparameterise(mean, logvar, eps)), mean, logvar
+        return self.decoder(reparameterize(mean, logvar, eps)), mean, logvar
 
 
-def reparameterise(mean: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
+def reparameterize(mean: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
     """A sample mean + std * eps of N(mean, exp(logvar)) (Kingma & Welling, arXiv 1312.6114, section 2.4)."""
     return mean + eps * torch.exp(0.5 * logvar)
 

@@ -53,7 +53,7 @@ COLUMNS = (
 NUMBERS = len(COLUMNS)  # how many random numbers one picture takes
 
 
-def draw(n: int, rng: torch.Generator, device: torch.device | str) -> Tensor:
+def random_numbers(n: int, rng: torch.Generator, device: torch.device | str) -> Tensor:
     """The random numbers of n pictures: [n, NUMBERS], float32, uniform in [0, 1); rng lives on `device`."""
     return torch.rand(n, NUMBERS, generator=rng, device=device)
 
@@ -61,7 +61,7 @@ def draw(n: int, rng: torch.Generator, device: torch.device | str) -> Tensor:
 def augment(x: Tensor, numbers: Tensor, p: Tensor) -> Tensor:
     """Pictures x [N, C, S, S] changed at random, each transformation acting on a picture with probability p.
 
-    x: C = 1 or 3, S >= 3, in [-1, 1]; half types are computed in float32. numbers: [N, NUMBERS], from `draw`.
+    x: C = 1 or 3, S >= 3, in [-1, 1]; half types are computed in float32. numbers: [N, NUMBERS], from `random_numbers`.
     p: scalar tensor in [0, 1]. Returns x's shape and type; values may leave [-1, 1]. A picture that no transformation
     acts on is returned as it is. Affine in x, with one derivative by it. Raises ValueError: one line on the argument.
     """
