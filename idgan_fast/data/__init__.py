@@ -106,6 +106,7 @@ def batches(
     seed: int,
     start: int,
     workers: int,
+    *,
     pin_memory: bool = False,
     rank: int = 0,
     world: int = 1,

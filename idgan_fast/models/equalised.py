@@ -68,7 +68,7 @@ class FullyConnected(nn.Module):
     """
 
     def __init__(
-        self, c_in: int, c_out: int, act: str = "linear", lr_multiplier: float = 1.0, bias_init: float = 0.0
+        self, c_in: int, c_out: int, act: str = "linear", *, lr_multiplier: float = 1.0, bias_init: float = 0.0
     ) -> None:
         super().__init__()
         self.act, self.lr_multiplier = act, lr_multiplier
@@ -96,6 +96,7 @@ class EqualisedConv2d(nn.Module):
         c_in: int,
         c_out: int,
         kernel_size: int,
+        *,
         bias: bool = True,
         act: str = "linear",
         up: int = 1,

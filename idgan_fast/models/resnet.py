@@ -74,6 +74,7 @@ class ResnetGenerator(Generator):
         size: int = 64,
         s_dim: int = 256,
         c_dim: int = 20,
+        *,
         width: int = 64,
         max_width: int = 512,
         channels: int = 3,

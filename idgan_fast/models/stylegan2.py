@@ -44,7 +44,7 @@ class MappingNetwork(nn.Module):
         self.layers = layers
         for i in range(layers):
             features = s_dim + c_dim if i == 0 else w_dim
-            setattr(self, f"fc{i}", FullyConnected(features, w_dim, "lrelu", lr_multiplier))
+            setattr(self, f"fc{i}", FullyConnected(features, w_dim, "lrelu", lr_multiplier=lr_multiplier))
         self.register_buffer("w_avg", torch.zeros(w_dim))
 
     def forward(self, s: Tensor, c: Tensor | None = None) -> Tensor:
@@ -66,7 +66,7 @@ class SynthesisLayer(nn.Module):
     noise_const: Tensor
     resample_filter: Tensor
 
-    def __init__(self, c_in: int, c_out: int, w_dim: int, size: int, up: int, clamp: float | None) -> None:
+    def __init__(self, c_in: int, c_out: int, w_dim: int, *, size: int, up: int, clamp: float | None) -> None:
         super().__init__()
         self.size, self.up, self.clamp = size, up, clamp
         self.affine = FullyConnected(w_dim, c_in, bias_init=1.0)
@@ -85,6 +85,7 @@ class SynthesisLayer(nn.Module):
         x: Tensor,
         styles: Tensor,
         noise: Tensor | None,
+        *,
         gain: float = 1.0,
         next_styles: Tensor | None = None,
         carried: bool = False,
@@ -139,7 +140,7 @@ class SynthesisBlock(nn.Module):
     resample_filter: Tensor
 
     def __init__(
-        self, c_in: int, c_out: int, size: int, w_dim: int, channels: int, residual: bool, last: bool, low: bool
+        self, c_in: int, c_out: int, size: int, w_dim: int, *, channels: int, residual: bool, last: bool, low: bool
     ) -> None:
         super().__init__()
         self.size, self.low_precision, self.residual = size, low, residual and size > 4
@@ -147,8 +148,8 @@ class SynthesisBlock(nn.Module):
         if size == 4:
             self.const = nn.Parameter(torch.randn(c_out, 4, 4))
         else:
-            self.conv0 = SynthesisLayer(c_in, c_out, w_dim, size, 2, clamp)
-        self.conv1 = SynthesisLayer(c_out, c_out, w_dim, size, 1, clamp)
+            self.conv0 = SynthesisLayer(c_in, c_out, w_dim, size=size, up=2, clamp=clamp)
+        self.conv1 = SynthesisLayer(c_out, c_out, w_dim, size=size, up=1, clamp=clamp)
         self.torgb = ToRGB(c_out, channels, w_dim, clamp) if last or not residual else None
         if self.residual:
             self.skip = EqualisedConv2d(c_in, c_out, 1, bias=False, up=2, gain=HALF)
@@ -174,7 +175,7 @@ class SynthesisBlock(nn.Module):
                 shortcut = self.skip(x) if self.residual else None
                 styles = in_range(self.conv1.styles(w[1]), autocast(x).dtype)
                 x = self.conv0(x, self.conv0.styles(w[0]), noise[0], next_styles=styles)
-                x = self.conv1(x, styles, noise[1], HALF if self.residual else 1.0, carried=True)
+                x = self.conv1(x, styles, noise[1], gain=HALF if self.residual else 1.0, carried=True)
                 x = x if shortcut is None else shortcut + x
             rgb = None if self.torgb is None else wide(self.torgb(x, w[-1]))
         if image is not None and rgb is not None:
@@ -193,6 +194,7 @@ class SynthesisNetwork(nn.Module):
         size: int,
         c_dim: int,
         w_dim: int,
+        *,
         channel_base: int,
         channel_max: int,
         channels: int,
@@ -208,10 +210,16 @@ class SynthesisNetwork(nn.Module):
         c_in = 0
         for at in self.levels:
             c_out = channels_at(at, channel_base, channel_max)
-            low, last = is_low_precision(at, size, low_precision_levels), at == size
-            style_dim = w_dim + (c_dim if self.takes_code(at) else 0)
-            residual = architecture == "residual"
-            block = SynthesisBlock(c_in, c_out, at, style_dim, channels, residual, last, low)
+            block = SynthesisBlock(
+                c_in,
+                c_out,
+                at,
+                w_dim + (c_dim if self.takes_code(at) else 0),
+                channels=channels,
+                residual=architecture == "residual",
+                last=at == size,
+                low=is_low_precision(at, size, low_precision_levels),
+            )
             setattr(self, f"b{at}", block)
             c_in = c_out
         self.num_ws = 2 * len(self.levels)
@@ -263,6 +271,7 @@ class StyleGAN2Generator(Generator):
         size: int = 256,
         s_dim: int = 512,
         c_dim: int = 20,
+        *,
         w_dim: int = 512,
         mapping_layers: int = 8,
         channel_base: int = 16384,
@@ -283,9 +292,18 @@ class StyleGAN2Generator(Generator):
         self.s_dim, self.c_dim, self.code = s_dim, c_dim, code
         in_styles = c_dim if code == "style" else 0
         self.mapping = MappingNetwork(s_dim, c_dim - in_styles, w_dim, mapping_layers)
-        widths = (channel_base, channel_max)
         self.synthesis = SynthesisNetwork(
-            size, in_styles, w_dim, *widths, channels, architecture, code_from, code_to, low_precision_levels, recompute
+            size,
+            in_styles,
+            w_dim,
+            channel_base=channel_base,
+            channel_max=channel_max,
+            channels=channels,
+            architecture=architecture,
+            code_from=code_from,
+            code_to=code_to,
+            low_precision_levels=low_precision_levels,
+            recompute=recompute,
         )
         self.num_ws, self.noise_numel = self.synthesis.num_ws, self.synthesis.noise_numel
 

@@ -83,6 +83,7 @@ class StyleGAN2Discriminator(nn.Module):
     def __init__(
         self,
         size: int = 256,
+        *,
         channel_base: int = 16384,
         channel_max: int = 512,
         channels: int = 3,

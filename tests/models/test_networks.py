@@ -37,7 +37,7 @@ def test_vae_parameter_counts():
 )
 def test_resnet_parameter_counts(size, width, generator, discriminator):
     with torch.device("meta"):
-        assert millions(ResnetGenerator(size, 256, 20, width)) == generator
+        assert millions(ResnetGenerator(size, 256, 20, width=width)) == generator
         assert millions(ResnetDiscriminator(size, width)) == discriminator
 
 
