@@ -52,19 +52,22 @@ class Dataset(Protocol):
 
 
 def open_data(config: Config, size: int) -> Dataset:
-    """The run's pictures at size x size. Raises UserError where there are none."""
+    """The run's images at size x size. Raises UserError where there are none."""
     if config.dataset == "dsprites":
         if config.loader == "dali":
             raise UserError("--loader dali: dSprites are drawn, not decoded; leave --loader out")
         return DSprites() if config.data is None else DSpritesFile(Path(config.data))
     assert config.data is not None  # arguments.check has seen to it
-    # Whoever asks for DALI gets it, also for pictures that fit in memory.
+    # Whoever asks for DALI gets it, also for images that fit in memory.
     images = replace(config.images, cache_gib=0.0) if config.loader == "dali" else config.images
     return ImageFiles(Path(config.data), size, images)
 
 
 def choose_loader(config: Config, device: torch.device) -> tuple[str, str]:
-    """dali or torch, for pictures that are not kept in memory, and why. UserError: dali was asked for and cannot."""
+    """ "dali" or "torch", for images that are not kept in memory, and why.
+
+    Raises UserError where DALI was asked for and cannot be used.
+    """
     if config.loader == "torch":
         return "torch", "as asked"
     reason = dali.why_not(device)
@@ -76,12 +79,12 @@ def choose_loader(config: Config, device: torch.device) -> tuple[str, str]:
 
 
 def in_memory(dataset: Dataset) -> bool:
-    """Whether its pictures need no decoding."""
+    """Whether its images need no decoding."""
     return dataset.cached
 
 
 class _Fetch:
-    """What a loader process runs: batches, and the pictures that were skipped for the first time on the way."""
+    """What a loader process runs: batches, each with the images first skipped on the way."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -113,8 +116,8 @@ def batches(
 ) -> Iterator[Tensor]:
     """Endless uint8 batches [N, C, H, W], from batch number `start` on, by torch's DataLoader.
 
-    workers: processes that decode; none where the pictures are in memory already. rank, world: as in `IndexBatches`.
-    `dataset.skipped` is kept up to date here, whichever process met the picture. Raises UserError: a worker was killed.
+    workers: processes that decode; none where the images are in memory already. rank, world: as in `IndexBatches`.
+    `dataset.skipped` is kept up to date here, whichever process met the image. Raises UserError if a worker was killed.
     """
     loader: DataLoader[tuple[Tensor, dict[str, str]]] = DataLoader(
         _Fetch(dataset),  # type: ignore[arg-type]

@@ -1,15 +1,15 @@
-"""Batches of pictures by NVIDIA DALI: decoded and framed while the step before runs, on a GPU or on CPU threads.
+"""Batches of images by NVIDIA DALI: decoded and framed while the step before runs, on a GPU or on CPU threads.
 
 The order is that of `IndexBatches`, the bytes come from `Source` and faults are named as `ImageFiles` names them, so
-that a run may change between this and torch's loader: the same pictures in the same batches, to within rounding.
+that a run may change between this and torch's loader: the same images in the same batches, to within rounding.
 
     GPU   one graph: nvJPEG, crop, Lanczos
     CPU   DALI decodes on its threads; torch's Lanczos, far faster than DALI's there and nearer to Pillow's, resizes
           the batch before meanwhile, in a thread of ours
     both  kinds that DALI decodes otherwise than Pillow (headers.py) are decoded by Pillow and handed on as PPM
 
-DALI gives up a whole pipeline for one damaged picture. It is then found, named and left out, and a new pipeline goes on
-with the same batch.
+DALI gives up a whole pipeline for one damaged image. The image is then found, named and left out, and a new pipeline
+continues with the same batch.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ PREFETCHED = 2  # batches that are ready, or being made, beside the one in use
 
 
 def why_not(device: torch.device) -> str | None:
-    """Why DALI cannot load pictures here; None if it can."""
+    """Why DALI cannot load images here; None if it can."""
     try:
         import_module("nvidia.dali")
     except ImportError as error:
@@ -183,8 +183,8 @@ class Loader:
             yield batch["images"].permute(0, 3, 1, 2)
 
     def _find_fault(self, feed: Feed, error: RuntimeError) -> None:
-        """Names the pictures of the batches under way that Pillow cannot read either. If there are none, Pillow decodes
-        those that DALI refuses alone, or if it refuses none, all of them."""
+        """Skip the images of the batches under way that Pillow cannot read either. If there are none, let Pillow decode
+        those that DALI refuses alone, or all of them if it refuses none. Raises UserError if nothing is left to try."""
         if "out of memory" in str(error).lower():
             raise error
         names = sorted({name for names in feed.names.values() for name in names} - self.by_pillow)
@@ -197,7 +197,7 @@ class Loader:
             self.by_pillow.update([name for name in names if self._refused(name)] or names)
 
     def _refused(self, name: str) -> bool:
-        """Whether DALI's CPU decoder refuses a picture."""
+        """Whether DALI's CPU decoder refuses an image."""
         from nvidia.dali import Pipeline, fn
 
         pipe = Pipeline(1, 1, None, prefetch_queue_depth=1)
@@ -212,6 +212,7 @@ class Loader:
         return False
 
     def _fault(self, name: str) -> str | None:
+        """Why Pillow cannot read an image; None if it can."""
         try:
             with Image.open(BytesIO(self.dataset.source.read(name))) as image:
                 image.load()
@@ -220,24 +221,24 @@ class Loader:
         return None
 
 
-def by_shape(pictures: Any) -> Iterator[tuple[Any, np.ndarray]]:
-    """Where pictures of equal shape are in a list of DALI's, and these as uint8 [N, H, W, C]."""
-    if pictures.is_dense_tensor():
-        yield slice(None), np.asarray(pictures.as_tensor())
+def by_shape(images: Any) -> Iterator[tuple[Any, np.ndarray]]:
+    """Groups of images of equal shape in a list of DALI's: their places in it, and uint8 [N, H, W, C]."""
+    if images.is_dense_tensor():
+        yield slice(None), np.asarray(images.as_tensor())
         return
-    found: dict[tuple[int, ...], list[int]] = {}
-    views = [np.asarray(pictures[i]) for i in range(len(pictures))]
+    groups: dict[tuple[int, ...], list[int]] = {}
+    views = [np.asarray(images[i]) for i in range(len(images))]
     for i, view in enumerate(views):
-        found.setdefault(view.shape, []).append(i)
-    for places in found.values():
+        groups.setdefault(view.shape, []).append(i)
+    for places in groups.values():
         yield places, np.stack([views[i] for i in places])
 
 
 def resize(images: Tensor, size: int) -> Tensor:
     """uint8 [N, H, W, C] -> [N, C, size, size]; Lanczos with antialiasing, within a level of Pillow's if square.
 
-    Bytes are rounded and clipped after each axis, and Pillow takes the columns of tall pictures first: there the finest
-    detail may differ more. One call for many: torch computes Lanczos' weights anew in each.
+    Bytes are rounded and clipped after each axis, and Pillow takes the columns of tall images first: there the finest
+    detail may differ more. One call serves many images, since each call computes Lanczos' weights anew.
     """
     x = images.permute(0, 3, 1, 2)
     if x.shape[2:] == (size, size):

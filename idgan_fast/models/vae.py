@@ -65,7 +65,7 @@ class Decoder(nn.Module):
 class VAE(nn.Module):
     """Encoder and decoder of stage 1.
 
-    `init`: "normal" draws the weights from N(0, 0.02) with zero biases, as the public code does; "kaiming"
+    `init`: "normal" samples the weights from N(0, 0.02) with zero biases, as the public code does; "kaiming"
     keeps the variance of activations through the ReLUs, which short schedules need.
     """
 
@@ -107,11 +107,11 @@ class DSpritesGenerator(Generator):
     def copy_decoder(self, decoder: Decoder) -> None:
         """Start from the VAE: then G(0, c) = 2 sigmoid(decoder(c)) - 1, exactly, as tanh(l/2) = 2 sigmoid(l) - 1.
 
-        The weights by which s enters stay as they were drawn.
+        The weights by which s enters stay as they are.
         """
-        by_s = self.layer.state_dict()["0.weight"][:, : self.s_dim]
+        weights_of_s = self.layer.state_dict()["0.weight"][:, : self.s_dim]
         weights = decoder.layer.state_dict()
-        weights["0.weight"] = torch.cat([by_s, weights["0.weight"]], dim=1)
+        weights["0.weight"] = torch.cat([weights_of_s, weights["0.weight"]], dim=1)
         weights["11.weight"], weights["11.bias"] = weights["11.weight"] / 2, weights["11.bias"] / 2
         self.layer.load_state_dict(weights)
 

@@ -23,7 +23,7 @@ from idgan_fast.tools.costs.layer import Layer
 from idgan_fast.tools.roofline import layers_of, parse
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32}
-# Numbers of a tile that are tried in turns, each with its neighbours: powers of two within these bounds.
+# Numbers of a tile that are varied one at a time, each with its neighbors: powers of two within these bounds.
 DOUBLED = {"BLOCK_M": (16, 256), "BLOCK_O": (16, 256), "BLOCK_N": (16, 256), "BLOCK_K": (16, 128), "num_warps": (2, 16)}
 COUNTED = {"num_stages": (1, 5)}
 SAME_RESULT = 2e-2  # of the largest value: the order of the sums differs, and with it the last digits of a half type
@@ -35,7 +35,7 @@ Clock = Callable[[Callable[[], Any]], float]
 
 
 class Job(NamedTuple):
-    """A kernel on the operands of a layer. shape: of idgan_fast.kernels.conv_tiles."""
+    """A kernel on the operands of a layer. shape: what idgan_fast.kernels.conv_tiles knows it by."""
 
     shape: Any
     call: Callable[[], Tensor]
@@ -48,7 +48,7 @@ def on_gpu(call: Callable[[], Any]) -> float:
     return do_bench(call, warmup=5, rep=40, return_mode="median") / 1e3
 
 
-def neighbours(tile: Tile) -> Iterator[Tile]:
+def neighbors(tile: Tile) -> Iterator[Tile]:
     for name, (least, most) in DOUBLED.items():
         if name in tile:
             yield from ({**tile, name: v} for v in (tile[name] // 2, tile[name] * 2) if least <= v <= most)
@@ -56,37 +56,37 @@ def neighbours(tile: Tile) -> Iterator[Tile]:
         yield from ({**tile, name: v} for v in (tile[name] - 1, tile[name] + 1) if least <= v <= most)
 
 
-def numbers_of_thread(tile: Tile) -> float:
-    """Of the result that a thread holds in registers."""
+def numbers_per_thread(tile: Tile) -> float:
+    """How many numbers of the result a thread holds in registers."""
     return tile["BLOCK_M"] * tile.get("BLOCK_O", tile.get("BLOCK_N")) * tile.get("PHASES", 1) / (32 * tile["num_warps"])
 
 
-def improved(job: Job, device: torch.device, seconds: Clock) -> tuple[Tile, float, float]:
+def improve(job: Job, device: torch.device, seconds: Clock) -> tuple[Tile, float, float]:
     """The fastest tile found, its time, and that of the table's tile. Leaves it in force for this process."""
     from idgan_fast.kernels import conv_tiles
 
-    found, key = conv_tiles.tuned(device), job.shape.key
-    best = found[key] = conv_tiles.default_tile(job.shape, conv_tiles.LARGEST[conv_tiles.architecture(device)])
+    tiles, key = conv_tiles.tuned(device), job.shape.key
+    best = tiles[key] = conv_tiles.default_tile(job.shape, conv_tiles.LARGEST[conv_tiles.architecture(device)])
     wanted = job.call()
     least = before = seconds(job.call)
-    tried, going = [best], True
-    while going:
-        going = False
-        for tile in neighbours(best):
-            if tile in tried or numbers_of_thread(tile) > CROWDED:
+    tried, improving = [best], True
+    while improving:
+        improving = False
+        for tile in neighbors(best):
+            if tile in tried or numbers_per_thread(tile) > CROWDED:
                 continue
             tried.append(tile)
-            found[key] = tile
+            tiles[key] = tile
             taken = _measured(job, wanted, seconds)
             if taken is not None and taken < 0.98 * least:
-                best, least, going = tile, taken, True
+                best, least, improving = tile, taken, True
                 break
-    found[key] = best
+    tiles[key] = best
     return best, least, before
 
 
 def _measured(job: Job, wanted: Tensor, seconds: Clock) -> float | None:
-    """None where the tile does not compile or run, or gives another result."""
+    """Seconds of a kernel with the tile in force; None where it does not compile or run, or gives another result."""
     try:
         got = job.call()
         difference = (got.float() - wanted.float()).abs().max()
@@ -98,7 +98,7 @@ def _measured(job: Job, wanted: Tensor, seconds: Clock) -> float | None:
 
 
 class Operands(NamedTuple):
-    """Of `ops.styled_conv2d`, and what its kernels take besides."""
+    """The operands of `ops.styled_conv2d`, and what its kernels take besides."""
 
     x: Tensor
     weight: Tensor
@@ -113,15 +113,15 @@ def operands(layer: Layer, dtype: torch.dtype, device: torch.device) -> Operands
     rng = torch.Generator(device).manual_seed(0)
     up, k = layer.size_out // layer.size_in, 1 if layer.kind == "to-RGB" else 3
 
-    def draw(*shape: int) -> Tensor:
+    def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=rng, device=device)
 
-    x = draw(layer.n, layer.c_in, layer.size_in, layer.size_in).to(dtype, memory_format=torch.channels_last)
-    weight = draw(layer.c_out, layer.c_in, k, k) / (k * k * layer.c_in) ** 0.5
+    x = normal(layer.n, layer.c_in, layer.size_in, layer.size_in).to(dtype, memory_format=torch.channels_last)
+    weight = normal(layer.c_out, layer.c_in, k, k) / (k * k * layer.c_in) ** 0.5
     weight = weight.to(dtype, memory_format=torch.channels_last)  # as layers hand it on
-    noise = draw(layer.n, 1, layer.size_out, layer.size_out)
+    noise = normal(layer.n, 1, layer.size_out, layer.size_out)
     f = ops.setup_filter((1, 3, 3, 1), device)
-    return Operands(x, weight, draw(layer.n, layer.c_in), noise, draw(layer.c_out), f, up)
+    return Operands(x, weight, normal(layer.n, layer.c_in), noise, normal(layer.c_out), f, up)
 
 
 def jobs_of(given: Operands) -> list[Job]:
@@ -132,16 +132,16 @@ def jobs_of(given: Operands) -> list[Job]:
     after = modulated_conv2d.Epilogue(styles.new_ones(x.shape[0], weight.shape[0]), noise, None, bias, None, 0.2, 1.4)
     jobs = []
     for form in (SAME,) if up == 1 else (COMPOSITE, TRANSPOSED):
-        of_form, ending = weight, after
+        form_weight, ending = weight, after
         if form == COMPOSITE:
-            of_form = styled_layer.composed(weight, f, (1, 1, 1, 1), 4.0)
+            form_weight = styled_layer.composed(weight, f, (1, 1, 1, 1), 4.0)
         elif form == TRANSPOSED:
             ending = modulated_conv2d.Epilogue()
 
-        def forward(w: Tensor = of_form, e: Any = ending, form: str = form) -> Tensor:
+        def forward(w: Tensor = form_weight, e: Any = ending, form: str = form) -> Tensor:
             return modulated_conv2d.modulated_conv2d_fwd(x, w, styles, e, form)[0]
 
-        jobs.append(Job(modulated_conv2d.fwd_shape(x, of_form, True, form), forward))
+        jobs.append(Job(modulated_conv2d.fwd_shape(x, form_weight, True, form), forward))
     form, k = SAME if up == 1 else TRANSPOSED, weight.shape[2]
     size = [s if up == 1 else 2 * s + 1 for s in x.shape[2:]]
     dy = torch.randn(x.shape[0], weight.shape[0], *size, device=x.device)
@@ -161,7 +161,7 @@ def fastest_form(given: Operands, seconds: Clock) -> dict[str, float]:
     """{form: seconds of the layer forward and backward}; leaves the fastest in force for this process."""
     from idgan_fast.kernels import conv_tiles
 
-    found = conv_tiles.tuned(given.x.device)
+    forms = conv_tiles.tuned(given.x.device)
     x, weight, styles, noise, bias, f, up = given
     c_in, height, width = x.shape[1:]
     key = layer_key(c_in, weight.shape[0], height, width, weight.shape[2], up, x.dtype)
@@ -174,9 +174,9 @@ def fastest_form(given: Operands, seconds: Clock) -> dict[str, float]:
 
     times = {}
     for form in (TORCH, SAME) if up == 1 else (TORCH, COMPOSITE, TRANSPOSED):
-        found[key] = form
+        forms[key] = form
         times[form] = seconds(step)
-    found[key] = min(times, key=lambda form: times[form])
+    forms[key] = min(times, key=lambda form: times[form])
     return times
 
 
@@ -196,7 +196,7 @@ def tune(layers: Sequence[Layer], dtype: torch.dtype, device: torch.device, seco
         for job in jobs_of(given):
             if job.shape.key not in done:
                 done.add(job.shape.key)
-                best, least, before = improved(job, device, seconds)
+                best, least, before = improve(job, device, seconds)
                 text = " ".join(f"{name.removeprefix('BLOCK_').removeprefix('num_')}={v}" for name, v in best.items())
                 ratio = f"{before / least:.2f} times the table's"
                 console.print(f"    {job.shape.key}: {least * 1e6:.1f} µs, {ratio}: {text}", highlight=False)
@@ -208,7 +208,7 @@ def tune(layers: Sequence[Layer], dtype: torch.dtype, device: torch.device, seco
 
 
 def modulated_layers(preset: str, n: int, dtype: str) -> list[Layer]:
-    """Those of a preset that the kernels have a form of. Raises UserError where it has none."""
+    """The layers of a preset that the kernels have a form of. Raises UserError where there is none."""
     layers = [layer for layer in layers_of(preset, n, dtype) if layer.kind.startswith(("styled conv", "to-RGB"))]
     if not layers:
         raise UserError(f"--preset: {preset} has no modulated layers to tune: take stylegan2-256 or stylegan2-1024")

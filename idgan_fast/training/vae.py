@@ -31,7 +31,7 @@ def lr_at(config: VAEConfig, iteration: int) -> float:
 
 
 class VAEStage:
-    """Network, optimiser and random state of stage 1. `state_dict()` holds all of it."""
+    """Network, optimizer and random state of stage 1. `state_dict()` holds all of it."""
 
     name = "vae"
 

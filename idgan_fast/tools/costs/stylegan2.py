@@ -35,21 +35,21 @@ def stylegan2_layers(size: int, base: int, n: int, element: int) -> list[Layer]:
     """Forward passes of G and D at [n, 3, size, size]. base: channels at size 1; element: bytes of a number."""
     levels = [4 << i for i in range((size // 4).bit_length())]
     generator: list[Layer] = []
-    for at in levels:
-        c_in, c = channels(at // 2, base), channels(at, base)
-        if at > 4:
-            generator.append(_styled(f"b{at}.conv0", n, c_in, c, at // 2, element, up=2))
-        generator.append(_styled(f"b{at}.conv1", n, c, c, at, element))
-        generator.append(_to_rgb(f"b{at}.torgb", n, c, at, element))
-        if at > 4:
-            generator.append(_skip(f"b{at}.skip", n, at, element))
+    for resolution in levels:
+        c_in, c = channels(resolution // 2, base), channels(resolution, base)
+        if resolution > 4:
+            generator.append(_styled(f"b{resolution}.conv0", n, c_in, c, resolution // 2, element, up=2))
+        generator.append(_styled(f"b{resolution}.conv1", n, c, c, resolution, element))
+        generator.append(_to_rgb(f"b{resolution}.torgb", n, c, resolution, element))
+        if resolution > 4:
+            generator.append(_skip(f"b{resolution}.skip", n, resolution, element))
     c = channels(size, base)
     discriminator = [_conv(f"b{size}.fromrgb", "from-RGB", n, COLORS, c, size=size, k=1, element=element)]
-    for at in reversed(levels[1:]):
-        c, c_out = channels(at, base), channels(at // 2, base)
-        discriminator.append(_conv(f"b{at}.conv0", "conv", n, c, c, size=at, k=3, element=element))
-        discriminator.append(_conv_down2(f"b{at}.conv1", n, c, c_out, at, element))
-        discriminator.append(_shortcut(f"b{at}.skip", n, c, c_out, at, element))
+    for resolution in reversed(levels[1:]):
+        c, c_out = channels(resolution, base), channels(resolution // 2, base)
+        discriminator.append(_conv(f"b{resolution}.conv0", "conv", n, c, c, size=resolution, k=3, element=element))
+        discriminator.append(_conv_down2(f"b{resolution}.conv1", n, c, c_out, resolution, element))
+        discriminator.append(_shortcut(f"b{resolution}.skip", n, c, c_out, resolution, element))
     c = channels(4, base)
     discriminator += [
         _minibatch_std("b4.mbstd", n, c, element),
