@@ -48,8 +48,8 @@ def run_ours(stage: GANStage, images: Tensor) -> dict[str, Tensor]:
 
 def run_public(public: PublicStep, stage: GANStage, images: Tensor) -> dict[str, Tensor]:
     """The public step on the noise that our stage would draw next."""
-    x = stage.draw.real_images(images).contiguous()
-    eps, s_d, s_g = (stage.draw.normal(BATCH, dim) for dim in (stage.c_dim, stage.config.s_dim, stage.config.s_dim))
+    x = stage.sampler.real_images(images).contiguous()
+    eps, s_d, s_g = (stage.sampler.normal(BATCH, dim) for dim in (stage.c_dim, stage.config.s_dim, stage.config.s_dim))
     return synchronised(public.step(x, eps, s_d, s_g, stage.config.r1_weight, stage.config.distill_weight))
 
 

@@ -21,10 +21,10 @@ from idgan_fast.files import read_json, write_json
 from idgan_fast.ops.layer.conv_plan import COMPOSITE, SAME, TORCH, TRANSPOSED, layer_key
 from idgan_fast.ops.layer.styled_layer import OPERATOR
 from idgan_fast.tools.costs.layer import Layer
-from idgan_fast.tools.roofline import default_batch, layers_of
+from idgan_fast.tools.roofline import layers_of, parse
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32}
-# Numbers of a tile that are tried in turns, each with its neighbours: powers of two within these bounds.
+# Numbers of a tile that are varied one at a time, each with its neighbors: powers of two within these bounds.
 DOUBLED = {"BLOCK_M": (16, 256), "BLOCK_O": (16, 256), "BLOCK_N": (16, 256), "BLOCK_K": (16, 128), "num_warps": (2, 16)}
 COUNTED = {"num_stages": (1, 5)}
 SAME_RESULT = 2e-2  # of the largest value: the order of the sums differs, and with it the last digits of a half type
@@ -49,7 +49,7 @@ def on_gpu(call: Callable[[], Any]) -> float:
     return do_bench(call, warmup=5, rep=40, return_mode="median") / 1e3
 
 
-def neighbours(tile: Tile) -> Iterator[Tile]:
+def neighbors(tile: Tile) -> Iterator[Tile]:
     for name, (least, most) in DOUBLED.items():
         if name in tile:
             yield from ({**tile, name: v} for v in (tile[name] // 2, tile[name] * 2) if least <= v <= most)
@@ -57,38 +57,38 @@ def neighbours(tile: Tile) -> Iterator[Tile]:
         yield from ({**tile, name: v} for v in (tile[name] - 1, tile[name] + 1) if least <= v <= most)
 
 
-def numbers_of_thread(tile: Tile) -> float:
-    """Of the result that a thread holds in registers."""
+def numbers_per_thread(tile: Tile) -> float:
+    """How many numbers of the result a thread holds in registers."""
     return tile["BLOCK_M"] * tile.get("BLOCK_O", tile.get("BLOCK_N")) * tile.get("PHASES", 1) / (32 * tile["num_warps"])
 
 
-def improved(job: Job, device: torch.device, seconds: Clock) -> tuple[Tile, float, float]:
+def improve(job: Job, device: torch.device, seconds: Clock) -> tuple[Tile, float, float]:
     """The fastest tile found, its time, and that of the table's tile. Leaves it in force for this process."""
     from idgan_fast.kernels.styled_layer_measurements import measurements
     from idgan_fast.kernels.styled_layer_tiles import default_tile
 
-    found, key = measurements(device), job.shape.key
-    best = found[key] = default_tile(job.shape, device)
+    tiles, key = measurements(device), job.shape.key
+    best = tiles[key] = default_tile(job.shape, device)
     wanted = job.call()
     least = before = seconds(job.call)
-    tried, going = [best], True
-    while going:
-        going = False
-        for tile in neighbours(best):
-            if tile in tried or numbers_of_thread(tile) > CROWDED:
+    tried, improving = [best], True
+    while improving:
+        improving = False
+        for tile in neighbors(best):
+            if tile in tried or numbers_per_thread(tile) > CROWDED:
                 continue
             tried.append(tile)
-            found[key] = tile
+            tiles[key] = tile
             taken = _measured(job, wanted, seconds)
             if taken is not None and taken < 0.98 * least:
-                best, least, going = tile, taken, True
+                best, least, improving = tile, taken, True
                 break
-    found[key] = best
+    tiles[key] = best
     return best, least, before
 
 
 def _measured(job: Job, wanted: Tensor, seconds: Clock) -> float | None:
-    """None where the tile does not compile or run, or gives another result."""
+    """Seconds of a kernel with the tile in force; None where it does not compile or run, or gives another result."""
     try:
         got = job.call()
         difference = (got.float() - wanted.float()).abs().max()
@@ -100,7 +100,7 @@ def _measured(job: Job, wanted: Tensor, seconds: Clock) -> float | None:
 
 
 class Operands(NamedTuple):
-    """Of `ops.styled_conv2d`, and what its kernels take besides."""
+    """The operands of `ops.styled_conv2d`, and what its kernels take besides."""
 
     x: Tensor
     weight: Tensor
@@ -115,15 +115,15 @@ def operands(layer: Layer, dtype: torch.dtype, device: torch.device) -> Operands
     rng = torch.Generator(device).manual_seed(0)
     up, k = layer.size_out // layer.size_in, 1 if layer.kind == "to-RGB" else 3
 
-    def draw(*shape: int) -> Tensor:
+    def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=rng, device=device)
 
-    x = draw(layer.n, layer.c_in, layer.size_in, layer.size_in).to(dtype, memory_format=torch.channels_last)
-    weight = draw(layer.c_out, layer.c_in, k, k) / (k * k * layer.c_in) ** 0.5
+    x = normal(layer.n, layer.c_in, layer.size_in, layer.size_in).to(dtype, memory_format=torch.channels_last)
+    weight = normal(layer.c_out, layer.c_in, k, k) / (k * k * layer.c_in) ** 0.5
     weight = weight.to(dtype, memory_format=torch.channels_last)  # as layers hand it on
-    noise = draw(layer.n, 1, layer.size_out, layer.size_out)
+    noise = normal(layer.n, 1, layer.size_out, layer.size_out)
     f = ops.setup_filter((1, 3, 3, 1), device)
-    return Operands(x, weight, draw(layer.n, layer.c_in), noise, draw(layer.c_out), f, up)
+    return Operands(x, weight, normal(layer.n, layer.c_in), noise, normal(layer.c_out), f, up)
 
 
 def jobs_of(given: Operands) -> list[Job]:
@@ -166,7 +166,7 @@ def fastest_form(given: Operands, seconds: Clock) -> dict[str, float]:
     """{form: seconds of the layer forward and backward}; leaves the fastest in force for this process."""
     from idgan_fast.kernels.styled_layer_measurements import measurements
 
-    found = measurements(given.x.device)
+    forms = measurements(given.x.device)
     x, weight, styles, noise, bias, f, up = given
     c_in, height, width = x.shape[1:]
     key = layer_key(c_in, weight.shape[0], height, width, weight.shape[2], up, x.dtype)
@@ -180,9 +180,9 @@ def fastest_form(given: Operands, seconds: Clock) -> dict[str, float]:
 
     times = {}
     for form in (TORCH, SAME) if up == 1 else (TORCH, COMPOSITE, TRANSPOSED):
-        found[key] = form
+        forms[key] = form
         times[form] = seconds(step)
-    found[key] = min(times, key=lambda form: times[form])
+    forms[key] = min(times, key=lambda form: times[form])
     return times
 
 
@@ -201,7 +201,7 @@ def tune(layers: Sequence[Layer], dtype: torch.dtype, device: torch.device, seco
         for job in jobs_of(given):
             if job.shape.key not in done:
                 done.add(job.shape.key)
-                best, least, before = improved(job, device, seconds)
+                best, least, before = improve(job, device, seconds)
                 text = " ".join(f"{name.removeprefix('BLOCK_').removeprefix('num_')}={v}" for name, v in best.items())
                 ratio = f"{before / least:.2f} times the table's"
                 console.print(f"    {job.shape.key}: {least * 1e6:.1f} µs, {ratio}: {text}", highlight=False)
@@ -213,7 +213,7 @@ def tune(layers: Sequence[Layer], dtype: torch.dtype, device: torch.device, seco
 
 
 def modulated_layers(preset: str, n: int, dtype: str) -> list[Layer]:
-    """Those of a preset that the kernels have a form of. Raises UserError where it has none."""
+    """The layers of a preset that the kernels have a form of. Raises UserError where there is none."""
     layers = [layer for layer in layers_of(preset, n, dtype) if layer.kind.startswith(("styled conv", "to-RGB"))]
     if not layers:
         raise UserError(f"--preset: {preset} has no modulated layers to tune: take stylegan2-256 or stylegan2-1024")
@@ -230,12 +230,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     parser.add_argument("--batch", metavar="N", help="the batch size of your run; by default 8, at 1024x1024 4")
     arguments = parser.parse_args(argv)
     try:
-        preset, dtype, batch = arguments.preset, arguments.dtype, arguments.batch
-        if dtype not in DTYPES:
-            raise UserError(f"--dtype: no type {dtype!r}; known: {', '.join(DTYPES)}")
-        if batch is not None and not (batch.isdecimal() and int(batch) > 0):
-            raise UserError(f"--batch: must be a positive whole number, got {batch!r}")
-        layers = modulated_layers(preset, default_batch(preset) if batch is None else int(batch), dtype)
+        preset, dtype, n = parse(arguments, DTYPES)
+        layers = modulated_layers(preset, n, dtype)
         _check_gpu()
         from idgan_fast.kernels.styled_layer_measurements import tiles_file
 

@@ -58,7 +58,7 @@ def job(layer: Layer, index: int) -> tune.Job:
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_the_fastest_tile_is_found_and_taken(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     one = job(next(layer for layer in LAYERS if layer.kind == "styled conv"), index)
-    best, least, before = tune.improved(one, CPU, prefers(one.shape.key))
+    best, least, before = tune.improve(one, CPU, prefers(one.shape.key))
     assert (best["BLOCK_M"], best["num_warps"], best["num_stages"]) == (32, 2, 1)
     assert least == 4
     assert before > least
@@ -84,7 +84,7 @@ def test_tiles_that_fail_or_give_another_result_are_passed_over(monkeypatch: pyt
         wanted[1] += tile["num_stages"] == 2  # as a wrong kernel would
         return wanted
 
-    best, _, _ = tune.improved(one._replace(call=call), CPU, prefers(one.shape.key))
+    best, _, _ = tune.improve(one._replace(call=call), CPU, prefers(one.shape.key))
     assert best["BLOCK_M"] == 64
     assert best["num_warps"] == 2
     assert best["num_stages"] == 3
