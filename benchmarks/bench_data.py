@@ -96,7 +96,7 @@ def seconds(steps: int, loader: Call) -> float:
 
 def loaders(files: ImageFiles, batch_size: int) -> Loaders:
     found: Loaders = {
-        "DALI": lambda: dali.batches(files, batch_size, 0, 0, WORKERS, CPU, channels_last=True),
+        "DALI": lambda: dali.batches(files, batch_size, 0, 0, WORKERS, CPU),
         "torchvision": lambda: by_torchvision(files, batch_size),
         "Pillow": lambda: batches(files, batch_size, 0, 0, WORKERS),
         "floor": lambda: decoding(files, batch_size),
@@ -119,7 +119,7 @@ class ByTorchvision:
             x = decode_jpeg(data)
             top, left, side = square(x.shape[1], x.shape[2], None)
             cropped = x[None, :, top : top + side, left : left + side]
-            batch.append(dali.resized(cropped.permute(0, 2, 3, 1), self.files.size))
+            batch.append(dali.resize(cropped.permute(0, 2, 3, 1), self.files.size))
         return torch.cat(batch)
 
 
@@ -131,9 +131,9 @@ def by_torchvision(files: ImageFiles, batch_size: int) -> Iterator[Tensor]:
 def decoding(files: ImageFiles, batch_size: int) -> Iterator[Any]:
     """What DALI decodes, and nothing else."""
     order = IndexBatches(len(files), batch_size, 0)
-    loader = dali.Loader(files, order, WORKERS, CPU, torch.uint8, False)
+    loader = dali.Loader(files, order, WORKERS, CPU)
     feed = dali.Feed(files, order, set(), {})
-    pipe = loader._pipeline(None, lambda encoded, _: dali.decoded(encoded, files.config, "cpu"), feed, mirrors=False)
+    pipe = loader._pipeline(feed, None, lambda encoded: dali.decode(encoded, files.config, "cpu"))
     while True:
         yield pipe.run()
 

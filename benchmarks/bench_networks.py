@@ -100,8 +100,8 @@ def public_step(ours: GANStage, batch: Tensor) -> Call:
     public, config = PublicStep(ours.generator, ours.discriminator, ours.teacher), ours.config
 
     def call() -> dict[str, Tensor]:
-        x = ours.draw.real_images(batch).contiguous()
-        eps, s_d, s_g = (ours.draw.normal(len(x), dim) for dim in (ours.c_dim, config.s_dim, config.s_dim))
+        x = ours.sampler.real_images(batch).contiguous()
+        eps, s_d, s_g = (ours.sampler.normal(len(x), dim) for dim in (ours.c_dim, config.s_dim, config.s_dim))
         return public.step(x, eps, s_d, s_g, config.r1_weight, config.distill_weight)
 
     return call

@@ -1,4 +1,4 @@
-"""The operators of idgan_fast.ops.cases: ours beside plain torch as StyleGAN code has it, and the floor.
+"""The operators' own cases: ours beside plain torch as StyleGAN code has it, and the floor.
 
 Three modes: forward; forward + backward; double backward, the gradient of a sum over all first gradients, as R1 and
 path length take it, by the inputs and by dy, forward pass included. Before it is timed each variant must agree with
@@ -11,6 +11,7 @@ kernels allocate their results); where the operator convolves, it is torch's con
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import cycle
 from typing import Any
@@ -23,7 +24,8 @@ from benchmarks import measuring
 from benchmarks.comparison import CLOCK, Comparison, record
 from benchmarks.measuring import DEVICE, Call
 from idgan_fast import ops
-from idgan_fast.ops import cases, numerics
+from idgan_fast.ops._registry import Case
+from idgan_fast.ops.validation import numerics
 
 MODES = ("forward", "forward + backward", "double backward")
 HALF = torch.float16 if DEVICE == "cuda" else torch.bfloat16
@@ -51,7 +53,7 @@ def comparisons(full: bool) -> Iterator[Comparison]:
     yield from lines(every_case, MODES, torch.float32, "NCHW", full)
     if full:
         yield from lines(every_case, MODES, HALF, "NCHW", full)
-        for layout in cases.LAYOUTS:
+        for layout in numerics.LAYOUTS:
             yield from lines(LAYERS, MODES[:2], torch.float32, layout, full)
 
 
@@ -60,9 +62,15 @@ def test_operator(comparison: Comparison, variant: str, benchmark: Any, max_seco
     record(comparison, variant, benchmark, max_seconds)
 
 
-def cases_of(shape: tuple[int, ...]) -> dict[str, cases.Case]:
+def cases_of(shape: tuple[int, ...]) -> dict[str, Case]:
+    """By name, on images of a shape; the operators' own are of two images."""
     n, channels, size, _ = shape
-    return {case.name: case for case in cases.cases(DEVICE, size, channels, n)}
+    found = numerics.cases(DEVICE, size, channels)
+    return {case.name: replace(case, shapes=tuple(with_images(n, of) for of in case.shapes)) for case in found}
+
+
+def with_images(n: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (n, *shape[1:]) if shape[:1] == (2,) else shape
 
 
 def lines(
@@ -98,7 +106,7 @@ def run(call: Callable[..., Tensor], mode: str, leaves: Sequence[Tensor], others
     return [t.detach() for t in (y, *first, *second)]
 
 
-def whole(case: cases.Case, variant: str, mode: str) -> Callable[..., list[Tensor]]:
+def whole(case: Case, variant: str, mode: str) -> Callable[..., list[Tensor]]:
     """The function of leaves and cotangents that a variant is."""
     if variant.startswith("plain"):
         form = case.plain[1 if "shared" in variant else 0]
@@ -115,9 +123,9 @@ def whole(case: cases.Case, variant: str, mode: str) -> Callable[..., list[Tenso
     return on_backend
 
 
-def tensors(case: cases.Case, dtype: torch.dtype, layout: str, mode: str) -> tuple[list[Tensor], list[Tensor]]:
+def tensors(case: Case, dtype: torch.dtype, layout: str, mode: str) -> tuple[list[Tensor], list[Tensor]]:
     """What the operator takes, and as many cotangents: of the first as y has, of the others as the rest has."""
-    leaves = cases.draw(case, dtype, layout, DEVICE)
+    leaves = numerics.sample(case, dtype, layout, DEVICE)
     torch.manual_seed(0)
     others = [torch.randn_like(t) for t in (case.ours(*leaves), *leaves)]
     others[0].requires_grad_(mode == "double backward")
@@ -143,7 +151,7 @@ def copies(ts: Sequence[Tensor], dtype: torch.dtype | None = None) -> list[Tenso
     return [t.detach().to(dtype or t.dtype, copy=True).requires_grad_(t.requires_grad) for t in ts]
 
 
-def prepare(case: cases.Case, mode: str, dtype: torch.dtype, layout: str, variants: Sequence[str]) -> dict[str, Call]:
+def prepare(case: Case, mode: str, dtype: torch.dtype, layout: str, variants: Sequence[str]) -> dict[str, Call]:
     leaves, others = tensors(case, dtype, layout, mode)
     exact = run(case.plain[0], mode, copies(leaves, torch.float64), copies(others, torch.float64))
     of_plain = [numerics.error(run(form, mode, leaves, others), exact)[1] for form in case.plain]

@@ -14,7 +14,7 @@ import torch
 from benchmarks.comparison import CLOCK, Comparison, record
 from benchmarks.measuring import DEVICE, Call
 from idgan_fast import ops
-from idgan_fast.ops.devices import device_key
+from idgan_fast.ops.layer.devices import device_key
 from idgan_fast.tools.costs.layer import Layer
 from idgan_fast.tools.roofline import default_batch, layers_of, row_of
 

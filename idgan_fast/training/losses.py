@@ -61,9 +61,9 @@ def gradient_penalty(gradient: Tensor) -> Tensor:
 
 
 def path_lengths(gradient: Tensor) -> Tensor:
-    """|J^T y| for each picture [N], from the gradient of sum(G(w) y) by w [N, L, w_dim]; root mean square over L.
+    """|J^T y| for each image [N], from the gradient of sum(G(w) y) by w [N, L, w_dim]; root mean square over L.
 
-    y ~ N(0, I) / sqrt(H W), one for each picture [N, C, H, W] (arXiv 1912.04958, equation 4).
+    y ~ N(0, I) / sqrt(H W), one for each image [N, C, H, W] (arXiv 1912.04958, equation 4).
     """
     return gradient.square().sum(2).mean(1).sqrt()
 

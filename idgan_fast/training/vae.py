@@ -31,7 +31,7 @@ def lr_at(config: VAEConfig, iteration: int) -> float:
 
 
 class VAEStage:
-    """Network, optimiser and random state of stage 1. `state_dict()` holds all of it."""
+    """Network, optimizer and random state of stage 1. `state_dict()` holds all of it."""
 
     name = "vae"
 
@@ -41,7 +41,7 @@ class VAEStage:
         channels: int,
         device: torch.device,
         precision: Precision,
-        graphs: StepCompiler | None = None,
+        compiler: StepCompiler | None = None,
     ) -> None:
         self.config, self.device, self.precision = config.vae, device, precision
         self.iters, self.batch_size = self.config.iters, self.config.batch_size
@@ -51,7 +51,7 @@ class VAEStage:
         self.optimizer = Adam(self.parameters, betas=(0.9, 0.999))
         self.scale = precision.loss_scale(device)
         self.rng = torch.Generator(device).manual_seed(2 * config.seed)
-        self._update = (graphs or StepCompiler(False, device)).step("vae", self.update)
+        self._update = (compiler or StepCompiler(False, device)).step("vae", self.update)
 
     def step(self, batch: Tensor, iteration: int) -> dict[str, Tensor]:
         """One update from uint8 images [N, C, 64, 64]; returns detached metrics, `kl_per_dim` [c_dim] among them."""

@@ -13,7 +13,7 @@ from idgan_fast.models.resnet import (
     VGANDiscriminator,
     conv3_upsampled,
 )
-from idgan_fast.models.vae import VAE, Decoder, DSpritesDiscriminator, DSpritesGenerator, Encoder, reparameterise
+from idgan_fast.models.vae import VAE, Decoder, DSpritesDiscriminator, DSpritesGenerator, Encoder, reparameterize
 from tests.common import millions
 
 
@@ -37,7 +37,7 @@ def test_vae_parameter_counts():
 )
 def test_resnet_parameter_counts(size, width, generator, discriminator):
     with torch.device("meta"):
-        assert millions(ResnetGenerator(size, 256, 20, width)) == generator
+        assert millions(ResnetGenerator(size, 256, 20, width=width)) == generator
         assert millions(ResnetDiscriminator(size, width)) == discriminator
 
 
@@ -264,7 +264,7 @@ def test_whole_generator_and_discriminator_against_their_description():
 def test_reparameterised_sample_takes_the_log_of_the_variance():
     mean, logvar, eps = (normal(4, 3, seed=6 + i, dtype=torch.float64) for i in range(3))
     expected = mean.numpy() + np.sqrt(np.exp(logvar.numpy())) * eps.numpy()
-    np.testing.assert_allclose(reparameterise(mean, logvar, eps).numpy(), expected, rtol=1e-12)
+    np.testing.assert_allclose(reparameterize(mean, logvar, eps).numpy(), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_one_graph_for_each_step_and_the_same_numbers(name: str, amp: str) -> No
     for stage in (compiled, eager):
         stage.scale.factor.fill_(64 if amp == "fp16" else 1)  # no overflow, which would leave the weights alone
         if name == "StyleGAN2, ADA":
-            stage.ada.p.fill_(0.5)  # type: ignore[union-attr]
+            stage.loss_d.ada.p.fill_(0.5)  # type: ignore[union-attr]
     before = {key: value.clone() for key, value in eager.weights().items()}
     tolerance = {"off": 1e-4, "bf16": 2e-2, "fp16": 2e-2}[amp]
     rng = torch.Generator().manual_seed(0)

@@ -7,7 +7,6 @@ GPU, driver, torch, triton and the kernels' own text. A kernel that fails is set
 """
 
 import ctypes
-import hashlib
 import json
 import os
 import subprocess
@@ -23,16 +22,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from idgan_fast.kernels.cache import cache_file, read, write
-from idgan_fast.ops import samples
-from idgan_fast.ops._dispatch import CustomOp, custom_ops, why_not
+import idgan_fast.kernels
+from idgan_fast.files import cache_file, digest, read_json, write_json
+from idgan_fast.ops._dispatch import triton_kernels, why_not
+from idgan_fast.ops._registry import CUSTOM_OPS, CustomOp
 
 SECONDS = 300  # for all kernels of a backend, their compilation included
-# Of the largest value of a result, by its own dtype: rounded once, and sums in float32.
+# Allowed error relative to max abs(result), by its dtype: one rounding, fp32 accumulation.
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 CODES = 1e-4  # share of codes that may differ: those of values within rounding of a kink
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
+SHAPES = ((2, 64, 33, 40), (1, 5, 7, 9))  # several tiles of a kernel, and less than one
 Verdicts = dict[str, str | None]  # operator -> None if it agrees, else what was wrong
 
 
@@ -47,9 +48,9 @@ def refused(backend: str, names: tuple[str, ...], device: str) -> str | None:
 def verdicts(backend: str, device: str) -> Verdicts:
     """Of all kernels of a backend, from the file or by a check of a few seconds. Warns once of those that failed."""
     path, key = verdicts_file(), identity(backend, device)
-    known = read(path)
+    known = read_json(path)
     if key not in known:
-        known = {**read(path), key: checked_apart(backend, device)}
+        known = {**read_json(path), key: checked_apart(backend, device)}
         _keep(path, known)
     wrong = {name: reason for name, reason in known[key].items() if reason is not None}
     if wrong:
@@ -75,12 +76,10 @@ def identity(backend: str, device: str) -> str:
         triton = version("triton")
     except PackageNotFoundError:
         triton = None
-    package = Path(__file__).parents[1]
-    kernels = Path(sys.modules["idgan_fast.kernels"].__path__[0]) if backend == "triton" else package
-    text = hashlib.sha256()
-    for path in sorted(kernels.glob("*.py" if backend == "triton" else "_cuda*")):
-        text.update(path.read_bytes())
-    return json.dumps([backend, name, driver, torch.__version__, triton, text.hexdigest()[:16]])
+    package = Path(__file__).parents[2]
+    kernels = Path(idgan_fast.kernels.__path__[0]) if backend == "triton" else package
+    text = digest(kernels.glob("*.py" if backend == "triton" else "_cuda*"))
+    return json.dumps([backend, name, driver, torch.__version__, triton, text])
 
 
 def driver_version() -> str:
@@ -100,17 +99,17 @@ def driver_version() -> str:
 def _keep(path: Path, known: dict[str, Verdicts]) -> None:
     """Without a place to write, each process checks for itself."""
     try:
-        write(path, known)
+        write_json(path, known)
     except OSError as error:
         warnings.warn(f"{path}: cannot keep which kernels agree here: {error}", RuntimeWarning, stacklevel=3)
 
 
 def checked_apart(backend: str, device: str) -> Verdicts:
     """`check` in a process of its own; a kernel that ends the process fails, and the others go on in another one."""
-    todo = [name for name in sorted(custom_ops) if why_not(backend, (name,), device) is None]
+    todo = [name for name in sorted(CUSTOM_OPS) if why_not(backend, (name,), device) is None]
     found: Verdicts = {}
     while todo:
-        command = [sys.executable, "-m", "idgan_fast.ops.admission", backend, device, *todo]
+        command = [sys.executable, "-m", "idgan_fast.ops.validation.verification", backend, device, *todo]
         try:
             run = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=_environment())
             lines, end = run.stdout.splitlines(), f"ended the process with status {run.returncode}: {_last(run.stderr)}"
@@ -141,19 +140,19 @@ def _text(output: str | bytes | None) -> str:
     return output.decode() if isinstance(output, bytes) else output or ""
 
 
-def check(low: CustomOp, kernel: Callable[..., Any], device: str) -> str | None:
+def check(op: CustomOp, kernel: Callable[..., Any], device: str) -> str | None:
     """What is wrong with a kernel: compared with its plain twin on every sample, dtype and layout; None if nothing."""
     for dtype, layout in product(DTYPES, LAYOUTS):
         tolerances = {False: TOLERANCE[dtype]}
-        if low.roundings > 1 and dtype == torch.float32:
+        if op.roundings > 1 and dtype == torch.float32:
             tolerances[True] = TOLERANCE[torch.float16]  # TF32 has as many digits
-        for arguments, (tf32, of_products) in product(samples.of(low.name, dtype, layout), tolerances.items()):
+        for arguments, (tf32, of_products) in product(samples_of(op, dtype, layout), tolerances.items()):
             try:
                 with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
                     got = _tensors(kernel(*_moved(arguments, lambda t: t.to(device))))
             except Exception as error:  # a kernel may fail in any way, to compile too
                 return f"{type(error).__name__} in {dtype}: {_last(str(error))}"
-            exact = _tensors(low.reference(*_moved(arguments, _exact)))
+            exact = _tensors(op.reference(*_moved(arguments, _exact)))
             for i, (ours, truth) in enumerate(zip(got, exact, strict=True)):
                 if ours.shape != truth.shape:
                     return f"result {i} has shape {tuple(ours.shape)} in {dtype}, wanted {tuple(truth.shape)}"
@@ -164,9 +163,16 @@ def check(low: CustomOp, kernel: Callable[..., Any], device: str) -> str | None:
                 elif truth.numel():
                     scale = truth.abs().max().clamp_min(1)
                     off = ((ours.cpu().double() - truth).abs().max() / scale).item()
-                    if not off <= (TOLERANCE[ours.dtype] if low.roundings == 1 else low.roundings * of_products):
+                    if not off <= (TOLERANCE[ours.dtype] if op.roundings == 1 else op.roundings * of_products):
                         return f"result {i} is off by {off:.1e} of its largest value in {dtype}"
     return None
+
+
+def samples_of(op: CustomOp, dtype: torch.dtype, layout: torch.memory_format) -> Iterator[tuple[Any, ...]]:
+    """Arguments of a custom op, drawn at random, on the CPU; images in `dtype` and `layout`."""
+    larger = () if op.sample_shape is None else (op.sample_shape,)
+    for shape in (*SHAPES, *larger) if dtype == torch.float16 else SHAPES:
+        yield from op.samples(torch.randn(shape).to(dtype).contiguous(memory_format=layout))
 
 
 def _tensors(result: Any) -> list[Tensor]:
@@ -187,10 +193,8 @@ def _exact(t: Tensor) -> Tensor:
 
 def kernels(backend: str) -> Mapping[str, Callable[..., Any]]:
     if backend == "triton":
-        from idgan_fast.kernels.operators import OPERATORS
-
-        return OPERATORS
-    return {name: getattr(torch.ops.idgan_fast, name) for name in custom_ops}
+        return triton_kernels()
+    return {name: getattr(torch.ops.idgan_fast, name) for name in CUSTOM_OPS}
 
 
 def main(backend: str, device: str, names: list[str]) -> Iterator[Verdicts]:
@@ -198,7 +202,7 @@ def main(backend: str, device: str, names: list[str]) -> Iterator[Verdicts]:
         torch.cuda.set_device(int(os.environ.get("IDGAN_FAST_ADMISSION_GPU", "0")))
     torch.manual_seed(0)
     for name in names:
-        yield {name: check(custom_ops[name], kernels(backend)[name], device)}
+        yield {name: check(CUSTOM_OPS[name], kernels(backend)[name], device)}
 
 
 if __name__ == "__main__":

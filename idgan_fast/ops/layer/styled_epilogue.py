@@ -11,7 +11,7 @@ a transposed convolution of stride 2 falls apart.
 Source: Karras et al., Analyzing and Improving the Image Quality of StyleGAN (arXiv 1912.04958), section 2.2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,80 +19,108 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from idgan_fast.ops import _dispatch
-from idgan_fast.ops._dispatch import CustomOp, without_autocast
+from idgan_fast.ops._autograd import as_function, without_autocast
+from idgan_fast.ops._errors import ArgumentValueError
+from idgan_fast.ops._registry import CustomOp, Operator
+from idgan_fast.ops._resampling import adjoint_padding, output_size
 from idgan_fast.ops._tensors import accumulation, check_floating, laid_out_like, memory_format, over_pixels, per_channel
-from idgan_fast.ops.bias_lrelu import leaky_relu_backward, lrelu
-from idgan_fast.ops.upfirdn2d import LOW_LEVEL as UPFIRDN2D
-from idgan_fast.ops.upfirdn2d import adjoint_padding, output_size
-from idgan_fast.ops.upfirdn2d import apply as fir_filter
+from idgan_fast.ops.bias_lrelu import SLOPE_GAIN_CLAMP, leaky_relu_backward, lrelu, sample_bias
+from idgan_fast.ops.upfirdn2d import LARGE_IMAGE, fir_resample
+from idgan_fast.ops.upfirdn2d import OPERATOR as UPFIRDN2D
 from idgan_fast.ops.upfirdn2d import reference as fir_reference
 
-ONE = (1, 1)
-Vectors = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+ONE, NO_PADDING = (1, 1), (0, 0, 0, 0)
 Phases = tuple[Tensor, ...]  # one whole image, or even and odd rows of even and odd columns: ee, eo, oe, oo
 
 
 class Fir(NamedTuple):
     """A filter as in `upfirdn2d`, its padding (x0, x1, y0, y1) and its gain."""
 
-    f: Tensor
-    padding: tuple[int, int, int, int]
+    f: Tensor | None = None
+    padding: tuple[int, int, int, int] = NO_PADDING
+    gain: float = 1.0
+
+
+class Vectors(NamedTuple):
+    """What an epilogue adds and multiplies by: scale, next_styles [N, C]; noise [N, 1, H', W'] or [H', W'];
+    strength, one element; b [C]."""
+
+    scale: Tensor | None = None
+    noise: Tensor | None = None
+    strength: Tensor | None = None
+    b: Tensor | None = None
+    next_styles: Tensor | None = None
+
+
+class Activation(NamedTuple):
+    """clamp(gain * lrelu(v), -clamp, clamp); slope, of lrelu below 0, is at least 0."""
+
+    slope: float = 1.0
+    gain: float = 1.0
+    clamp: float | None = None
+
+
+class Numbers(NamedTuple):
+    """The registered operator's numbers, in its order."""
+
+    padding: Sequence[int]
+    fir_gain: float
+    slope: float
     gain: float
+    clamp: float | None
+
+    @property
+    def activation(self) -> Activation:
+        return Activation(self.slope, self.gain, self.clamp)
 
 
-def styled_epilogue(
-    function: str,
+def apply_epilogue(
     y: Phases,
     fir: Fir | None = None,
-    scale: Tensor | None = None,
-    noise: Tensor | None = None,
-    strength: Tensor | None = None,
-    b: Tensor | None = None,
-    next_styles: Tensor | None = None,
-    slope: float = 1,
-    gain: float = 1,
-    clamp: float | None = None,
+    vectors: Vectors | None = None,
+    activation: Activation | None = None,
+    *,
     impl: str = "auto",
 ) -> Tensor:
-    """y: [N, C, H, W] whole or in phases, any floating dtype; the rest is cast to float32 for the half types, and so is
+    """y: [N, C, H, W] whole or in phases, any floating dtype. Vectors are cast to float32 for the half types, and so is
     the arithmetic.
 
-    scale, next_styles: [N, C]. noise: [N, 1, H', W'] or [H', W']. strength: one element. b: [C]. slope: at least 0.
-    Returns [N, C, H', W'] in y's dtype and memory format. Gradients of every order by all tensors but f.
+    Returns [N, C, H', W'] in y's dtype and memory format. Gradients of every order by all tensors but the filter.
     """
-    backend = _dispatch.choose(function, LOW_LEVEL, y[0].device, impl, fusible=fir is None)
-    f, padding, fir_gain = (None, (0, 0, 0, 0), 1.0) if fir is None else fir
-    size = whole_size(y)
-    shape = (size[0], 1, *output_size(size, f, ONE, ONE, padding))
-    tensors = cast(function, y[0].dtype, shape, (scale, noise, strength, b, next_styles))
-    numbers = (padding, float(fir_gain), float(slope), float(gain), clamp)
-    return _styled_epilogue(f, *tensors, *numbers, backend, *y)
+    backend = _dispatch.choose(OPERATOR, y[0].device, impl, fusible=fir is None)
+    f, padding, fir_gain = fir or Fir()
+    n, *image = whole_size(y)
+    size = output_size((n, *image), f, ONE, ONE, padding)
+    vectors = cast_vectors(vectors or Vectors(), y[0].dtype, (n, 1, *size))
+    slope, gain, clamp = activation or Activation()
+    numbers = Numbers(padding, float(fir_gain), float(slope), float(gain), clamp)
+    return _styled_epilogue(f, *vectors, numbers, backend, *y)
 
 
-def cast(function: str, dtype: torch.dtype, shape: tuple[int, int, int, int], tensors: Vectors) -> Vectors:
-    """scale, noise, strength, b, next_styles in the type of the arithmetic, noise and strength in one shape of theirs.
+def cast_vectors(vectors: Vectors, dtype: torch.dtype, shape: tuple[int, int, int, int]) -> Vectors:
+    """The vectors in the type of the arithmetic, noise and strength in one shape of theirs.
 
     dtype: of the image; shape: of noise that each sample has its own of.
     """
-    wide = accumulation(dtype)
-    scale, noise, strength, b, next_styles = (None if t is None else t.to(wide) for t in tensors)
+    acc_dtype = accumulation(dtype)
+    scale, noise, strength, b, next_styles = (None if t is None else t.to(acc_dtype) for t in vectors)
     if noise is not None:
-        check_noise(function, noise, shape)
+        check_noise(noise, shape)
         noise = noise.reshape(noise.shape[0] if noise.ndim == 4 else 1, *shape[1:])
     strength = None if strength is None else strength.reshape(())
-    return scale, noise, strength, b, next_styles
+    return Vectors(scale, noise, strength, b, next_styles)
 
 
-def modulate(function: str, x: Tensor, styles: Tensor, impl: str) -> Tensor:
+def modulate(x: Tensor, styles: Tensor, impl: str) -> Tensor:
     """x [N, C, H, W] times styles [N, C], multiplied in float32 for the half types: an epilogue that only scales."""
-    return styled_epilogue(function, (x,), scale=styles, impl=impl)
+    return apply_epilogue((x,), vectors=Vectors(scale=styles), impl=impl)
 
 
-def check_noise(function: str, noise: Tensor, shape: tuple[int, int, int, int]) -> None:
-    check_floating(function, "noise", noise)
+def check_noise(noise: Tensor, shape: tuple[int, int, int, int]) -> None:
+    check_floating("noise", noise)
     n, _, h, w = shape
     if tuple(noise.shape) not in (shape, (1, 1, h, w), (h, w)):
-        raise ValueError(f"{function}: noise must be [{n}, 1, {h}, {w}] or [{h}, {w}], got {tuple(noise.shape)}")
+        raise ArgumentValueError(f"noise must be [{n}, 1, {h}, {w}] or [{h}, {w}], got {tuple(noise.shape)}")
 
 
 def whole_size(y: Sequence[Tensor]) -> tuple[int, int, int, int]:
@@ -206,53 +234,108 @@ def _summed(t: Tensor, noise: Tensor) -> Tensor:
     return t.sum(1, keepdim=True) if noise.shape[0] == t.shape[0] else t.sum((0, 1), keepdim=True)
 
 
+def _steps(t: Tensor, step: float) -> Tensor:
+    return (t / step).round() * step
+
+
+def _sample_vectors(x: Tensor, f: Tensor | None, padding: Sequence[int]) -> Vectors:
+    """For an x in steps of 1/8 all values before the activation are odd multiples of 1/512, and so none of them lies
+    within rounding of a kink, on whose other side a kernel that computes them again might find it.
+    """
+    height, width = output_size(x.shape, f, ONE, ONE, padding)
+    acc_dtype = accumulation(x.dtype)
+    return Vectors(
+        scale=_steps(torch.rand(x.shape[:2], dtype=acc_dtype) + 0.5, 1 / 4),
+        noise=_steps(torch.randn(x.shape[0], 1, height, width, dtype=acc_dtype), 1 / 8),
+        strength=torch.tensor(0.5, dtype=acc_dtype),
+        b=_steps(sample_bias(x), 1 / 8) + 1 / 512,
+        next_styles=torch.rand(x.shape[:2], dtype=acc_dtype) + 0.5,
+    )
+
+
+def _forward_samples(x: Tensor) -> Iterator[tuple]:
+    x, padding = _steps(x, 1 / 8), [2, 1, 2, 1]
+    for f in (_steps(torch.rand(4, 4), 1 / 4), None):
+        vectors = _sample_vectors(x, f, padding if f is not None else NO_PADDING)
+        for some in (vectors, vectors._replace(next_styles=None)):
+            yield [x], f, *some, padding, 1.5, *SLOPE_GAIN_CLAMP
+
+
+def _backward_samples(x: Tensor) -> Iterator[tuple]:
+    for y, *others in _forward_samples(x):
+        out = forward_reference(y, *others)
+        yield torch.randn_like(out), y, out, *others, [1, 1, 1, 1, int(others[5] is not None)]
+
+
 _TENSORS = "Tensor? f, Tensor? scale, Tensor? noise, Tensor? strength, Tensor? b, Tensor? next_styles"
 _NUMBERS = "SymInt[] padding, float fir_gain, float slope, float gain, float? clamp"
-_forward = CustomOp("styled_epilogue_fwd", f"(Tensor[] y, {_TENSORS}, {_NUMBERS}) -> Tensor", forward_reference)
+_forward = CustomOp(
+    "styled_epilogue_fwd",
+    f"(Tensor[] y, {_TENSORS}, {_NUMBERS}) -> Tensor",
+    forward_reference,
+    _forward_samples,
+    sample_shape=LARGE_IMAGE,
+)
 _backward = CustomOp(
     "styled_epilogue_bwd",
     f"(Tensor dout, Tensor[] y, Tensor out, {_TENSORS}, {_NUMBERS}, int[] want)"
     " -> (Tensor[], Tensor, Tensor, Tensor, Tensor, Tensor)",
     backward_reference,
+    _backward_samples,
+    sample_shape=LARGE_IMAGE,
 )
-LOW_LEVEL = (_forward, _backward, *UPFIRDN2D)
+OPERATOR = Operator("styled_epilogue", (_forward, _backward, *UPFIRDN2D.custom_ops))
 
 
 class _StyledEpilogue(torch.autograd.Function):
+    """(f, scale, noise, strength, b, next_styles, numbers, backend, *y) -> out."""
+
     @staticmethod
     @without_autocast
-    def forward(f: Tensor | None, *args: Any) -> Tensor:
-        tensors, numbers, backend, y = args[:5], args[5:10], args[10], args[11:]
-        return _forward(backend, list(y), f, *tensors, *numbers)
+    def forward(
+        f: Tensor | None, scale: Tensor | None, noise: Tensor | None, strength: Tensor | None, b: Tensor | None,
+        next_styles: Tensor | None, numbers: Numbers, backend: str, *y: Tensor,
+    ) -> Tensor:  # fmt: skip
+        return _forward(backend, list(y), f, scale, noise, strength, b, next_styles, *numbers)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        tensors, ctx.args, y = inputs[:6], inputs[6:12], inputs[12:]
-        ctx.save_for_backward(*tensors, output, *y)
+        f, scale, noise, strength, b, next_styles, ctx.numbers, ctx.backend, *y = inputs
+        ctx.save_for_backward(output, f, scale, noise, strength, b, next_styles, *y)
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple:
-        want = [int(needed) for needed in ctx.needs_input_grad[1:6]]
-        saved = ctx.saved_tensors  # once: activation checkpointing allows no more
-        gradients = _styled_epilogue_grad(dout, *saved[:6], want, *ctx.args, *saved[6:])
-        others, dy = gradients[:5], gradients[5:]
-        return None, *[g if w else None for g, w in zip(others, want, strict=True)], *[None] * len(ctx.args), *dy
+        _, *by_vectors, _, _ = ctx.needs_input_grad[:8]
+        want = [int(needed) for needed in by_vectors]
+        scale, noise, strength, b, next_styles, *dy = _styled_epilogue_grad(
+            dout,
+            want,
+            ctx.numbers,
+            ctx.backend,
+            *ctx.saved_tensors,  # read once: checkpointing allows no more
+        )
+        gradients = zip((scale, noise, strength, b, next_styles), want, strict=True)
+        return None, *[gradient if wanted else None for gradient, wanted in gradients], None, None, *dy
 
 
 class _StyledEpilogueGrad(torch.autograd.Function):
-    """(dout, the tensors of the forward pass, its result, y) -> (the gradients by the tensors, by y)."""
+    """(dout, want, numbers, backend, out, f, the vectors, *y) -> (the gradients by the vectors, by y)."""
 
     @staticmethod
     @without_autocast
-    def forward(dout: Tensor, *args: Any) -> tuple:
-        tensors, want, numbers, backend, (out, *y) = args[:6], args[6], args[7:12], args[12], args[13:]
-        dy, *others = _backward(backend, dout, y, out, *tensors, *numbers, want)
-        return *others, *dy
+    def forward(
+        dout: Tensor, want: list[int], numbers: Numbers, backend: str, out: Tensor, f: Tensor | None,
+        scale: Tensor | None, noise: Tensor | None, strength: Tensor | None, b: Tensor | None,
+        next_styles: Tensor | None, *y: Tensor,
+    ) -> tuple:  # fmt: skip
+        vectors = (scale, noise, strength, b, next_styles)
+        dy, *gradients = _backward(backend, dout, list(y), out, f, *vectors, *numbers, want)
+        return *gradients, *dy
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.want, ctx.args = inputs[7], inputs[8:14]
-        ctx.save_for_backward(*inputs[:7], *inputs[14:])
+        dout, ctx.want, ctx.numbers, ctx.backend, *tensors = inputs
+        ctx.save_for_backward(dout, *tensors)
 
     @staticmethod
     @without_autocast
@@ -260,16 +343,16 @@ class _StyledEpilogueGrad(torch.autograd.Function):
         """Gradients of L = <gradients, their cotangents> = sum g (next_styles M change + z ddnext), in which
         change = scale FIR(ddy) + ddscale u + ddnoise strength + noise ddstrength + ddb.
         """
-        padding, fir_gain, slope, gain, clamp, backend = ctx.args
+        padding, fir_gain, slope, gain, clamp = ctx.numbers
         of_scale, of_noise, of_strength, of_b, of_next = ctx.want
-        dout, f, scale, noise, strength, b, next_styles, out, *parts = ctx.saved_tensors
-        y, ddy = whole(parts), whole(cotangents[5:])
+        dout, out, f, scale, noise, strength, b, next_styles, *parts = ctx.saved_tensors
+        ddscale, ddnoise, ddstrength, ddb, ddnext, *ddparts = cotangents
+        y, ddy = whole(parts), whole(ddparts)
         dtype = accumulation(y.dtype)
-        ddscale, ddnoise, ddstrength, ddb, ddnext = cotangents[:5]
         g = dout.to(dtype)
 
         def filtered(t: Tensor) -> Tensor:
-            return t if f is None else fir_filter(t, f, ONE, ONE, padding, False, fir_gain, backend)
+            return t if f is None else fir_resample(t, f, ONE, ONE, padding, False, fir_gain, ctx.backend)
 
         u, du = filtered(y.to(dtype)), filtered(ddy.to(dtype))
         change = du if scale is None else du * over_pixels(scale)
@@ -301,7 +384,7 @@ class _StyledEpilogueGrad(torch.autograd.Function):
         if by_u is not None:
             if f is not None:
                 back = adjoint_padding(y.shape[2:], out.shape[2:], f, ONE, ONE, padding)
-                by_u = fir_filter(by_u, f, ONE, ONE, back, True, fir_gain, backend)
+                by_u = fir_resample(by_u, f, ONE, ONE, back, True, fir_gain, ctx.backend)
             by_y = phases(laid_out_like(by_u.to(y.dtype), parts[0]), len(parts))
         by_scale = by_noise = by_strength = by_b = by_next = None
         if scale is not None:
@@ -318,8 +401,8 @@ class _StyledEpilogueGrad(torch.autograd.Function):
         if next_styles is not None:
             by_next = (g * change).sum((2, 3))
         by = (by_scale, by_noise, by_strength, by_b, by_next)
-        return by_dout.to(dout.dtype), None, *by, None, *[None] * len(ctx.args), None, *by_y
+        return by_dout.to(dout.dtype), None, None, None, None, None, *by, *by_y
 
 
-_styled_epilogue = _dispatch.function(_StyledEpilogue)
-_styled_epilogue_grad = _dispatch.function(_StyledEpilogueGrad)
+_styled_epilogue = as_function(_StyledEpilogue)
+_styled_epilogue_grad = as_function(_StyledEpilogueGrad)

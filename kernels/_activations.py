@@ -6,14 +6,14 @@ exp and log are the hardware's; expm1 and log1p are made of them by Kahan's quot
 import triton
 import triton.language as tl
 
-from idgan_fast.kernels.tiles import clamped, scalar
+from idgan_fast.kernels._common import clamped, scalar
 
 SELU_SCALE = tl.constexpr(1.0507009873554805)
 SELU_BELOW = tl.constexpr(1.0507009873554805 * 1.6732632423543772)
 
 
 @triton.jit
-def leaky(v, slope):
+def lrelu(v, slope):
     """slope: a scalar of v's type, below 0. Of slope 0 it gives 0 for -inf, where a product would give NaN."""
     return tl.where(v > 0, v, tl.where(slope == 0, tl.where(v == v, 0.0, v), v * slope))
 
@@ -47,14 +47,14 @@ def tanh(v):
 
 
 @triton.jit
-def activated(v, alpha, ACT: tl.constexpr):
+def activation(v, alpha, ACT: tl.constexpr):
     below = tl.where(v > 0, 0.0, v)
     if ACT == "linear":
         y = v
     elif ACT == "relu":
-        y = leaky(v, scalar(0.0, v))
+        y = lrelu(v, scalar(0.0, v))
     elif ACT == "lrelu":
-        y = leaky(v, scalar(alpha, v))
+        y = lrelu(v, scalar(alpha, v))
     elif ACT == "tanh":
         y = tanh(v)
     elif ACT == "sigmoid":
@@ -121,9 +121,9 @@ def second_derivative(v, ACT: tl.constexpr):
 
 
 @triton.jit
-def finished(v, alpha, gain, clamp, ACT: tl.constexpr, HAS_CLAMP: tl.constexpr):
+def act_gain_clamp(v, alpha, gain, clamp, ACT: tl.constexpr, HAS_CLAMP: tl.constexpr):
     """clamp(gain * act(v), -clamp, clamp)."""
-    y = activated(v, alpha, ACT) * scalar(gain, v)
+    y = activation(v, alpha, ACT) * scalar(gain, v)
     if HAS_CLAMP:
         y = clamped(y, clamp)
     return y
@@ -139,7 +139,7 @@ def clamp_backward(g, y, clamp, HAS_CLAMP: tl.constexpr):
 
 
 @triton.jit
-def through_leaky(g, y, slope, gain, clamp, HAS_CLAMP: tl.constexpr):
+def lrelu_backward(g, y, slope, gain, clamp, HAS_CLAMP: tl.constexpr):
     """g times the derivative of y = clamp(gain * lrelu(v)), whose sign y shows: slope at least 0."""
     k = scalar(gain, g)
     g *= k

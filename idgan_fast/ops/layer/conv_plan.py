@@ -6,8 +6,8 @@ below 64 pixels a sample, where most of a tile would be empty; with up=2 the fas
 
 import torch
 
-from idgan_fast.ops.devices import rates_of
-from idgan_fast.ops.up2_plan import composite_is_faster
+from idgan_fast.ops.layer.devices import rates_of
+from idgan_fast.ops.layer.up2_plan import composite_is_faster
 
 SAME, COMPOSITE, TRANSPOSED, TORCH = "same", "composite", "transposed", "torch"
 SMALLEST = 64  # predicted, not measured
@@ -20,17 +20,17 @@ def layer_key(c_in: int, c_out: int, height: int, width: int, k: int, up: int, d
 
 
 @torch.compiler.assume_constant_result
-def planned(
-    c_in: int, c_out: int, height: int, width: int, k: int, up: int, composable: bool, dtype: torch.dtype,
-    device: torch.device,
+def choose_form(
+    c_in: int, c_out: int, height: int, width: int,
+    *, k: int, up: int, composable: bool, dtype: torch.dtype, device: torch.device,
 ) -> str:  # fmt: skip
     """same, composite, transposed or torch. height, width: of the input; composable: the composite form exists.
 
     The batch size is left out, so that a compiled graph serves all of them: it hardly shifts the balance of the forms.
     """
-    from idgan_fast.kernels.conv_tiles import tuned  # imports triton
+    from idgan_fast.kernels.styled_layer_measurements import measurements  # imports triton
 
-    found = tuned(device).get(layer_key(c_in, c_out, height, width, k, up, dtype))
+    found = measurements(device).get(layer_key(c_in, c_out, height, width, k, up, dtype))
     if isinstance(found, str) and (composable or found != COMPOSITE):
         return found
     if height * width < SMALLEST:

@@ -1,4 +1,4 @@
-"""Layers with an equalised learning rate, which both StyleGAN2 networks are made of: weights N(0, 1), scaled in use.
+"""Layers with an equalized learning rate, of which both StyleGAN2 networks are made: weights N(0, 1), scaled in use.
 
 Source: Karras et al., Progressive Growing of GANs (arXiv 1710.10196), section 4.1.
 """
@@ -14,10 +14,10 @@ from torch.utils.checkpoint import checkpoint
 
 from idgan_fast import ops
 from idgan_fast.ops import _tensors
-from idgan_fast.ops.modulated_conv2d import autocast
+from idgan_fast.ops.modulated_conv2d import cast_to_autocast_dtype
 
-CLAMP = 256.0  # of the layers that mixed precision computes in a half type
-HALF = math.sqrt(0.5)  # by which both branches of a residual sum are scaled
+CLAMP = 256.0  # largest activation of the layers that mixed precision computes in a half type
+HALF = math.sqrt(0.5)  # gain of both branches of a residual sum, which halves their power
 
 
 def resolutions(size: int) -> list[int]:
@@ -33,7 +33,7 @@ def channels_at(resolution: int, channel_base: int, channel_max: int) -> int:
 
 
 def is_low_precision(resolution: int, size: int, levels: int) -> bool:
-    """Whether it is among the `levels` highest of the resolutions up to size."""
+    """Whether a resolution is among the `levels` highest of those up to size."""
     return resolution << levels > size
 
 
@@ -44,8 +44,8 @@ def run_block(block: nn.Module, recompute: bool, *args: Any) -> Any:
     return block(*args)
 
 
-def wide(x: Tensor) -> Tensor:
-    """Half types in float32, others as they are."""
+def to_accumulation(x: Tensor) -> Tensor:
+    """A half type cast to float32, in which sums are taken; other types as they are."""
     return x.to(_tensors.accumulation(x.dtype))
 
 
@@ -68,7 +68,7 @@ class FullyConnected(nn.Module):
     """
 
     def __init__(
-        self, c_in: int, c_out: int, act: str = "linear", lr_multiplier: float = 1.0, bias_init: float = 0.0
+        self, c_in: int, c_out: int, act: str = "linear", *, lr_multiplier: float = 1.0, bias_init: float = 0.0
     ) -> None:
         super().__init__()
         self.act, self.lr_multiplier = act, lr_multiplier
@@ -83,7 +83,7 @@ class FullyConnected(nn.Module):
         return ops.bias_act(F.linear(x, weight), bias, act=self.act)
 
 
-class EqualisedConv2d(nn.Module):
+class EqualizedConv2d(nn.Module):
     """x [N, I, H, W] -> clamp(gain act(convolution + b)) [N, O, up H / down, up W / down], padded to keep the image.
 
     The weight [O, I, k, k] is N(0, 1), scaled by 1 / sqrt(I k^2); resampling is by the taps (1, 3, 3, 1).
@@ -96,6 +96,7 @@ class EqualisedConv2d(nn.Module):
         c_in: int,
         c_out: int,
         kernel_size: int,
+        *,
         bias: bool = True,
         act: str = "linear",
         up: int = 1,
@@ -112,12 +113,12 @@ class EqualisedConv2d(nn.Module):
         self.register_buffer("resample_filter", ops.setup_filter((1, 3, 3, 1)), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = autocast(x)
-        alone = self.bias is None and self.act == "linear"  # then the gain joins the weight
-        weight = (self.weight * (self.scale * self.gain if alone else self.scale)).to(x.dtype)
+        x = cast_to_autocast_dtype(x)
+        is_linear = self.bias is None and self.act == "linear"  # then the gain joins the weight
+        weight = (self.weight * (self.scale * self.gain if is_linear else self.scale)).to(x.dtype)
         f = self.resample_filter.float() if self.up > 1 or self.down > 1 else None
         x = ops.conv2d_resample(x, weight, f, self.up, self.down, self.padding)
-        if alone:
+        if is_linear:
             return x
         gain = self.gain * math.sqrt(2) if self.act == "lrelu" else self.gain
         return ops.bias_act(x, self.bias, act=self.act, gain=gain, clamp=self.clamp)

@@ -1,25 +1,21 @@
 """The tiles of the implicit GEMMs: a table by architecture that works at once, or what was measured on this GPU.
 
 A tile has BLOCK_M pixels (of the gradient by the weight: input channels of its first operand), BLOCK_O (BLOCK_N)
-numbers of each, and goes through the sum in steps of BLOCK_K. `idgan-fast tune` measures the shapes of a preset and
-keeps what it found in a file, by GPU, Triton and the kernels' text; there a shape may also name the form of its layer.
+numbers of each, and goes through the sum in steps of BLOCK_K.
 """
 
-import hashlib
-import json
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 import triton
 
-from idgan_fast.kernels.cache import cache_file, read
+from idgan_fast.kernels import _common
+from idgan_fast.kernels.styled_layer_measurements import measurements
+from idgan_fast.ops.layer.conv_plan import COMPOSITE, TRANSPOSED
 
-WANTED_PROGRAMS = 128  # about one for each multiprocessor of an A100 or H100; below, tiles get narrower
-SPLITS_OF = 264  # programs that the sum over pixels is split into
-
+MIN_PROGRAMS = 128  # about one for each multiprocessor of an A100 or H100; below, tiles get narrower
+WEIGHT_GRAD_PROGRAMS = 264  # that its sum over pixels is split into
 
 Result = TypeVar("Result")
 
@@ -62,23 +58,10 @@ class Shape(NamedTuple):
         return " ".join(str(part).removeprefix("torch.") for part in self)
 
 
-@cache
-def architecture(device: torch.device) -> str:
-    """The row of the table for a device; sm_90 where there is none."""
-    if device.type != "cuda":
-        return "sm_90"
-    if torch.version.hip is not None:
-        return "gfx942"
-    major, minor = torch.cuda.get_device_capability(device)
-    if (major, minor) == (8, 0):
-        return "sm_80"
-    return {9: "sm_90", 10: "sm_100"}.get(major, "sm_120")
-
-
 def tile_of(shape: Shape, device: torch.device) -> dict[str, Any]:
     """What the launcher passes to the kernel of this shape."""
-    found = tuned(device).get(shape.key)
-    return found if isinstance(found, dict) else default_tile(shape, LARGEST[architecture(device)])
+    tile = measurements(device).get(shape.key)
+    return tile if isinstance(tile, dict) else default_tile(shape, device)
 
 
 def with_tile(shape: Shape, device: torch.device, launch: Callable[[dict[str, Any]], Result]) -> Result:
@@ -90,26 +73,28 @@ def with_tile(shape: Shape, device: torch.device, launch: Callable[[dict[str, An
     try:
         return launch(tile)
     except triton.OutOfResources:
-        table = default_tile(shape, LARGEST[architecture(device)])
+        table = default_tile(shape, device)
         if tile == table:
             raise
-        tuned(device)[shape.key] = table
+        measurements(device)[shape.key] = table
         return launch(table)
 
 
-def default_tile(shape: Shape, largest: Limits) -> dict[str, Any]:
+def default_tile(shape: Shape, device: torch.device) -> dict[str, Any]:
+    """The table's."""
+    largest = LARGEST[_common.architecture(device)]
     return _wgrad(shape, largest) if shape.kernel == "wgrad" else _fwd(shape, largest)
 
 
 def _fwd(shape: Shape, largest: Limits) -> dict[str, Any]:
-    composite, transposed = shape.form == "composite", shape.form == "transposed"
+    composite, transposed = shape.form == COMPOSITE, shape.form == TRANSPOSED
     o = within(shape.c_out, largest.n)
     # Three products hold more operands, in registers where the units of Hopper and later read shared memory.
     thrice = shape.precision == "tf32x3" and largest.k_bytes == 64
     m = within(shape.pixels, largest.m // 2 if thrice or o == 16 else largest.m)
     phases = min(4, largest.n // o) if composite else 1
     groups = 4 if composite or transposed else 1
-    while o > 32 and programs(shape.n, shape.pixels, m, shape.c_out, o) * groups // phases < WANTED_PROGRAMS:
+    while o > 32 and programs(shape.n, shape.pixels, m, shape.c_out, o) * groups // phases < MIN_PROGRAMS:
         o //= 2
     return {
         "BLOCK_M": m,
@@ -142,24 +127,3 @@ def within(size: int, largest: int) -> int:
 
 def programs(n: int, pixels: int, m: int, c_out: int, o: int) -> int:
     return n * triton.cdiv(pixels, m) * triton.cdiv(c_out, o)
-
-
-@cache
-def identity(device: torch.device) -> str:
-    """All that a measurement depends on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    text = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        text.update(path.read_bytes())
-    return json.dumps([name, torch.__version__, triton.__version__, text.hexdigest()[:16]])
-
-
-def tiles_file() -> Path:
-    return cache_file("tiles.json")
-
-
-@cache
-def tuned(device: torch.device) -> dict[str, Any]:
-    """{shape: tile, or layer: form} of this GPU; read once, when the first layer runs."""
-    found = read(tiles_file()).get(identity(device))
-    return found if isinstance(found, dict) else {}

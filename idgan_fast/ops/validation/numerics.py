@@ -1,7 +1,7 @@
 """How far each operator is from float64, beside the plain torch composition in the same dtype.
 
-`python -m idgan_fast.ops.numerics` prints docs/numerics.md. The bound that a test holds every row to: `LIMIT` times the
-larger of torch's own error and that of the exact result rounded to the dtype.
+`python -m idgan_fast.ops.validation.numerics` prints docs/numerics.md. The bound that a test holds every row to:
+`LIMIT` times the larger of torch's own error and that of the exact result rounded to the dtype.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,25 +14,37 @@ from torch import Tensor
 
 from idgan_fast import ops
 from idgan_fast.ops._dispatch import why_not
-from idgan_fast.ops.available import KERNELS
-from idgan_fast.ops.cases import LAYOUTS, Case, cases, draw
+from idgan_fast.ops._registry import OPERATORS, Case
 
 LIMIT = 1.5
 SEEDS = 8
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 ORDERS = ("output", "gradient", "2nd order")
+LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 
 HEAD = """# Numerics
 
-Written by `python -m idgan_fast.ops.numerics`. Errors against float64, relative to the RMS of the exact values, as
-maximum / RMS: ours, the plain torch composition in the same dtype (`idgan_fast/ops/plain.py`), and the exact values
-rounded to the dtype. Of modulated convolutions StyleGAN code has two compositions, a weight for each sample and one
-weight for all, and the larger error counts: with torch's own convolution, the second gives 1.4 times the error in the
-gradient by the weight, since it sums over all samples at once. A test fails where ours exceeds {limit} times the larger
-of the other two.
+Written by `python -m idgan_fast.ops.validation.numerics`. Errors against float64, relative to the RMS of the exact
+values, as maximum / RMS: ours, the plain torch composition in the same dtype (in the operators' files), and the exact
+values rounded to the dtype. Of modulated convolutions StyleGAN code has two compositions, a weight for each sample and
+one weight for all, and the larger error counts: with torch's own convolution, the second gives 1.4 times the error in
+the gradient by the weight, since it sums over all samples at once. A test fails where ours exceeds {limit} times the
+larger of the other two.
 
 Measured with torch {torch} on a CPU; inputs [2, 32, 16, 16], medians of {seeds} draws.
 """
+
+
+def cases(device: str = "cpu", size: int = 16, channels: int = 32) -> list[Case]:
+    """Those of every operator; images [2, channels, size, size]."""
+    return [case for op in OPERATORS.values() if op.cases is not None for case in op.cases(device, channels, size)]
+
+
+def sample(case: Case, dtype: torch.dtype, layout: str, device: str = "cpu", seed: int = 0) -> list[Tensor]:
+    """Random tensors of a case, exact in `dtype`."""
+    rng = torch.Generator().manual_seed(seed)
+    tensors = [torch.randn(shape, generator=rng).to(device, dtype) for shape in case.shapes]
+    return [t.contiguous(memory_format=LAYOUTS[layout]) if t.ndim == 4 else t for t in tensors]
 
 
 def orders(function: Callable[..., Tensor], tensors: Sequence[Tensor], highest: int = 2) -> list[list[Tensor]]:
@@ -101,7 +113,7 @@ def backends(device: str = "cpu") -> list[str]:
     return [
         b
         for b in ops.BACKENDS
-        if any(why_not(b, tuple([low.name for low in lows]), device) is None for lows in KERNELS.values())
+        if any(op.custom_ops and why_not(b, op.names, device) is None for op in OPERATORS.values())
     ]
 
 
@@ -109,7 +121,7 @@ def runs(case: Case, backend: str, device: str = "cpu") -> bool:
     """Whether the backend has all kernels that the case needs."""
     with ops.backend(backend):
         try:
-            case.ours(*draw(case, torch.float32, "NCHW", device))
+            case.ours(*sample(case, torch.float32, "NCHW", device))
         except ops.BackendError:
             return False
     return True
@@ -120,7 +132,7 @@ def measure(case: Case, dtype: torch.dtype, layout: str, backend: str, device: s
     kink, its derivative jumps, and one such draw says nothing about the operator. The backend must run the case."""
     found: dict[str, list[list[tuple[float, float]]]] = {}
     for seed in range(SEEDS):
-        tensors = draw(case, dtype, layout, device, seed)
+        tensors = sample(case, dtype, layout, device, seed)
         exact = orders(case.plain[0], [t.double() for t in tensors])
         theirs = [orders(form, tensors) for form in case.plain]
         with ops.backend(backend):

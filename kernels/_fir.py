@@ -1,4 +1,4 @@
-"""Where the outputs of a FIR lie, and what a program does of them.
+"""How the outputs of a FIR filter are divided among programs, and where those of a program lie.
 
 Tiles are [rows, columns]. Of NCHW images a row is a row of pixels of one channel, a column is x; of channels_last
 images a row is a pixel, a column is a channel. One code serves both: the coordinates of a tile are [ROWS, 1] or
@@ -8,12 +8,11 @@ loaded once for all outputs that it meets.
 
 from typing import Any, NamedTuple
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from idgan_fast.kernels.tiles import is_channels_last
+from idgan_fast.kernels._common import is_channels_last
 
 TILE = 1024  # elements of the half types
 STRIP = 8
@@ -21,13 +20,13 @@ PROGRAMS = 512  # below, strips get shorter: about four programs for each multip
 
 
 @triton.jit
-def places(
+def strip_coordinates(
     planes, channels, height, width, out_height, out_width, strips, row_blocks, column_blocks,
     CHANNELS_LAST: tl.constexpr, STRIP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Of this program: where its vectors of samples and channels lie, its channels, and which there are; its samples;
-    the addresses of its planes in input and output (64 bits); the first output row of its strip, the output column, the
-    step from pixel to pixel; which elements there are; its row and column block."""
+    """Of this program, each [ROWS, 1], [1, COLUMNS] or [1, 1]: the index into [N, C] vectors, the channel, and whether
+    both exist; the sample; the offsets of its planes in input and output (64 bits); the first output row of its strip,
+    the output column, the step from pixel to pixel; which elements exist; its row block and column block."""
     program = tl.program_id(0)
     column_block = program % column_blocks
     row_block = (program // column_blocks) % row_blocks
@@ -37,46 +36,50 @@ def places(
     if CHANNELS_LAST:
         sample, channel, strip, x = batch, columns, rows // out_width, rows % out_width
         plane, step = batch.to(tl.int64), channels
-        of_vector = columns < channels
-        there = (strip < strips) & of_vector
-        into, out_of = plane * height * width * channels + channel, plane * out_height * out_width * channels + channel
+        vector_mask = columns < channels
+        mask = (strip < strips) & vector_mask
+        in_plane = plane * height * width * channels + channel
+        out_plane = plane * out_height * out_width * channels + channel
     else:
         plane, strip, x = rows // strips, rows % strips, columns
         sample, channel, step = plane // channels, plane % channels, 1
-        of_vector = plane < planes
-        there = of_vector & (columns < out_width)
-        into, out_of = plane.to(tl.int64) * height * width, plane.to(tl.int64) * out_height * out_width
+        vector_mask = plane < planes
+        mask = vector_mask & (columns < out_width)
+        in_plane, out_plane = plane.to(tl.int64) * height * width, plane.to(tl.int64) * out_height * out_width
     vector = sample.to(tl.int64) * channels + channel
-    return vector, channel, of_vector, sample, into, out_of, strip * STRIP, x, step, there, row_block, column_block
+    first = strip * STRIP
+    return vector, channel, vector_mask, sample, in_plane, out_plane, first, x, step, mask, row_block, column_block
 
 
 class Strips(NamedTuple):
     grid: tuple[int]
-    sizes: tuple[int, ...]  # what `places` takes
+    sizes: tuple[int, ...]  # what `strip_coordinates` takes
     constants: dict[str, Any]
     strips: int
     row_blocks: int
     column_blocks: int
 
 
-def strips_of(x: Tensor, out_height: int, out_width: int, longest: int = STRIP, tile: int = TILE) -> Strips:
+def strips_of(
+    x: Tensor, out_height: int, out_width: int, *, last: bool | None = None, longest: int = STRIP, tile: int = TILE
+) -> Strips:
     """How the outputs of a FIR of x [N, C, H, W] are divided, into strips of at most `longest` rows.
 
-    tile: elements of a program, a power of two.
+    last: whether input and output are channels_last, by default as x. tile: elements of a program, a power of two.
     """
     n, c, h, w = x.shape
-    last = is_channels_last(x)
-    columns_there = c if last else out_width
-    columns = min(triton.next_power_of_2(columns_there), 128)
+    last = is_channels_last(x) if last is None else last
+    columns_needed = c if last else out_width
+    columns = min(triton.next_power_of_2(columns_needed), 128)
     strip = min(triton.next_power_of_2(out_height), longest)
     while strip > 1 and n * c * out_height * out_width < PROGRAMS * tile * strip:
         strip //= 2
     strips = triton.cdiv(out_height, strip)
-    rows_there = strips * out_width if last else n * c * strips
-    rows = min(triton.next_power_of_2(rows_there), tile // columns)
+    rows_needed = strips * out_width if last else n * c * strips
+    rows = min(triton.next_power_of_2(rows_needed), tile // columns)
     # 16 bytes for each of a warp's 32 lanes; strips of NCHW, which load single elements, take twice the warps.
     warps = min(8, max(1, tile * x.element_size() // 512 * (1 if last or longest == 1 else 2)))
-    row_blocks, column_blocks = triton.cdiv(rows_there, rows), triton.cdiv(columns_there, columns)
+    row_blocks, column_blocks = triton.cdiv(rows_needed, rows), triton.cdiv(columns_needed, columns)
     return Strips(
         ((n if last else 1) * row_blocks * column_blocks,),
         (n * c, c, h, w, out_height, out_width, strips, row_blocks, column_blocks),
@@ -85,9 +88,3 @@ def strips_of(x: Tensor, out_height: int, out_width: int, longest: int = STRIP, 
         row_blocks,
         column_blocks,
     )
-
-
-def new_image(x: Tensor, height: int, width: int, dtype: torch.dtype | None = None) -> Tensor:
-    """An empty [N, C, height, width] in x's memory format."""
-    layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
-    return torch.empty((*x.shape[:2], height, width), dtype=dtype or x.dtype, device=x.device, memory_format=layout)
