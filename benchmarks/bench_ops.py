@@ -54,7 +54,7 @@ def comparisons(full: bool) -> Iterator[Comparison]:
     if full:
         yield from lines(every_case, MODES, HALF, "NCHW", full)
         for layout in numerics.LAYOUTS:
-            yield from lines(LAYERS, MODES[:2], torch.float32, layout, full)
+            yield from lines(LAYERS, MODES[:2], torch.float32, layout, full, "Layers' operators")
 
 
 @pytest.mark.benchmark(timer=CLOCK)
@@ -74,7 +74,12 @@ def with_images(n: int, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def lines(
-    rows: Iterable[tuple[str, tuple[int, ...]]], modes: Sequence[str], dtype: torch.dtype, layout: str, full: bool
+    rows: Iterable[tuple[str, tuple[int, ...]]],
+    modes: Sequence[str],
+    dtype: torch.dtype,
+    layout: str,
+    full: bool,
+    title: str = "Operators",
 ) -> Iterator[Comparison]:
     """A line for each case, on images of a shape, and mode; all that are of one dtype and layout are a table."""
     for name, shape in rows:
@@ -85,7 +90,7 @@ def lines(
         variants = (*ours, *plain, "floor")
         for mode in modes:
             yield Comparison(
-                f"Operators, {str(dtype).removeprefix('torch.')} {layout}",
+                f"{title}, {str(dtype).removeprefix('torch.')} {layout}",
                 f"{name}, {list(shape)}, {mode}",
                 variants,
                 partial(prepare, case, mode, dtype, layout, variants),
