@@ -7,25 +7,13 @@ from typing import Any
 
 import torch
 
-from idgan_fast.errors import UserError, disk_full
-from idgan_fast.files import atomically
+from idgan_fast.errors import UserError
+from idgan_fast.files import write_bytes
 from idgan_fast.models.weights_file import read_weights
 
 FORMAT = 2
 KEEP = 2  # the newest checkpoints that stay, so that a damaged one never costs a run
 STAGES = ("vae", "gan")
-
-
-def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """The file holds either all of `data` or what it held before. Raises UserError on a full disk."""
-    try:
-        with atomically(path) as file:
-            file.write(data)
-    except OSError as error:
-        if disk_full(error):
-            need = len(data) / 2**20
-            raise UserError(f"disk full: {path} needs {need:.0f} MiB; free some space and start again") from error
-        raise
 
 
 def save(folder: Path, state: dict[str, Any]) -> Path:
@@ -36,7 +24,7 @@ def save(folder: Path, state: dict[str, Any]) -> Path:
     buffer = BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     path = folder / f"{state['stage']}-{state['iteration']:08d}.pt"
-    write_atomically(path, buffer.getbuffer())
+    write_bytes(path, buffer.getbuffer())
     kept = newest_first(folder)
     stage_1 = [old for old in kept if old.name.startswith("vae-")]
     for old in kept[KEEP:]:

@@ -15,7 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from idgan_fast.config.settings import Config, to_yaml
 from idgan_fast.errors import UserError
-from idgan_fast.run.checkpoint import STAGES, write_atomically
+from idgan_fast.files import write_bytes
+from idgan_fast.run.checkpoint import STAGES
 
 PICTURES = {"samples": "gan", "traversals": "gan", "reconstructions": "vae"}  # which stage draws them
 
@@ -34,7 +35,7 @@ class RunFolder:
         for name in ("checkpoints", *PICTURES):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         self._lock()
-        write_atomically(self.path / "config.yaml", to_yaml(config).encode())
+        write_bytes(self.path / "config.yaml", to_yaml(config).encode())
 
     def _lock(self) -> None:
         """Hold the folder for this process. Raises UserError if another one holds it."""
@@ -85,7 +86,7 @@ class RunFolder:
         """Forget statistics and pictures after `iteration` of `stage`: a resumed run makes them again."""
         here = (STAGES.index(stage), iteration)
         kept = [row for row in self.stats() if (STAGES.index(row["stage"]), row["iteration"]) <= here]
-        write_atomically(self._stats, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        write_bytes(self._stats, "".join(json.dumps(row) + "\n" for row in kept).encode())
         for path in (path for kind in PICTURES for path in (self.path / kind).glob("*-*.png")):
             name, number = path.stem.split("-")
             if (STAGES.index(name), int(number)) > here:

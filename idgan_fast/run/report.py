@@ -19,7 +19,7 @@ from idgan_fast.config.settings import Config, to_yaml
 from idgan_fast.data.dsprites import FACTORS
 from idgan_fast.evaluation import drawing
 from idgan_fast.evaluation.codes import ACTIVE_NATS, Codes, Summary
-from idgan_fast.run.checkpoint import write_atomically
+from idgan_fast.files import write_bytes
 from idgan_fast.run.console import format_time
 from idgan_fast.run.folder import RunFolder
 from idgan_fast.training.gan import GANStage
@@ -161,7 +161,7 @@ def write(
         f"<h2>Settings</h2><details><summary>config.yaml</summary><pre>{html.escape(to_yaml(config))}</pre></details>",
     ]
     numbers = {**asdict(summary), "seconds": round(seconds), "skipped": len(skipped)}
-    write_atomically(folder.path / "summary.json", json.dumps(numbers, indent=1).encode())
+    write_bytes(folder.path / "summary.json", json.dumps(numbers, indent=1).encode())
     page = folder.path / "report.html"
-    write_atomically(page, "\n".join(part for part in parts if part).encode())
+    write_bytes(page, "\n".join(part for part in parts if part).encode())
     return page
