@@ -10,6 +10,7 @@ from pathlib import Path
 
 import tyro
 
+from idgan_fast.config.fields import settings_of
 from idgan_fast.config.presets import preset
 from idgan_fast.config.settings import Config, flatten, override, read_yaml
 from idgan_fast.errors import UserError, nearest
@@ -85,36 +86,11 @@ def _spread_batch_size(config: Config) -> Config:
     )
 
 
-# Least and greatest value of the numbers that have one, by the end of their names.
-BOUNDS: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("iters", "workers", "s_dim", "min_side", "cache_gib", "low_precision_levels"), (0, math.inf)),
-    **dict.fromkeys(("batch_size", "c_dim", "w_dim", "width", "crop", "_every", "path_shrink"), (1, math.inf)),
-    **dict.fromkeys(("channel_base", "channel_max", "mapping_layers", "ada_images"), (1, math.inf)),
-    **dict.fromkeys(("distill_warmup", "distill_eps", "path_weight"), (0, math.inf)),
-    **dict.fromkeys(("beta", "beta_start", "lr", "lr_g", "lr_d", "r1_weight", "distill_weight"), (0, math.inf)),
-    **dict.fromkeys(
-        (
-            "beta_hold",
-            "beta_reach",
-            "lr_warmup",
-            "lr_decay",
-            "ema",
-            "ema_rampup",
-            "style_mixing",
-            "ada_target",
-            "square_decay",
-        ),
-        (0, 1),
-    ),
-    "seed": (0, 2**32),
-}
-
-
 def _check_bounds(config: Config) -> None:
-    for key, value in flatten(config).items():
+    for key, value, carried in settings_of(config):
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
-        low, high = next((bounds for end, bounds in BOUNDS.items() if key.endswith(end)), (-math.inf, math.inf))
+        low, high = carried.at_least, carried.at_most
         if not (low <= value <= high and math.isfinite(value)):
             wanted = f"from {low} to {high}" if high < math.inf else f"at least {low}"
             raise UserError(f"--{key.replace('_', '-')}: must be {wanted}, got {value}")

@@ -4,6 +4,7 @@ three have StyleGAN2's networks."""
 from dataclasses import replace
 from typing import Any
 
+from idgan_fast.config.fields import settings_of
 from idgan_fast.config.settings import Config, GANConfig, ImagesConfig, StyleGAN2Config, VAEConfig, flatten
 from idgan_fast.errors import UserError, nearest
 
@@ -139,11 +140,14 @@ def preset(name: str) -> Config:
 
 def departures(config: Config) -> list[tuple[str, Any, Any]]:
     """(setting, the paper's value, the run's value) where they differ; run-keeping settings left out."""
-    ours, paper = flatten(config), flatten(PAPER[config.preset])
-    science = ("images.", "vae.", "gan.", "amp", "dataset")
-    rows = [(key, paper[key], ours[key]) for key in ours if key.startswith(science) and ours[key] != paper[key]]
+    paper = flatten(PAPER[config.preset])
+    rows: list[tuple[str, Any, Any]] = [
+        (key, paper[key], value)
+        for key, value, carried in settings_of(config)
+        if carried.departure and value != paper[key]
+    ]
     if config.dataset == "dsprites" and config.data is None:
         rows.insert(0, ("data", "the public dSprites file", "the same factor grid, rendered by this project"))
     if config.preset == "celebahq-1024":
         rows.insert(0, ("teacher's pictures", "CelebA, 160-pixel centre crops", "those of stage 2, at 64x64"))
-    return [row for row in rows if row[0] != "images.cache_gib"]
+    return rows

@@ -5,13 +5,11 @@ from typing import Any
 
 import torch
 
-from idgan_fast.config.settings import Config, flatten
+from idgan_fast.config.fields import settings_of
+from idgan_fast.config.settings import Config
 from idgan_fast.errors import UserError
 from idgan_fast.training.precision import Precision, choose
 from idgan_fast.training.step_compiler import cannot_compile, whether_to_compile
-
-# Settings of the two stages that no graph depends on.
-_OUTSIDE = ("iters", "distill_weight", "distill_warmup", "sample_code", "ema", "ema_rampup")
 
 
 def choose_precision(config: Config, device: torch.device, before: Mapping[str, Any]) -> Precision:
@@ -42,7 +40,5 @@ def choose_compile(
 
 def steps_of(config: Config, device: torch.device, precision: Precision) -> str:
     """All that decides which graphs a run compiles."""
-    settings = flatten(config)
-    decides = ("images.size", "images.channels", "vae.", "gan.")
-    kept = {k: v for k, v in settings.items() if k.startswith(decides) and not k.endswith(_OUTSIDE)}
-    return f"{kept} {device} {precision.name} {torch.get_num_threads()}"
+    settings = {key: value for key, value, carried in settings_of(config) if carried.compiled}
+    return f"{settings} {device} {precision.name} {torch.get_num_threads()}"

@@ -6,19 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from idgan_fast.config.fields import settings_of
 from idgan_fast.config.settings import Config, flatten, to_yaml
 from idgan_fast.errors import UserError
 from idgan_fast.models.weights_file import Damaged
 from idgan_fast.run import checkpoint
 from idgan_fast.run.folder import RunFolder
-
-# Settings that a resumed run may change: they say how a run is kept, not what it computes.
-FREE = {
-    *("out", "device", "compile", "tf32", "resume", "config", "data", "workers"),
-    *("log_every", "picture_every", "save_every", "images.cache_gib", "gan.sample_code"),
-}
-# Those that it may change because a run that got stuck needs it; one line says so.
-REMEDIES = {"amp", "vae.lr", "vae.batch_size", "gan.lr_g", "gan.lr_d", "gan.batch_size"}
 
 
 @dataclass(frozen=True)
@@ -96,10 +89,11 @@ def _newest_readable(paths: list[Path], folder: RunFolder, say: Callable[[str], 
 def _require_agreement(resumed: Resumed, config: Config, say: Callable[[str], None]) -> None:
     """Raise UserError unless the run that wrote the checkpoint had the same settings, or ones that may change."""
     before, now = resumed.state["config"], flatten(config)
-    free = FREE | _extendable(config, resumed)
+    on_resume = {key: carried.on_resume for key, _, carried in settings_of(config)}
+    free = {key for key, rule in on_resume.items() if rule == "free"} | _extendable(config, resumed)
     # A setting that the checkpoint does not know is newer than it, and had the default's effect.
     changed = [key for key in now if key not in free and key in before and before[key] != now[key]]
-    refused = [key for key in changed if key not in REMEDIES]
+    refused = [key for key in changed if on_resume[key] != "remedy"]
     if refused:
         key, more = refused[0], f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
         raise UserError(
@@ -114,7 +108,6 @@ def _extendable(config: Config, resumed: Resumed) -> set[str]:
     """Settings that nothing done so far depends on: more iterations; after stage 1 alone, all of stage 2's."""
     if resumed.stage == "gan":
         return {"gan.iters"}
-    keys = {key for key in flatten(config) if key.startswith("gan.")}
-    keys |= {"preset", "images.size", "images.flip", "images.dequantise"}
+    keys = {key for key, _, carried in settings_of(config) if key.startswith("gan.") or carried.on_resume == "stage 2"}
     scheduled = config.vae.beta_start is not None or config.vae.lr_decay + config.vae.lr_warmup > 0
     return keys if scheduled else keys | {"vae.iters"}

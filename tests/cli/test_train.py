@@ -111,6 +111,15 @@ def test_both_loaders_train_alike(picture_folder: Path, tmp_path: Path, capsys: 
     assert all(0 <= row["waited_for_data"] <= 1 for row in stats(tmp_path / "dali") if "g" in row)
 
 
+def test_another_loader_goes_on(picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("nvidia.dali")
+    options = [*TINY_IMAGES, "--data", str(picture_folder), "--out", str(tmp_path / "run"), "--images.cache-gib", "0"]
+    assert run_train([*options, "--loader", "dali", "--workers", "1", "--gan.iters", "1"]) == 0
+    capsys.readouterr()
+    assert run_train([*options, "--loader", "torch", "--workers", "0", "--gan.iters", "2"]) == 0
+    assert "loader torch: as asked; dali before: pictures differ by rounding" in capsys.readouterr().out
+
+
 def test_vgan_run_with_lazy_r1(picture_folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = ["--data", str(picture_folder), "--out", str(run), "--gan.bottleneck", "--gan.r1-every", "2"]
