@@ -73,7 +73,7 @@ class ByTorchvision:
             x = decode_jpeg(data)
             top, left, side = square(x.shape[1], x.shape[2], None)
             cropped = x[None, :, top : top + side, left : left + side]
-            batch.append(dali.resized(cropped.permute(0, 2, 3, 1), self.files.size))
+            batch.append(dali.resize(cropped.permute(0, 2, 3, 1), self.files.size))
         return torch.cat(batch)
 
 
@@ -85,9 +85,9 @@ def by_torchvision(files: ImageFiles, batch_size: int) -> Iterator[Tensor]:
 def decoding(files: ImageFiles, batch_size: int) -> Iterator[Any]:
     """What DALI decodes, and nothing else."""
     order = IndexBatches(len(files), batch_size, 0)
-    loader = dali.Loader(files, order, WORKERS, CPU, torch.uint8, False)
+    loader = dali.Loader(files, order, WORKERS, CPU)
     feed = dali.Feed(files, order, set(), {})
-    pipe = loader._pipeline(None, lambda encoded, _: dali.decoded(encoded, files.config, "cpu"), feed, mirrors=False)
+    pipe = loader._pipeline(feed, None, lambda encoded: dali.decode(encoded, files.config, "cpu"))
     while True:
         yield pipe.run()
 
@@ -96,7 +96,7 @@ def loaders(files: ImageFiles, batch_size: int) -> dict[str, Callable[[], Iterat
     found: dict[str, Callable[[], Iterator[Any]]] = {
         "Pillow": lambda: batches(files, batch_size, 0, 0, WORKERS),
         "torchvision": lambda: by_torchvision(files, batch_size),
-        "DALI": lambda: dali.batches(files, batch_size, 0, 0, WORKERS, CPU, channels_last=True),
+        "DALI": lambda: dali.batches(files, batch_size, 0, 0, WORKERS, CPU),
         "DALI, decoding alone": lambda: decoding(files, batch_size),
     }
     return found

@@ -134,26 +134,23 @@ def test_more_than_two_to_the_31_numbers(layout: torch.memory_format) -> None:
         fuzz.assert_same(filtered[n : n + 1, c : c + 1].contiguous(), wanted, 1e-3, (n, c))
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_dali_on_the_gpu(tmp_path: Path, dtype: torch.dtype, channels_last: bool) -> None:
-    """The CPU's pictures and flips, to within rounding; the noise is another one. One picture is damaged."""
+def test_dali_on_the_gpu(tmp_path: Path) -> None:
+    """The CPU's pictures to within rounding. One picture is damaged."""
     if reason := dali.why_not(torch.device(DEVICE)):
         pytest.skip(reason)
     for i in range(9):
         put(tmp_path, f"{i}.jpg", smooth(80 + i, 70), quality=95)
     (tmp_path / "4.jpg").write_bytes((tmp_path / "4.jpg").read_bytes()[:900])
     datasets = [ImageFiles(tmp_path, 64, ImagesConfig(cache_gib=0.0)) for _ in range(2)]
-    how: dict[str, Any] = {"dtype": dtype, "channels_last": channels_last}
     sources = [
-        dali.batches(dataset, 4, 0, 0, 2, torch.device(device), **how)
+        dali.batches(dataset, 4, 0, 0, 2, torch.device(device))
         for dataset, device in zip(datasets, ("cpu", DEVICE), strict=True)
     ]
     for wanted, got in islice(zip(*sources, strict=True), 8):
         assert got.device.type == DEVICE
-        assert got.dtype == dtype
-        assert got.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-        levels = (got.cpu().float() - wanted.float()).abs() * (1 if dtype == torch.uint8 else 127.5)
+        assert got.dtype == torch.uint8
+        assert got.is_contiguous(memory_format=torch.channels_last)
+        levels = (got.cpu().float() - wanted.float()).abs()
         assert levels.max() < 8
         assert levels.mean() < 1
     assert datasets[0].skipped.keys() == datasets[1].skipped.keys() == {"4.jpg"}

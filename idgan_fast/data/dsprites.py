@@ -63,15 +63,26 @@ def _draw_canvases() -> Tensor:
     return torch.from_numpy(canvases).flatten(0, 2)
 
 
-class DSprites:
+class _OnGrid:
+    """What both sets share. `grid`: how many values each of FACTORS has."""
+
+    channels = 1
+    cached = True
+    shorter_side: int | None = None
+
+    def __init__(self, name: str, fingerprint: str, grid: tuple[int, ...]) -> None:
+        self.name, self.fingerprint, self.grid = name, fingerprint, grid
+        self.skipped: dict[str, str] = {}
+
+    def factors(self, indices: Tensor) -> np.ndarray:
+        return factor_indices(indices, self.grid).numpy()
+
+
+class DSprites(_OnGrid):
     """The rendered set. `self[indices]`: a list or int64 tensor [N] -> pictures uint8 [N, 1, 64, 64], 0 or 255."""
 
-    name = "dSprites, rendered"
-    fingerprint = "rendered"
-    channels = 1
-    grid = GRID
-
     def __init__(self) -> None:
+        super().__init__("dSprites, rendered", "rendered", GRID)
         self._windows = _draw_canvases().unfold(1, SIZE, 1).unfold(2, SIZE, 1)  # [720, 32, 32, 64, 64], a view
 
     def __len__(self) -> int:
@@ -83,23 +94,20 @@ class DSprites:
         return self._windows[shape, top, left].unsqueeze(1)
 
 
-class DSpritesFile:
+class DSpritesFile(_OnGrid):
     """The public `.npz` as it is distributed, kept as packed bits (377 MB in all, never unpacked at once)."""
 
-    channels = 1
-
     def __init__(self, path: Path) -> None:
-        self.name = f"dSprites from {path.name}"
-        self.fingerprint = "public"
         try:
             with zipfile.ZipFile(path) as archive:
                 with archive.open("latents_classes.npy") as member:
-                    self.grid = _full_grid(np.lib.format.read_array(member, allow_pickle=False))
+                    grid = _full_grid(np.lib.format.read_array(member, allow_pickle=False))
                 with archive.open("imgs.npy") as member:
-                    self._bits = _read_packed(member, math.prod(self.grid))
+                    self._bits = _read_packed(member, math.prod(grid))
         except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, OSError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise UserError(f"data: {path} is not the public dSprites file ({reason}); download it again") from error
+        super().__init__(f"dSprites from {path.name}", "public", grid)
 
     def __len__(self) -> int:
         return len(self._bits)

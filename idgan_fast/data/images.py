@@ -77,7 +77,7 @@ def unreadable(error: Exception) -> str:
     return f"unreadable ({type(error).__name__}: {error})"
 
 
-def prepared(image: Image.Image, config: ImagesConfig) -> Image.Image:
+def prepare(image: Image.Image, config: ImagesConfig) -> Image.Image:
     """An opened picture, decoded, upright and in the run's channels. Raises TooSmall."""
     image = upright(image)
     require_size(image.size, config)
@@ -93,7 +93,7 @@ def square(height: Any, width: Any, crop: int | None, least: Callable[[Any, Any]
 
 def frame(image: Image.Image, size: int, config: ImagesConfig) -> np.ndarray:
     """An opened picture -> uint8 [channels, size, size]. Raises TooSmall."""
-    image = prepared(image, config)
+    image = prepare(image, config)
     if config.framing == "crop":
         top, left, side = square(image.height, image.width, config.crop)
         image = image.crop((left, top, left + side, top + side))
@@ -141,6 +141,9 @@ class ImageFiles:
     @property
     def cached(self) -> bool:
         return self._cache is not None
+
+    def factors(self, indices: Tensor) -> None:
+        """Nobody knows the true factors of photographs."""
 
     def __getitem__(self, indices: list[int] | Tensor) -> Tensor:
         if self._cache is not None:

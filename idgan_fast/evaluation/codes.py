@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from idgan_fast.data import Dataset, to_unit
-from idgan_fast.data.dsprites import DSprites, DSpritesFile, factor_indices
 from idgan_fast.evaluation.disentanglement import correlation, mig, r2_per_dim
 from idgan_fast.models.vae import IMAGE_SIZE, Encoder, reparameterise
 from idgan_fast.training.gan import GANStage, teacher_view
@@ -57,10 +56,7 @@ def read_codes(dataset: Dataset, encoder: Encoder, count: int, device: torch.dev
     images = torch.cat([dataset[part] for part in indices.split(BATCH)])
     readings = [encoder(to_unit(part, device)) for part in images.split(BATCH)]
     mean, logvar = (torch.cat(parts).float().cpu() for parts in zip(*readings, strict=True))
-    factors = None
-    if isinstance(dataset, DSprites | DSpritesFile):
-        factors = factor_indices(indices, dataset.grid).numpy()
-    return Codes(images, mean, logvar, factors)
+    return Codes(images, mean, logvar, dataset.factors(indices))
 
 
 def affordable(count: int, size: int) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from idgan_fast.models.equalised import resolutions
+from idgan_fast.models.generator import Generator
 
 SLOPE = 0.2  # of every leaky ReLU
 RESIDUAL_GAIN = 0.1  # of every residual branch
@@ -62,7 +63,7 @@ def _levels(size: int) -> int:
     return len(resolutions(size)) - 1
 
 
-class ResnetGenerator(nn.Module):
+class ResnetGenerator(Generator):
     """G(s, c): s [N, s_dim] and c [N, c_dim] -> images [N, channels, size, size] in [-1, 1].
 
     `width` is the number of channels at full size; it doubles at each halving up to `max_width`.

@@ -25,6 +25,7 @@ from idgan_fast.models.equalised import (
     run_block,
     wide,
 )
+from idgan_fast.models.generator import Generator, Latents
 from idgan_fast.ops.modulated_conv2d import autocast, normalized
 
 W_AVERAGE_DECAY = 0.998
@@ -214,6 +215,7 @@ class SynthesisNetwork(nn.Module):
             setattr(self, f"b{at}", block)
             c_in = c_out
         self.num_ws = 2 * len(self.levels)
+        self.noise_numel = sum(block.convolutions * block.size**2 for block in self.blocks())
 
     def takes_code(self, resolution: int) -> bool:
         return self.code_from <= resolution <= self.code_to
@@ -221,11 +223,6 @@ class SynthesisNetwork(nn.Module):
     def blocks(self) -> Iterator[SynthesisBlock]:
         for at in self.levels:
             yield getattr(self, f"b{at}")
-
-    @property
-    def noise_numel(self) -> int:
-        """Numbers of noise that one picture takes."""
-        return sum(block.convolutions * block.size**2 for block in self.blocks())
 
     def forward(self, w: Tensor, c: Tensor, noise: Tensor | None = None) -> Tensor:
         """noise: N(0, 1) [N, noise_numel], or None for each layer's fixed one. Raises ValueError for wrong shapes."""
@@ -251,7 +248,7 @@ class SynthesisNetwork(nn.Module):
         return image
 
 
-class StyleGAN2Generator(nn.Module):
+class StyleGAN2Generator(Generator):
     """G(s, c): s [N, s_dim] and c [N, c_dim] -> images [N, channels, size, size], around [-1, 1].
 
     channel_base, channel_max: a block of resolution R has min(channel_base / R, channel_max) channels.
@@ -290,10 +287,7 @@ class StyleGAN2Generator(nn.Module):
         self.synthesis = SynthesisNetwork(
             size, in_styles, w_dim, *widths, channels, architecture, code_from, code_to, low_precision_levels, recompute
         )
-
-    @property
-    def num_ws(self) -> int:
-        return self.synthesis.num_ws
+        self.num_ws, self.noise_numel = self.synthesis.num_ws, self.synthesis.noise_numel
 
     def map(self, s: Tensor, c: Tensor) -> Tensor:
         """w [N, w_dim]."""
@@ -303,19 +297,26 @@ class StyleGAN2Generator(nn.Module):
         """w [N, w_dim] -> [N, num_ws, w_dim]: the same in every layer."""
         return w[:, None].expand(-1, self.num_ws, -1)
 
-    def mixed(self, s: Tensor, other: Tensor, first: Tensor, c: Tensor) -> Tensor:
-        """Style mixing (arXiv 1812.04948, section 3.1): w [N, num_ws, w_dim], of `other` from entry first [N] on."""
+    def styles(self, latents: Latents, c: Tensor) -> Tensor:
+        """w [N, num_ws, w_dim]; style mixing (arXiv 1812.04948, section 3.1): of `other` from entry first [N] on."""
+        s, _, other, first = latents
+        if other is None or first is None:
+            return self.everywhere(self.map(s, c))
         at = torch.arange(self.num_ws, device=s.device)[None, :, None]
         w, w_other = self.map(torch.cat([s, other]), torch.cat([c, c])).chunk(2)
         return torch.where(at < first[:, None, None], w[:, None], w_other[:, None])
 
-    def synthesise(self, w: Tensor, c: Tensor, noise: Tensor | None = None) -> Tensor:
+    def synthesize(self, styles: Tensor, c: Tensor, noise: Tensor | None = None) -> Tensor:
         """Images of w [N, num_ws, w_dim], c [N, c_dim] and noise as in `SynthesisNetwork`."""
-        return self.synthesis(w, c if self.code == "style" else c[:, :0], noise)
+        return self.synthesis(styles, c if self.code == "style" else c[:, :0], noise)
+
+    @torch.no_grad()
+    def update_w_average(self, styles: Tensor) -> None:
+        self.mapping.w_avg.lerp_(styles[:, 0].detach().mean(0), 1 - W_AVERAGE_DECAY)
 
     def forward(self, s: Tensor, c: Tensor, noise: Tensor | None = None, truncation: float = 1.0) -> Tensor:
         """truncation: w is drawn towards its average by this factor (arXiv 1812.04948, appendix B)."""
         w = self.map(s, c)
         if truncation != 1:
             w = self.mapping.w_avg.lerp(w, truncation)
-        return self.synthesise(self.everywhere(w), c, noise)
+        return self.synthesize(self.everywhere(w), c, noise)

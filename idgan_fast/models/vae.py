@@ -6,6 +6,8 @@ Source: ID-GAN (arXiv 2001.04296), appendix; layer numbers inside `layer` are th
 import torch
 from torch import Tensor, nn
 
+from idgan_fast.models.generator import Generator
+
 IMAGE_SIZE = 64  # the encoder's four strided convolutions and its 4x4 head fix this size
 
 
@@ -90,7 +92,7 @@ def reparameterise(mean: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
     return mean + eps * torch.exp(0.5 * logvar)
 
 
-class DSpritesGenerator(nn.Module):
+class DSpritesGenerator(Generator):
     """The VAE's decoder with a tanh: G(s, c), s [N, s_dim] and c [N, c_dim] -> [N, C, 64, 64] in [-1, 1]."""
 
     def __init__(self, s_dim: int = 0, c_dim: int = 10, channels: int = 1, width: int = 32) -> None:

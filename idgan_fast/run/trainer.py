@@ -135,7 +135,7 @@ class Trainer:
     def _batches(self, dataset: Dataset, batch_size: int, seed: int, start: int) -> Iterator[Tensor]:
         workers = os.cpu_count() or 1 if self.config.workers is None else self.config.workers
         if self.loader == "dali" and isinstance(dataset, ImageFiles) and not dataset.cached:
-            return dali.batches(dataset, batch_size, seed, start, max(workers, 1), self.device, channels_last=True)
+            return dali.batches(dataset, batch_size, seed, start, max(workers, 1), self.device)
         return batches(dataset, batch_size, seed, start, workers, pin_memory=self.device.type == "cuda")
 
     def _seed(self, stage: Stage) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from idgan_fast.config.settings import Config
-from idgan_fast.models.stylegan2 import W_AVERAGE_DECAY, StyleGAN2Generator
+from idgan_fast.models.generator import Latents
 from idgan_fast.models.vae import IMAGE_SIZE, VAE, reparameterise
 from idgan_fast.training import losses
 from idgan_fast.training.augmentation import AdaptiveProbability, augment
@@ -20,7 +20,7 @@ from idgan_fast.training.networks import build_networks
 from idgan_fast.training.optimizers import Adam, RMSprop, move_average
 from idgan_fast.training.precision import Precision
 from idgan_fast.training.r1 import real_gradients
-from idgan_fast.training.sampling import Draws, ForD, Latents
+from idgan_fast.training.sampling import Draws, ForD
 from idgan_fast.training.schedules import distill_weight_at, ema_at
 from idgan_fast.training.step_compiler import StepCompiler
 
@@ -146,7 +146,7 @@ class GANStage:
         """D's update from real images x [N, C, S, S] in [-1, 1] and c ~ q(c|x) [N, c_dim], which it returns."""
         c = self.posterior_sample(x, of_c)
         with torch.no_grad(), self.precision.autocast():
-            fake = self.synthesise(self.styles(latents, c), c, latents)
+            fake = self.generator.synthesize(self.generator.styles(latents, c), c, latents.noise)
             x, fake = self._seen(x, draws_real), self._seen(fake, draws_fake)
         weight = self.config.r1_weight * self.config.r1_every if penalise else 0.0
         if penalise and not self.styled and not self.config.bottleneck:
@@ -174,19 +174,6 @@ class GANStage:
         with self.precision.autocast():
             mean, logvar = self.teacher(teacher_view(x))
         return reparameterise(mean.float(), logvar.float(), eps)
-
-    def styles(self, latents: Latents, c: Tensor) -> Tensor:
-        """What `synthesise` draws images from: StyleGAN2's w [N, num_ws, w_dim], or s."""
-        g = self.generator
-        if not isinstance(g, StyleGAN2Generator):
-            return latents.s
-        if latents.other is None or latents.first is None:
-            return g.everywhere(g.map(latents.s, c))
-        return g.mixed(latents.s, latents.other, latents.first, c)
-
-    def synthesise(self, styles: Tensor, c: Tensor, latents: Latents) -> Tensor:
-        g = self.generator
-        return g.synthesise(styles, c, latents.noise) if isinstance(g, StyleGAN2Generator) else g(styles, c)
 
     def _seen(self, x: Tensor, draws: ForD) -> Tensor:
         """Images as D gets to see them: augmented, if they are to be."""
@@ -241,8 +228,8 @@ class GANStage:
     def update_g(self, c: Tensor, latents: Latents, draws: ForD, distill_weight: Tensor, ema_decay: Tensor) -> Metrics:
         """G's update from c [N, c_dim], and that of its average."""
         with self.precision.autocast():
-            styles = self.styles(latents, c)
-            fake = self.synthesise(styles, c, latents)
+            styles = self.generator.styles(latents, c)
+            fake = self.generator.synthesize(styles, c, latents.noise)
             mean, logvar = self.teacher(teacher_view(fake))
         logits, _ = self._discriminate(self._seen(fake, draws), draws)
         adversarial = losses.g_fake(logits)
@@ -252,19 +239,16 @@ class GANStage:
         self.optimizer_g.step(gradients, self.lr_g, overflow)
         self.scale.update(overflow)
         move_average(self.of_average, self.of_g, ema_decay)
-        if self.styled:
-            with torch.no_grad():
-                w_avg = self.generator.get_buffer("mapping.w_avg")
-                w_avg.lerp_(styles[:, 0].detach().mean(0), 1 - W_AVERAGE_DECAY)
-                self.average.get_buffer("mapping.w_avg").copy_(w_avg)
+        for network in (self.generator, self.average):
+            network.update_w_average(styles)
         return {"g": adversarial.detach(), "distillation": distilled.detach()}
 
     def update_path(self, c: Tensor, latents: Latents, y: Tensor) -> Metrics:
         """StyleGAN2's path length regularisation (arXiv 1912.04958, equation 4). y: N(0, 1) / size, as the images."""
         settings = self.config.stylegan2
         with self.precision.autocast():
-            styles = self.styles(latents, c)
-            images = self.synthesise(styles, c, latents)
+            styles = self.generator.styles(latents, c)
+            images = self.generator.synthesize(styles, c, latents.noise)
         scale = self.scale.factor / len(y)  # that of an averaged loss
         (gradient,) = torch.autograd.grad((images * y).sum() * scale, styles, create_graph=True)
         lengths = losses.path_lengths(gradient / scale)

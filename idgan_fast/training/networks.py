@@ -3,13 +3,14 @@
 from torch import nn
 
 from idgan_fast.config.settings import Config
+from idgan_fast.models.generator import Generator
 from idgan_fast.models.resnet import ResnetDiscriminator, ResnetGenerator, VGANDiscriminator
 from idgan_fast.models.stylegan2 import StyleGAN2Generator
 from idgan_fast.models.stylegan2_discriminator import StyleGAN2Discriminator
 from idgan_fast.models.vae import DSpritesDiscriminator, DSpritesGenerator
 
 
-def build_networks(config: Config, channels: int) -> tuple[nn.Module, nn.Module]:
+def build_networks(config: Config, channels: int) -> tuple[Generator, nn.Module]:
     """G and D for images of `channels` channels, as they are before training."""
     gan, size, c_dim = config.gan, config.images.size, config.vae.c_dim
     if gan.model == "dsprites":

@@ -204,7 +204,7 @@ def test_generator_against_its_formula(monkeypatch, size, n, architecture, code,
             free = synthesised(p, size, w[:, None].expand_as(ws), *more, {})
             assert (free - expected).abs().max() > 0.05  # the clamp binds
         expected = synthesised(p, size, ws, more[0], noise, more[2], bounds)
-        torch.testing.assert_close(g.synthesise(ws, c, noise), expected, **CLOSE)
+        torch.testing.assert_close(g.synthesize(ws, c, noise), expected, **CLOSE)
 
 
 @pytest.mark.parametrize(("size", "n", "low"), [(8, 1, 0), (8, 6, 1), (16, 3, 1), (16, 4, 2), (16, 6, 0), (16, 1, 4)])
@@ -318,7 +318,7 @@ def test_gradients_of_both_orders_with_and_without_recomputation(architecture):
     )
     assert sum(t.any().item() for t in formula) > 0.9 * len(formula)
     for module in (g, again):
-        for a, b in zip(path_length(module, module.synthesise), formula, strict=True):
+        for a, b in zip(path_length(module, module.synthesize), formula, strict=True):
             torch.testing.assert_close(a, b, **ROUGHLY)
 
 

@@ -103,7 +103,7 @@ class Plain:
         return torch.stack(rows)
 
     def images(self, latents, c):
-        return self.g.synthesise(self.w(latents, c), c, latents.noise)
+        return self.g.synthesize(self.w(latents, c), c, latents.noise)
 
     def seen(self, x, draws):
         return augment(x, draws["augment"], self.stage.ada.p) if draws else x
@@ -138,7 +138,7 @@ def test_an_iteration(iteration, ada):
         latents, y = plain.draw.latents(N // 2), plain.draw.normal(N // 2, 3, SIZE, SIZE) / SIZE
         c = plain.c[: N // 2]
         w = plain.w(latents, c)
-        (gradient,) = torch.autograd.grad((plain.g.synthesise(w, c, latents.noise) * y).sum(), w, create_graph=True)
+        (gradient,) = torch.autograd.grad((plain.g.synthesize(w, c, latents.noise) * y).sum(), w, create_graph=True)
         lengths = (gradient.square().sum(2).mean(1)).sqrt()
         average = 0.01 * lengths.mean().detach()
         penalty = (lengths - average).square().mean()
@@ -151,7 +151,7 @@ def test_an_iteration(iteration, ada):
 
     latents, draws = plain.draw.latents(N), plain.draw.of_discriminator(N)
     w = plain.w(latents, plain.c)
-    fake = plain.g.synthesise(w, plain.c, latents.noise)
+    fake = plain.g.synthesize(w, plain.c, latents.noise)
     mean, logvar = stage.teacher(F.adaptive_avg_pool2d((fake + 1) / 2, 64))
     nll = 0.5 * (math.log(2 * math.pi) + logvar + (plain.c - mean) ** 2 / (logvar.exp() + 1e-6)).sum(1).mean()
     adversarial = F.softplus(-stage.discriminator(plain.seen(fake, draws))).mean()
