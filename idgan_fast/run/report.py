@@ -18,11 +18,12 @@ from idgan_fast.config.presets import departures
 from idgan_fast.config.settings import Config, to_yaml
 from idgan_fast.data.dsprites import FACTORS
 from idgan_fast.evaluation import drawing
-from idgan_fast.evaluation.codes import ACTIVE_NATS, Codes, Summary
+from idgan_fast.evaluation.codes import Codes, Summary
 from idgan_fast.files import write_bytes
 from idgan_fast.run.console import format_time
 from idgan_fast.run.folder import RunFolder
 from idgan_fast.training.gan import GANStage
+from idgan_fast.training.losses import ACTIVE_NATS
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1060px; margin: 2em auto; padding: 0 1em; color: #1b1f24 }
@@ -118,7 +119,8 @@ def _skipped(skipped: Mapping[str, str]) -> str:
 def write(
     folder: RunFolder,
     config: Config,
-    choices: Mapping[str, Any],
+    *,
+    resolved: Mapping[str, Any],
     summary: Summary,
     codes: Codes,
     stage: GANStage,
@@ -129,7 +131,7 @@ def write(
     gif, curves = folder.path / "traversals" / "gan.gif", folder.path / "curves.png"
     drawing.save_gif(gif, drawing.traversal_frames(stage, codes))
     drawing.curves(folder.stats()).savefig(curves, dpi=110)
-    chosen = ", ".join(f"{name} {value}" for name, value in choices.items())
+    chosen = ", ".join(f"{name} {value}" for name, value in resolved.items())
     title = f"ID-GAN: {config.preset}, seed {config.seed}"
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>",

@@ -1,19 +1,65 @@
-"""What --amp auto and --compile auto come to. What they chose once stays for the whole run on a kind of device."""
+"""What the settings leave to the machine, resolved: the device, --amp, --compile and --loader.
+
+What --amp auto and --compile auto resolved to stays so for the whole run on a kind of device.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from idgan_fast.config.fields import settings_of
 from idgan_fast.config.settings import Config
+from idgan_fast.data import choose_loader
 from idgan_fast.errors import UserError
 from idgan_fast.training.precision import Precision, choose
 from idgan_fast.training.step_compiler import cannot_compile, whether_to_compile
 
 
+@dataclass(frozen=True)
+class ResolvedSettings:
+    """The values, and a reason in a few words for each that may be a surprise."""
+
+    device: torch.device
+    precision: Precision
+    compiled: bool
+    why_compiled: str
+    loader: str
+    """dali or torch, for images that are not kept in memory."""
+    why_loader: str
+    tf32: bool | None
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint and the report hold: these values, and what else the numbers of a run depend on."""
+        return {
+            "device": str(self.device),
+            "amp": self.precision.name,
+            "compile": "on" if self.compiled else "off",
+            "loader": self.loader,
+            "tf32": self.tf32,
+            "threads": torch.get_num_threads(),
+            "torch": str(torch.__version__),
+        }
+
+
+def resolve(config: Config, device: torch.device, before: Mapping[str, Any]) -> ResolvedSettings:
+    """Resolve the settings on a device. before: the record of the run that is resumed, or nothing.
+
+    Raises UserError where a value is asked for that cannot be.
+    """
+    precision = choose_precision(config, device, before)
+    return ResolvedSettings(
+        device,
+        precision,
+        *choose_compile(config, device, precision, before),
+        *choose_loader(config, device),
+        config.tf32,
+    )
+
+
 def choose_precision(config: Config, device: torch.device, before: Mapping[str, Any]) -> Precision:
-    """before: the choices of the run that is resumed, or nothing."""
+    """Resolve --amp, to what it was before where it is auto."""
     if config.amp == "auto" and "amp" in before:
         return Precision(before["amp"], device.type, "as before")
     return choose(config.amp, device)
@@ -39,6 +85,6 @@ def choose_compile(
 
 
 def steps_of(config: Config, device: torch.device, precision: Precision) -> str:
-    """All that decides which graphs a run compiles."""
+    """All that decides which steps a run compiles, as a string to compare."""
     settings = {key: value for key, value, carried in settings_of(config) if carried.compiled}
     return f"{settings} {device} {precision.name} {torch.get_num_threads()}"

@@ -30,7 +30,8 @@ class Resumed:
         return self.state["iteration"]
 
     @property
-    def choices(self) -> dict[str, Any]:
+    def resolved_settings(self) -> dict[str, Any]:
+        """The record of the run that wrote it, as `ResolvedSettings.record` made it."""
         return self.state["choices"]
 
 
@@ -111,3 +112,14 @@ def _extendable(config: Config, resumed: Resumed) -> set[str]:
     keys = {key for key, _, carried in settings_of(config) if key.startswith("gan.") or carried.on_resume == "stage 2"}
     scheduled = config.vae.beta_start is not None or config.vae.lr_decay + config.vae.lr_warmup > 0
     return keys if scheduled else keys | {"vae.iters"}
+
+
+def require_same_data(resumed: Resumed | None, fingerprint: str, config: Config) -> None:
+    """Raise UserError unless a run goes on with the images that it began with; a finished stage 1 may meet others."""
+    if resumed is None or resumed.state["data"] == fingerprint:
+        return
+    if resumed.stage == "gan" or resumed.iteration < config.vae.iters:
+        raise UserError(
+            f"resume: the pictures are not those that {resumed.path} was trained on; bring them back, or take "
+            "another --out"
+        )

@@ -73,7 +73,7 @@ def test_auto_takes_the_newest(run: Run) -> None:
     resumed = run.find()
     assert resumed is not None
     assert (resumed.path, resumed.stage, resumed.iteration) == (newest, "gan", 5)
-    assert resumed.choices == {"amp": "off"}
+    assert resumed.resolved_settings == {"amp": "off"}
     assert_equal(resumed.state, load(newest))
     assert len(run.said) == 1
     assert str(newest) in run.said[0]
