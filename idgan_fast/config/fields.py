@@ -9,8 +9,8 @@ OnResume = Literal["fixed", "stage 2", "remedy", "free"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
-    """What a field carries; `setting` explains it."""
+class Traits:
+    """What a field of the settings carries; `setting` explains each."""
 
     at_least: float = -math.inf
     at_most: float = math.inf
@@ -30,7 +30,7 @@ def setting(
     departure: bool | None = None,
     recorded: bool = True,
 ) -> Any:
-    """Return a dataclass field. A field without this has the defaults of `Setting`.
+    """Return a dataclass field. A field without this has the defaults of `Traits`.
 
     at_least, at_most: the bounds of a number, which it may equal.
     on_resume: whether a resumed run may have another value. "fixed": no. "stage 2": until stage 2 has begun; every
@@ -42,15 +42,15 @@ def setting(
     """
     compiled = on_resume != "free" if compiled is None else compiled
     departure = on_resume != "free" if departure is None else departure
-    carried = Setting(at_least, at_most, on_resume, compiled, departure, recorded)
-    return dataclasses.field(default=default, metadata={"setting": carried})
+    traits = Traits(at_least, at_most, on_resume, compiled, departure, recorded)
+    return dataclasses.field(default=default, metadata={"traits": traits})
 
 
-def settings_of(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Setting]]:
-    """Yield (dotted key, value, what the field carries) for every field of nested dataclasses, in their order."""
+def settings_of(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Traits]]:
+    """Yield (dotted key, value, traits) for every field of nested dataclasses, in their order."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             yield from settings_of(value, f"{prefix}{field.name}.")
         else:
-            yield prefix + field.name, value, field.metadata.get("setting", Setting())
+            yield prefix + field.name, value, field.metadata.get("traits", Traits())

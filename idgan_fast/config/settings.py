@@ -1,4 +1,4 @@
-"""The settings of a run: frozen dataclasses and their YAML record. Unknown keys are refused."""
+"""The settings of a run: frozen dataclasses, and their record as YAML, in which unknown keys are refused."""
 
 import contextlib
 import dataclasses
@@ -190,15 +190,15 @@ class Config:
 
 
 def flatten(config: Any) -> dict[str, Any]:
-    """Nested dataclasses -> {"vae.beta": 8.0, ...}, with paths as strings: what YAML and checkpoints hold."""
+    """Flatten nested dataclasses to {"vae.beta": 8.0, ...}, with paths as strings: what YAML and checkpoints hold."""
     return {key: str(value) if isinstance(value, Path) else value for key, value, _ in settings_of(config)}
 
 
 def to_yaml(config: Config) -> str:
-    """The record of a run, without what only says where and how it was started."""
+    """Write the settings as config.yaml has them: without what only says where and how the run was started."""
     nested: dict[str, Any] = {}
     values = flatten(config)
-    for key in (key for key, _, carried in settings_of(config) if carried.recorded):
+    for key in (key for key, _, traits in settings_of(config) if traits.recorded):
         *groups, name = key.split(".")
         target = nested
         for group in groups:
@@ -208,7 +208,10 @@ def to_yaml(config: Config) -> str:
 
 
 def override(base: Any, values: Any, where: str = "") -> Any:
-    """A copy of the dataclass `base` with `values` (a nested mapping) put in; unknown keys and wrong types refused."""
+    """Return a copy of the dataclass `base` with the nested mapping `values` put in.
+
+    Raises UserError for unknown keys and wrong types. where: the dotted prefix of the keys, for its message.
+    """
     if not isinstance(values, Mapping):
         raise UserError(f"config: {where.rstrip('.') or 'the file'} must be a mapping of settings, got {values!r}")
     hints = typing.get_type_hints(type(base))
@@ -219,11 +222,12 @@ def override(base: Any, values: Any, where: str = "") -> Any:
         if dataclasses.is_dataclass(hints[key]):
             changes[key] = override(getattr(base, key), value, f"{where}{key}.")
         else:
-            changes[key] = _typed(hints[key], value, f"{where}{key}")
+            changes[key] = _converted(hints[key], value, f"{where}{key}")
     return replace(base, **changes)
 
 
-def _typed(hint: Any, value: Any, where: str) -> Any:
+def _converted(hint: Any, value: Any, where: str) -> Any:
+    """Return a value from YAML as the type that a field's hint allows. Raises UserError where there is none."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:
         if typing.get_origin(option) is Literal:
@@ -245,6 +249,7 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
+    """Read the nested mapping of a file of settings. Raises UserError where the file is something else."""
     try:
         values = yaml.safe_load(path.read_text()) or {}
     except OSError as error:

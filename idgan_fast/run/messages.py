@@ -21,22 +21,22 @@ COLLAPSED = (
 UNREAD = "collapse: G's images say nothing of c (R² near 0); raise --gan.distill-weight"
 
 
-def beginning(config: Config, folder: Path, resolved: ResolvedSettings, before: Mapping[str, Any]) -> Iterator[str]:
-    """The run, its device, and what differs from the record `before` of the run that is resumed, if there is one."""
+def beginning(config: Config, folder: Path, resolved: ResolvedSettings, previous: Mapping[str, Any]) -> Iterator[str]:
+    """The run, its device, and what differs from `previous`, the record of the run that is resumed, if there is one."""
     yield f"idgan-fast {__version__}: preset {config.preset}, seed {config.seed}, into {folder}"
     threads = f", {torch.get_num_threads()} threads" if resolved.device.type == "cpu" else ""
     precision, now = resolved.precision, resolved.record()
     amp = "" if config.amp == "off" else f"; amp {precision.name}: {precision.reason}"
     compiled = f"; compile on: {resolved.why_compiled}" if resolved.compiled else ""
     yield f"device {resolved.device}{threads}{amp}{compiled}"
-    for name in ("device", "threads", "torch", "compile", "tf32") if before else ():
-        if before.get(name) != now[name]:
-            yield f"{name} was {before.get(name)}: the numbers from here on are not those of an unbroken run"
+    for name in ("device", "threads", "torch", "compile", "tf32") if previous else ():
+        if previous.get(name) != now[name]:
+            yield f"{name} was {previous.get(name)}: the numbers from here on are not those of an unbroken run"
 
 
-def data(dataset: Dataset, config: Config, resolved: ResolvedSettings, before: Mapping[str, Any]) -> Iterator[str]:
+def data(dataset: Dataset, config: Config, resolved: ResolvedSettings, previous: Mapping[str, Any]) -> Iterator[str]:
     """The images, who decodes them, and what is lost of them."""
-    yield f"data: {len(dataset):,} {dataset.name}{'' if dataset.cached else _decoded_by(resolved, before)}"
+    yield f"data: {len(dataset):,} {dataset.name}{'' if dataset.cached else _decoded_by(resolved, previous)}"
     for path, reason in list(dataset.skipped.items())[:1]:
         yield f"skipped {len(dataset.skipped)} of them, such as {path}: {reason}"
     images, shorter = config.images, dataset.shorter_side
@@ -47,8 +47,8 @@ def data(dataset: Dataset, config: Config, resolved: ResolvedSettings, before: M
         )
 
 
-def _decoded_by(resolved: ResolvedSettings, before: Mapping[str, Any]) -> str:
-    loader_before = before.get("loader", "torch") if before else resolved.loader
+def _decoded_by(resolved: ResolvedSettings, previous: Mapping[str, Any]) -> str:
+    loader_before = previous.get("loader", "torch") if previous else resolved.loader
     other = "" if loader_before == resolved.loader else f"; {loader_before} before: pictures differ by rounding"
     return f", loader {resolved.loader}: {resolved.why_loader}{other}"
 

@@ -43,30 +43,34 @@ class ResolvedSettings:
         }
 
 
-def resolve(config: Config, device: torch.device, before: Mapping[str, Any]) -> ResolvedSettings:
-    """Resolve the settings on a device. before: the record of the run that is resumed, or nothing.
+def resolve(config: Config, device: torch.device, previous: Mapping[str, Any]) -> ResolvedSettings:
+    """Resolve the settings on a device. previous: the record of the run that is resumed, or nothing.
 
     Raises UserError where a value is asked for that cannot be.
     """
-    precision = choose_precision(config, device, before)
+    precision = choose_precision(config, device, previous)
+    compiled, why_compiled = choose_compile(config, device, precision, previous)
+    loader, why_loader = choose_loader(config, device)
     return ResolvedSettings(
-        device,
-        precision,
-        *choose_compile(config, device, precision, before),
-        *choose_loader(config, device),
-        config.tf32,
+        device=device,
+        precision=precision,
+        compiled=compiled,
+        why_compiled=why_compiled,
+        loader=loader,
+        why_loader=why_loader,
+        tf32=config.tf32,
     )
 
 
-def choose_precision(config: Config, device: torch.device, before: Mapping[str, Any]) -> Precision:
-    """Resolve --amp, to what it was before where it is auto."""
-    if config.amp == "auto" and "amp" in before:
-        return Precision(before["amp"], device.type, "as before")
+def choose_precision(config: Config, device: torch.device, previous: Mapping[str, Any]) -> Precision:
+    """Resolve --amp; auto stays what it was before."""
+    if config.amp == "auto" and "amp" in previous:
+        return Precision(previous["amp"], device.type, "as before")
     return choose(config.amp, device)
 
 
 def choose_compile(
-    config: Config, device: torch.device, precision: Precision, before: Mapping[str, Any]
+    config: Config, device: torch.device, precision: Precision, previous: Mapping[str, Any]
 ) -> tuple[bool, str]:
     """Whether to compile, and why. Raises UserError where it is asked for and cannot be."""
     if config.compile == "off":
@@ -78,13 +82,13 @@ def choose_compile(
         return True, "as asked"
     if config.gan.model == "stylegan2" and config.gan.stylegan2.recompute:
         return False, "the compiler cannot recompute"
-    if "compile" in before and torch.device(before["device"]).type == device.type:
-        return before["compile"] == "on" and reason is None, reason or "as before"
+    if "compile" in previous and torch.device(previous["device"]).type == device.type:
+        return previous["compile"] == "on" and reason is None, reason or "as before"
     iters = max(config.vae.iters, config.gan.iters)
     return whether_to_compile(device, iters, steps_of(config, device, precision))
 
 
 def steps_of(config: Config, device: torch.device, precision: Precision) -> str:
     """All that decides which steps a run compiles, as a string to compare."""
-    settings = {key: value for key, value, carried in settings_of(config) if carried.compiled}
+    settings = {key: value for key, value, traits in settings_of(config) if traits.compiled}
     return f"{settings} {device} {precision.name} {torch.get_num_threads()}"

@@ -48,32 +48,32 @@ class Trainer:
         self.config, self.console, self.stop = config, console, stop
         self.device = pick_device(config.device)
         use_tf32(config.tf32)
-        self.folder, self.resumed = find(config, console.line)
-        self.before = self.resumed.resolved_settings if self.resumed else {}
-        self.resolved = resolve(config, self.device, self.before)
+        self.folder, self.checkpoint = find(config, console.line)
+        self.previous = self.checkpoint.resolved_settings if self.checkpoint else {}
+        self.resolved = resolve(config, self.device, self.previous)
         self.precision = self.resolved.precision
         self.step_compiler = StepCompiler(self.resolved.compiled, self.device, console.line)
         self.fingerprint = ""  # of the data
         self.completed_stages: dict[str, Any] = {}  # their states, for the checkpoints of later ones
-        self.last_good = self.resumed.path if self.resumed else None
-        self._began = time.monotonic() - (self.resumed.state["seconds"] if self.resumed else 0.0)
-        self._logged = self._saved = time.monotonic()
+        self.last_good = self.checkpoint.path if self.checkpoint else None
+        self._start_time = time.monotonic() - (self.checkpoint.state["seconds"] if self.checkpoint else 0.0)
+        self._log_time = self._save_time = time.monotonic()
         self._collapse_said = False
 
     def run(self) -> None:
         """Train what is left of both stages and write the report. Raises UserError, and Stopped after a signal."""
         config = self.config
         self.folder.prepare(config)
-        self._say(messages.beginning(config, self.folder.path, self.resolved, self.before))
-        if self.resumed:
-            self.folder.rewind(self.resumed.stage, self.resumed.iteration)
+        self._say(messages.beginning(config, self.folder.path, self.resolved, self.previous))
+        if self.checkpoint:
+            self.folder.rewind(self.checkpoint.stage, self.checkpoint.iteration)
         else:
             self.folder.rewind()  # what a run without a checkpoint left
 
         small = open_data(config, IMAGE_SIZE)
-        self._say(messages.data(small, config, self.resolved, self.before))
+        self._say(messages.data(small, config, self.resolved, self.previous))
         self.fingerprint = small.fingerprint
-        require_same_data(self.resumed, self.fingerprint, config)
+        require_same_data(self.checkpoint, self.fingerprint, config)
         torch.manual_seed(config.seed)
         vae_stage = VAEStage(config, small.channels, self.device, self.precision, self.step_compiler)
         images = small[torch.randint(len(small), (RECONSTRUCTED,), generator=torch.Generator().manual_seed(0))]
@@ -95,7 +95,7 @@ class Trainer:
             return small
         large = open_data(self.config, self.config.images.size)
         if small.cached and not large.cached:
-            self._say(messages.data(large, self.config, self.resolved, self.before))
+            self._say(messages.data(large, self.config, self.resolved, self.previous))
         return large
 
     def _read_codes(self, dataset: Dataset, stage: VAEStage) -> Codes:
@@ -109,7 +109,7 @@ class Trainer:
     def _finish(self, stage: GANStage, codes: Codes, skipped: dict[str, str]) -> None:
         """Measure, write the report, and say how it went."""
         summary = summarise(stage, codes)
-        seconds = time.monotonic() - self._began
+        seconds = time.monotonic() - self._start_time
         page = report.write(
             self.folder,
             self.config,
@@ -130,7 +130,9 @@ class Trainer:
         start = self._restore(stage)
         if start < stage.iters:
             source = self._batches(dataset, stage.batch_size, self._seed(stage), start)
-            with self.console.stage(stage.name, start, stage.iters, stage.batch_size) as progress:
+            with self.console.stage(
+                stage.name, start=start, total=stage.iters, batch_size=stage.batch_size
+            ) as progress:
                 self._iterate(stage, start, source, draw, progress)
         elif stage.iters and not self.folder.has_pictures(stage.name, stage.iters):
             draw(stage.iters)
@@ -138,12 +140,12 @@ class Trainer:
 
     def _restore(self, stage: Stage) -> int:
         """Load the stage from the checkpoint, if there is one; the iteration to go on with."""
-        if self.resumed is None or stage.name not in self.resumed.state:
+        if self.checkpoint is None or stage.name not in self.checkpoint.state:
             return 0
-        state = self.resumed.state[stage.name]
+        state = self.checkpoint.state[stage.name]
         stage.load_state_dict(state)
-        start = self.resumed.iteration if stage.name == self.resumed.stage else stage.iters
-        if torch.device(self.before["device"]).type == self.device.type:
+        start = self.checkpoint.iteration if stage.name == self.checkpoint.stage else stage.iters
+        if torch.device(self.previous["device"]).type == self.device.type:
             stage.rng.set_state(state["rng"])
         else:
             stage.rng.manual_seed(self._seed(stage) + 1_000_003 * start)
@@ -162,44 +164,44 @@ class Trainer:
         """The training loop, from `start` iterations done to all of them."""
         config = self.config
         metrics: dict[str, Tensor] = {}
-        shown: dict[str, str] = {}
-        waited = 0.0  # seconds for data since the last line of stats.jsonl
+        texts: dict[str, str] = {}
+        wait = 0.0  # for data since the last line of stats.jsonl, in seconds
         for done in range(start + 1, stage.iters + 1):
-            asked = time.monotonic()
+            request_time = time.monotonic()
             try:
                 batch = next(source)
             except UserError:
                 if metrics:
                     self._save(stage, done - 1, metrics)
                 raise
-            waited += time.monotonic() - asked
+            wait += time.monotonic() - request_time
             metrics = stage.step(batch, done - 1)
             now = time.monotonic()
             stopping = bool(self.stop)  # read once: a signal may come at any time
             last = done == stage.iters or stopping
-            if last or done % config.log_every == 0 or now - self._logged > LOG_SECONDS:
-                shown |= self._log(stage, done, metrics, progress.images_per_second(done), waited)
-                self._logged, waited = now, 0.0
-                progress.update(done, shown)
+            if last or done % config.log_every == 0 or now - self._log_time > LOG_SECONDS:
+                texts |= self._log(stage, done, metrics, progress.images_per_second(done), wait)
+                self._log_time, wait = now, 0.0
+                progress.update(done, texts)
             else:
                 progress.update(done)
-            if last or done % config.save_every == 0 or now - self._saved > SAVE_SECONDS:
+            if last or done % config.save_every == 0 or now - self._save_time > SAVE_SECONDS:
                 self._save(stage, done, metrics)
-                self._saved = now
+                self._save_time = now
             if done == stage.iters or done % config.picture_every == 0:
-                shown |= draw(done)
+                texts |= draw(done)
             if stopping:
                 raise Stopped(f"stopped at {stage.name} iteration {done}, saved in {self.last_good}")
 
     def _log(
-        self, stage: Stage, done: int, metrics: dict[str, Tensor], images_per_second: float, waited: float
+        self, stage: Stage, done: int, metrics: dict[str, Tensor], images_per_second: float, wait: float
     ) -> dict[str, str]:
         """Write a line of stats.jsonl. Returns its numbers as texts for the console."""
         self._require_finite(stage, done, metrics)
         values = stage.log_values(metrics, done - 1)
         if stage.collapsed(values, done - 1):
             self._say_collapsed()
-        share = waited / max(time.monotonic() - self._logged, 1e-9)
+        share = wait / max(time.monotonic() - self._log_time, 1e-9)
         clock = {"images_per_second": round(images_per_second, 1), "waited_for_data": round(share, 4)}
         self.folder.log(stage.name, done, values | clock)
         return {name: f"{value:.3g}" for name, value in values.items() if not isinstance(value, list)}
@@ -214,7 +216,7 @@ class Trainer:
             "choices": self.resolved.record(),
             "stage": stage.name,
             "iteration": done,
-            "seconds": time.monotonic() - self._began,
+            "seconds": time.monotonic() - self._start_time,
             **self.completed_stages,
             stage.name: stage.state_dict(),
         }

@@ -154,7 +154,7 @@ def pack(path: Path, dest: Path, settings: Settings, workers: int, console: Cons
 def _write_parts(job: Job, todo: Sequence[int], workers: int, before: int, console: Console, stop: StopSignal) -> None:
     """before: pictures in the parts that are there."""
     total, shown = len(job.source.names), before
-    with console.stage("pack", before, total, 1) as progress:
+    with console.stage("pack", start=before, total=total, batch_size=1) as progress:
 
         def tick(done: int) -> bool:
             nonlocal shown

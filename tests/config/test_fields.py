@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from idgan_fast.config.arguments import check
-from idgan_fast.config.fields import OnResume, Setting, settings_of
+from idgan_fast.config.fields import OnResume, Traits, settings_of
 from idgan_fast.config.presets import PRESETS, departures
 from idgan_fast.config.settings import Config, flatten
 from idgan_fast.run.resolved_settings import steps_of
 from idgan_fast.training.precision import Precision
 from tests.common import error_of
 
-CARRIED = {key: carried for key, _, carried in settings_of(Config())}
+TRAITS = {key: traits for key, _, traits in settings_of(Config())}
 BASE = PRESETS["dsprites"]
 
 BOUNDS = {
@@ -53,32 +53,32 @@ def with_value(config: Any, key: str, value: object) -> Any:
     return replace(config, **{group: with_value(getattr(config, group), rest, value) if rest else value})
 
 
-def keys_where(condition: Callable[[Setting], bool]) -> set[str]:
-    return {key for key, carried in CARRIED.items() if condition(carried)}
+def keys_where(condition: Callable[[Traits], bool]) -> set[str]:
+    return {key for key, traits in TRAITS.items() if condition(traits)}
 
 
 def test_every_field_is_walked() -> None:
-    assert CARRIED.keys() == flatten(Config()).keys()
+    assert TRAITS.keys() == flatten(Config()).keys()
     nested = asdict(Config())
-    for key, value, carried in settings_of(Config()):
+    for key, value, traits in settings_of(Config()):
         there: object = nested
         for name in key.split("."):
             there = there[name]  # type: ignore[index]
         assert there == value
-        assert isinstance(carried, Setting)
-        assert carried.on_resume in get_args(OnResume)
-        assert carried.at_least < carried.at_most
+        assert isinstance(traits, Traits)
+        assert traits.on_resume in get_args(OnResume)
+        assert traits.at_least < traits.at_most
 
 
 def test_bounds() -> None:
-    bounded = {key: (carried.at_least, carried.at_most) for key, carried in CARRIED.items()}
+    bounded = {key: (traits.at_least, traits.at_most) for key, traits in TRAITS.items()}
     expected = {key: bounds for bounds, keys in BOUNDS.items() for key in keys.split()}
     assert {key: bounds for key, bounds in bounded.items() if bounds != (-math.inf, math.inf)} == expected
 
 
 @pytest.mark.parametrize("key", sorted(key for keys in BOUNDS.values() for key in keys.split()))
 def test_bounds_are_checked(key: str) -> None:
-    low, high = CARRIED[key].at_least, CARRIED[key].at_most
+    low, high = TRAITS[key].at_least, TRAITS[key].at_most
     wanted = f"at least {low}" if high == math.inf else f"from {low} to {high}"
     for value in [low - 1] if high == math.inf else [low - 1, high + 1]:
         config = with_value(BASE, key, value)
@@ -93,17 +93,17 @@ def test_every_preset_lies_within_the_bounds() -> None:
 
 
 def test_what_a_resumed_run_may_change() -> None:
-    assert keys_where(lambda carried: carried.on_resume == "free") == set(FREE.split())
+    assert keys_where(lambda traits: traits.on_resume == "free") == set(FREE.split())
     remedies = "amp vae.lr vae.batch_size gan.lr_g gan.lr_d gan.batch_size"
-    assert keys_where(lambda carried: carried.on_resume == "remedy") == set(remedies.split())
+    assert keys_where(lambda traits: traits.on_resume == "remedy") == set(remedies.split())
     until_stage_2 = "preset images.size images.flip images.dequantise"
-    assert keys_where(lambda carried: carried.on_resume == "stage 2") == set(until_stage_2.split())
+    assert keys_where(lambda traits: traits.on_resume == "stage 2") == set(until_stage_2.split())
 
 
 def test_what_compiled_steps_depend_on() -> None:
-    assert keys_where(lambda carried: not carried.compiled) == {*FREE.split(), *RUN.split(), *OUTSIDE.split()}
-    for key, carried in CARRIED.items():
-        assert (steps(with_value(BASE, key, "other")) != steps(BASE)) == carried.compiled, key
+    assert keys_where(lambda traits: not traits.compiled) == {*FREE.split(), *RUN.split(), *OUTSIDE.split()}
+    for key, traits in TRAITS.items():
+        assert (steps(with_value(BASE, key, "other")) != steps(BASE)) == traits.compiled, key
 
 
 def steps(config: Config) -> str:
@@ -112,14 +112,14 @@ def steps(config: Config) -> str:
 
 def test_what_counts_as_a_departure() -> None:
     expected = {*FREE.split(), *RUN.split()} - {"gan.sample_code"}
-    assert keys_where(lambda carried: not carried.departure) == expected
-    for key in CARRIED.keys() - {"preset", "data", "dataset"}:  # these bring rows of their own
+    assert keys_where(lambda traits: not traits.departure) == expected
+    for key in TRAITS.keys() - {"preset", "data", "dataset"}:  # these bring rows of their own
         rows = [row[0] for row in departures(with_value(replace(BASE, data=Path("x")), key, "other"))]
-        assert rows == ([key] if CARRIED[key].departure else []), key
+        assert rows == ([key] if TRAITS[key].departure else []), key
 
 
 def test_what_the_record_leaves_out() -> None:
-    assert keys_where(lambda carried: not carried.recorded) == {"out", "resume", "config", "batch_size"}
+    assert keys_where(lambda traits: not traits.recorded) == {"out", "resume", "config", "batch_size"}
 
 
 def test_settings_travel_to_other_processes() -> None:

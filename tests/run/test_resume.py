@@ -33,7 +33,7 @@ class Run:
         more = {"config": flatten(config), "choices": {"amp": "off"}, "seconds": 1.5}
         return save(self.path / "checkpoints", state_at(stage, iteration, **more))
 
-    def find(self, *argv: str) -> resume.Resumed | None:
+    def find(self, *argv: str) -> resume.Checkpoint | None:
         folder, resumed = resume.find(self.settings(*argv), self.said.append)
         assert folder.path == self.settings(*argv).out
         return resumed
@@ -240,19 +240,19 @@ def test_another_loader_may_go_on(run: Run, before: str) -> None:
 
 
 def test_every_setting_is_refused_said_or_taken_as_its_field_has_it(run: Run) -> None:
-    for key, _, carried in settings_of(run.config):
+    for key, _, traits in settings_of(run.config):
         path = run.save("gan", 5)
         state = load(path)
         state["config"][key] = "another value"
         torch.save(state, path)
         run.said.clear()
-        if carried.on_resume in ("fixed", "stage 2") and key != "gan.iters":
+        if traits.on_resume in ("fixed", "stage 2") and key != "gan.iters":
             said = error_of(lambda: resume.find(run.config, run.said.append))
             assert said.startswith(f"resume: {key} was another value in")
             continue
         assert resume.find(run.config, run.said.append)[1] is not None
         lines = [line for line in run.said if line.startswith(f"from here on {key} is ")]
-        assert len(lines) == (carried.on_resume == "remedy"), key
+        assert len(lines) == (traits.on_resume == "remedy"), key
 
 
 def test_the_stage_that_is_running_may_be_made_longer(run: Run) -> None:
