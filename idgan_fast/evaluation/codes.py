@@ -14,9 +14,8 @@ from idgan_fast.data import Dataset, to_unit
 from idgan_fast.evaluation.disentanglement import correlation, mig, r2_per_dim
 from idgan_fast.models.vae import IMAGE_SIZE, Encoder, reparameterize
 from idgan_fast.training.gan import GANStage, teacher_view
-from idgan_fast.training.losses import kl_per_dim
+from idgan_fast.training.losses import ACTIVE_NATS, kl_per_dim
 
-ACTIVE_NATS = 0.5  # a code dimension with more KL than this carries information
 BATCH = 64  # images of 64x64 at a time, and larger ones in proportion
 READ_BACK = 2048  # generated images of 64x64 that are read back for a report, and larger ones in proportion
 SHOWN_SIDE = 128  # the largest side of a generated image in the report, in pixels

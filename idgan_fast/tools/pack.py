@@ -154,7 +154,7 @@ def pack(path: Path, dest: Path, settings: Settings, workers: int, console: Cons
 def _write_parts(job: Job, todo: Sequence[int], workers: int, before: int, console: Console, stop: StopSignal) -> None:
     """Write the parts of `todo`, with a progress bar. before: images in the parts that are there already."""
     total, shown = len(job.source.names), before
-    with console.stage("pack", before, total, 1) as progress:
+    with console.stage("pack", start=before, total=total, batch_size=1) as progress:
 
         def tick(done: int) -> bool:
             nonlocal shown

@@ -37,6 +37,7 @@ class GANStage:
     """Networks, optimizers and random state of stage 2. `state_dict()` holds all of it but the teacher."""
 
     name = "gan"
+    may_overflow = frozenset({"r1", "path_penalty", "path_length"})
     _PARTS = ("generator", "discriminator", "average", "optimizer_g", "optimizer_d", "scale")
 
     def __init__(
@@ -120,14 +121,17 @@ class GANStage:
                 self.loss_d.ada.adjust(ADA_EVERY * n, self.config.ada_target, self.config.ada_images)
         return metrics
 
-    def schedule(self, iteration: int) -> dict[str, float]:
-        """What changes from iteration to iteration by these settings, for the log."""
-        shown = {}
+    def log_values(self, metrics: Metrics, iteration: int) -> dict[str, Any]:
+        values: dict[str, Any] = {name: value.tolist() for name, value in metrics.items()}
         if self.config.distill_warmup:
-            shown["distill_weight"] = distill_weight_at(self.config, iteration)
+            values["distill_weight"] = distill_weight_at(self.config, iteration)
         if self.config.ema_rampup:
-            shown["ema"] = ema_at(self.config, iteration)
-        return shown
+            values["ema"] = ema_at(self.config, iteration)
+        return values
+
+    def collapsed(self, values: dict[str, Any], iteration: int) -> bool:
+        """Never by its metrics: whether G's images tell of c is read back from them."""
+        return False
 
     # ---- the updates, functions of tensors
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+ACTIVE_NATS = 0.5  # a dimension of the code with more KL than this is active: it carries information
 VARIANCE_EPS = 1e-8
 
 

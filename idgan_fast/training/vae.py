@@ -34,6 +34,7 @@ class VAEStage:
     """Network, optimizer and random state of stage 1. `state_dict()` holds all of it."""
 
     name = "vae"
+    may_overflow: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -78,8 +79,15 @@ class VAEStage:
         """Everything that training changes, by name."""
         return dict(self.vae.named_parameters())
 
-    def schedule(self, iteration: int) -> dict[str, float]:
-        return {"beta": beta_at(self.config, iteration), "lr": lr_at(self.config, iteration)}
+    def log_values(self, metrics: dict[str, Tensor], iteration: int) -> dict[str, Any]:
+        values: dict[str, Any] = {name: value.tolist() for name, value in metrics.items()}
+        values["active"] = sum(kl > losses.ACTIVE_NATS for kl in values["kl_per_dim"])
+        return values | {"beta": beta_at(self.config, iteration), "lr": lr_at(self.config, iteration)}
+
+    def collapsed(self, values: dict[str, Any], iteration: int) -> bool:
+        """No dimension of the code is active, though beta has fallen, or a tenth of the iterations is done."""
+        settled = self.config.beta_reach if self.config.beta_start is not None else 0.1
+        return values["active"] == 0 and iteration + 1 > settled * self.iters
 
     def state_dict(self) -> dict[str, Any]:
         return {

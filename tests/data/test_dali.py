@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(dali.why_not(CPU) is not None, reason=str(dali.why_not(CPU)))
 
 RGB = Image.fromarray(smooth(91, 70))
-GREY = RGB.convert("L")
+GRAY = RGB.convert("L")
 
 
 def turned(orientation: int) -> bytes:
@@ -50,10 +50,10 @@ def transparent() -> Image.Image:
 
 
 def sixteen_bits() -> Image.Image:
-    return Image.fromarray(np.asarray(GREY).astype(np.uint16) * 257)
+    return Image.fromarray(np.asarray(GRAY).astype(np.uint16) * 257)
 
 
-def with_clear_colour() -> Image.Image:
+def with_clear_color() -> Image.Image:
     image = RGB.convert("P")
     image.info["transparency"] = 3
     return image
@@ -74,14 +74,14 @@ KINDS: dict[str, tuple[Image.Image, dict[str, Any], bool]] = {
     "rgb.jpg": (RGB, {"quality": 90}, True),
     "444.jpg": (RGB, {"subsampling": 0}, True),
     "progressive.jpeg": (RGB, {"progressive": True}, True),
-    "grey.jpg": (GREY, {}, True),
+    "gray.jpg": (GRAY, {}, True),
     "cmyk.jpg": (RGB.convert("CMYK"), {}, False),
     "rgb.png": (RGB, {}, True),
-    "grey.png": (GREY, {}, True),
+    "gray.png": (GRAY, {}, True),
     "palette.png": (RGB.convert("P"), {}, False),
-    "clear colour.png": (with_clear_colour(), {"transparency": 3}, False),
+    "clear color.png": (with_clear_color(), {"transparency": 3}, False),
     "transparent.png": (transparent(), {}, False),
-    "grey and alpha.png": (RGB.convert("LA"), {}, False),
+    "gray and alpha.png": (RGB.convert("LA"), {}, False),
     "bit.png": (RGB.convert("1"), {}, False),
     "16 bits.png": (sixteen_bits(), {}, False),
     "gamma.png": (RGB, {"gamma": 0.3}, True),
@@ -128,7 +128,7 @@ def assert_near(got: list[Tensor], wanted: list[Tensor], levels: int = 2) -> Non
 
 
 def numbered(folder: Path, count: int, *, fmt: str = "png") -> list[int]:
-    """Pictures of one grey level each, by which they are known."""
+    """Pictures of one gray level each, by which they are known."""
     for i in range(count):
         solid(folder, f"{i:03}.{fmt}", 5 * i)
     return [5 * i for i in range(count)]
@@ -359,7 +359,7 @@ def test_the_graph_gives_the_loaders_pictures(tmp_path: Path, settings: dict[str
 @pytest.mark.parametrize("framing", ["crop", "squash"])
 def test_the_graph_for_device_0(framing: Any) -> None:
     """Every operator's name, device and arguments are checked as the graph is put together. Without a driver DALI 2.4
-    refuses to serialise it."""
+    refuses to serialize it."""
     from nvidia.dali import Pipeline, fn
 
     pipe = Pipeline(8, 2, 0)

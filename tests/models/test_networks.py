@@ -1,4 +1,4 @@
-"""Sizes, names, initialisation and arithmetic of the networks."""
+"""Sizes, names, initialization and arithmetic of the networks."""
 
 import numpy as np
 import pytest
@@ -165,7 +165,7 @@ def test_kaiming_start_keeps_the_scale_by_fan_in():
     ],
     ids=["resnet D", "dSprites D", "resnet G"],
 )
-def test_other_networks_keep_the_default_initialisation(build, fan_in):
+def test_other_networks_keep_the_default_initialization(build, fan_in):
     layer = build()
     bound = fan_in**-0.5  # torch draws weights and biases from U[-bound, bound]
     assert 0.95 * bound < layer.weight.abs().max() <= bound

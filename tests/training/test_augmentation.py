@@ -120,7 +120,7 @@ def test_the_filters_reconstruct_noise(side):
 
 
 def linear(angle=0.0, x=1.0, y=1.0):
-    """Scale by x and y, then turn anticlockwise, with y down."""
+    """Scale by x and y, then turn counterclockwise, with y down."""
     cos, sin = math.cos(angle), math.sin(angle)
     return np.array([[cos, sin], [-sin, cos]]) @ np.diag([x, y])
 
@@ -180,7 +180,7 @@ def test_beyond_the_edges_are_mirror_images():
     torch.testing.assert_close(actual, expected, rtol=0, atol=0.02)
 
 
-def colour_matrix(b, c, flip, hue, s):
+def color_matrix(b, c, flip, hue, s):
     """[4, 4], composed one by one in the paper's order."""
     v = np.array([1, 1, 1, 0]) / math.sqrt(3)
     along = np.outer(v, v)
@@ -204,9 +204,9 @@ COLOURS = {
 
 @pytest.mark.parametrize("c", [1, 3])
 @pytest.mark.parametrize("name", COLOURS)
-def test_colour_is_the_product_of_its_matrices(name, c):
+def test_color_is_the_product_of_its_matrices(name, c):
     get = COLOURS[name].get
-    matrix = colour_matrix(
+    matrix = color_matrix(
         0.2 * ndtri(get("brightness", 0.5)),
         2 ** (0.5 * ndtri(get("contrast", 0.5))),
         get("luma_flip", 0) >= 0.5,
@@ -214,8 +214,8 @@ def test_colour_is_the_product_of_its_matrices(name, c):
         2 ** ndtri(get("saturation", 0.5)),
     )
     x = pictures(2, c, 8, dtype=torch.float64)
-    colours = np.concatenate([np.broadcast_to(x.numpy(), (2, 3, 8, 8)), np.ones((2, 1, 8, 8))], 1)
-    expected = np.einsum("ij,njyx->niyx", matrix, colours)[:, :c]  # grey stays grey
+    colors = np.concatenate([np.broadcast_to(x.numpy(), (2, 3, 8, 8)), np.ones((2, 1, 8, 8))], 1)
+    expected = np.einsum("ij,njyx->niyx", matrix, colors)[:, :c]  # gray stays gray
     np.testing.assert_allclose(augment(x, numbers_for(2, **COLOURS[name]), HALF), expected, atol=1e-6)
 
 

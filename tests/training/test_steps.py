@@ -40,7 +40,7 @@ def close(actual, expected, rtol=1e-4):
 
 
 def gradients_taken(optimizer, module):
-    """A dictionary that each of the optimiser's steps fills with the gradients that it got, by parameter name."""
+    """A dictionary that each of the optimizer's steps fills with the gradients that it got, by parameter name."""
     taken, step = {}, optimizer.step
 
     def spy(gradients, *args):

@@ -56,7 +56,7 @@ def build(amp="off", **changes):
 
 
 def spy(stage, name):
-    """Keeps the gradients of each of the optimiser's steps."""
+    """Keeps the gradients of each of the optimizer's steps."""
     optimizer = getattr(stage, name)
     step, taken = optimizer.step, stage.taken.setdefault(name, [])
 

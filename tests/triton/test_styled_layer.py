@@ -49,7 +49,7 @@ def arguments(rng: random.Random, dtype: torch.dtype, form: str) -> tuple[list[A
     weight = (torch.randn(c_out, c_in, k, k) / (c_in * k * k) ** 0.5).to(dtype)
     if rng.random() < 0.5:
         weight = between_nan(weight)
-    size = layer._out_size(x, f, padding)
+    size = layer.out_size(x, f, padding)
     noise = option(rng, torch.randn(rng.choice([1, n]), 1, *size))
     tensors = [
         x,

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     styled_layer_measurements.measurements.cache_clear()
     yield
     styled_layer_measurements.measurements.cache_clear()
+
+
+plan = partial(conv_plan.choose_form, dtype=torch.float16, device=CPU)
 
 
 def prefers(key: str) -> Any:
@@ -113,11 +117,10 @@ def test_forms_are_measured_kept_and_taken_by_later_runs() -> None:
     assert set(kept) == {styled_layer_measurements.identity(CPU)}
     styled_layer_measurements.measurements.cache_clear()  # as in another process
     forms = {
-        layer.kind: conv_plan.choose_form(20, 24, 8, 8, 3, layer.size_out // layer.size_in, True, torch.float16, CPU)
-        for layer in LAYERS
+        layer.kind: plan(20, 24, 8, 8, k=3, up=layer.size_out // layer.size_in, composable=True) for layer in LAYERS
     }
     assert forms == {"styled conv": "torch", "styled conv up=2": "composite"}
-    assert conv_plan.choose_form(20, 24, 16, 16, 3, 1, False, torch.float16, CPU) == "same", "another size: the rule"
+    assert plan(20, 24, 16, 16, k=3, up=1, composable=False) == "same", "another size: the rule"
 
 
 def test_measurements_of_other_kernels_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,10 +134,9 @@ def test_measurements_of_other_kernels_do_not_count(monkeypatch: pytest.MonkeyPa
 
 
 def test_plans_without_measurements() -> None:
-    plan = conv_plan.choose_form
-    assert plan(512, 512, 4, 4, 3, 1, False, torch.float16, CPU) == "torch"
-    assert plan(512, 512, 16, 16, 3, 1, False, torch.float16, CPU) == "same"
-    assert plan(512, 512, 16, 16, 3, 2, True, torch.float16, CPU) == "transposed"
-    assert plan(16, 8, 512, 512, 3, 2, True, torch.float16, CPU) == "composite"
-    assert plan(16, 8, 512, 512, 3, 2, False, torch.float16, CPU) == "transposed"
+    assert plan(512, 512, 4, 4, k=3, up=1, composable=False) == "torch"
+    assert plan(512, 512, 16, 16, k=3, up=1, composable=False) == "same"
+    assert plan(512, 512, 16, 16, k=3, up=2, composable=True) == "transposed"
+    assert plan(16, 8, 512, 512, k=3, up=2, composable=True) == "composite"
+    assert plan(16, 8, 512, 512, k=3, up=2, composable=False) == "transposed"
     assert importlib.import_module("idgan_fast.ops.layer.composition").conv_plan is conv_plan
