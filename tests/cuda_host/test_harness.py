@@ -97,6 +97,7 @@ def sanitized(code: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not runtimes(), reason="needs g++ and its libasan")
 @pytest.mark.parametrize(
     ("bug", "report"),
@@ -126,6 +127,7 @@ print("ended")
         assert outcome.stdout == ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not runtimes(), reason="needs g++ and its libasan")
 def test_kernels_stay_within_their_arrays() -> None:
     """The kernels' own tests, in one order of threads, under AddressSanitizer and UBSan."""
