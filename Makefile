@@ -44,9 +44,11 @@ test-all: install
 	$(ON_HOST)
 	$(INTERPRETED)
 
+# Every backend, type, layout and size, and compiled steps: hours. A chosen row for each operator and network takes
+# minutes: pytest benchmarks/ --benchmark-only
 bench: install
 	mkdir -p build
-	$(PY) -m pytest benchmarks --benchmark-only --benchmark-json=build/bench.json
+	$(PY) -m pytest benchmarks --benchmark-only --full --benchmark-json=build/bench.json
 	$(PY) -m benchmarks.report build/bench.json
 
 # The CUDA library in place, for every GPU that TORCH_CUDA_ARCH_LIST or setup.py lists; needs nvcc and none of them.

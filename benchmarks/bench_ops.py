@@ -1,16 +1,19 @@
-"""The operators: every backend that runs here, torch.compile of the reference, and plain torch as StyleGAN code has it.
+"""The operators' own cases: ours beside plain torch as StyleGAN code has it, and the floor.
 
 Three modes: forward; forward + backward; double backward, the gradient of a sum over all first gradients, as R1 and
-path length take it, by the inputs and by dy, forward pass included. Before it is timed each row must agree with plain
-torch in float64. Inputs
-rotate through sets that together exceed the cache. Bytes are the compulsory ones: what must come in and go out once if
-the whole mode were one pass. Flops are those of the reference's convolutions and products.
+path length take it, by the inputs and by dy, forward pass included. Before it is timed each variant must agree with
+plain torch in float64. Inputs rotate through sets that together exceed the cache.
+
+The floor is a copy of the input, writing the result or reading the input, into memory that is there already (the
+kernels allocate their results); where the operator convolves, it is torch's convolution alone, at the input's size.
+
+--full adds every backend, torch.compile of the reference, the half type, and real layers' sizes in both layouts.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import cycle
-from statistics import median
 from typing import Any
 
 import pytest
@@ -18,29 +21,80 @@ import torch
 from torch import Tensor
 
 from benchmarks import measuring
-from benchmarks.measuring import CLOCK, DEVICE
+from benchmarks.comparison import CLOCK, Comparison, record
+from benchmarks.measuring import DEVICE, Call
 from idgan_fast import ops
-from idgan_fast.ops import cases, numerics
+from idgan_fast.ops._registry import Case
+from idgan_fast.ops.validation import numerics
 
-SIZE, CHANNELS = (256, 64) if DEVICE == "cuda" else (64, 64)
-CASES = {case.name: case for case in cases.cases(DEVICE, SIZE, CHANNELS)}
 MODES = ("forward", "forward + backward", "double backward")
 HALF = torch.float16 if DEVICE == "cuda" else torch.bfloat16
-DTYPES = (torch.float32, HALF)
+SHAPE = (2, 64, 256, 256) if DEVICE == "cuda" else (2, 64, 64, 64)
+LAYERS = (  # cases on images of real layers
+    ("bias_act lrelu clamp", (8, 128, 64, 64)),
+    ("bias_act swish", (8, 128, 64, 64)),
+    ("filter2d", (8, 128, 64, 64)),
+    ("upsample2d", (8, 128, 64, 64)),
+    ("downsample2d", (8, 128, 64, 64)),
+    ("filtered_lrelu", (8, 128, 64, 64)),
+    ("modulated_conv2d up=1", (4, 256, 32, 32)),
+    ("modulated_conv2d up=2", (4, 256, 32, 32)),
+    ("styled_conv2d up=2", (4, 128, 64, 64)),
+    ("styled_conv2d up=1", (1, 512, 4, 4)),
+    ("styled_conv2d up=1", (1, 512, 8, 8)),
+)
 # RMS errors: of outputs, and of gradients, where a value that rounding moves across a kink counts fully. Where plain
 # torch's own error is large, as of sums that cancel, three times that is allowed.
 TOLERANCE = {torch.float32: (1e-5, 5e-3), torch.float16: (5e-3, 0.1), torch.bfloat16: (4e-2, 0.2)}
-ROUNDS = 21
 
 
-@cache
-def variants(name: str) -> list[str]:
-    plain = ["plain"] if len(CASES[name].plain) == 1 else ["plain, weight a sample", "plain, shared weight"]
-    return [
-        *[b for b in numerics.backends(DEVICE) if numerics.runs(CASES[name], b, DEVICE)],
-        "reference, compiled",
-        *plain,
-    ]
+def comparisons(full: bool) -> Iterator[Comparison]:
+    every_case = [(name, SHAPE) for name in cases_of(SHAPE)]
+    yield from lines(every_case, MODES, torch.float32, "NCHW", full)
+    if full:
+        yield from lines(every_case, MODES, HALF, "NCHW", full)
+        for layout in numerics.LAYOUTS:
+            yield from lines(LAYERS, MODES[:2], torch.float32, layout, full, "Layers' operators")
+
+
+@pytest.mark.benchmark(timer=CLOCK)
+def test_operator(comparison: Comparison, variant: str, benchmark: Any, max_seconds: float) -> None:
+    record(comparison, variant, benchmark, max_seconds)
+
+
+def cases_of(shape: tuple[int, ...]) -> dict[str, Case]:
+    """By name, on images of a shape; the operators' own are of two images."""
+    n, channels, size, _ = shape
+    found = numerics.cases(DEVICE, size, channels)
+    return {case.name: replace(case, shapes=tuple(with_images(n, of) for of in case.shapes)) for case in found}
+
+
+def with_images(n: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (n, *shape[1:]) if shape[:1] == (2,) else shape
+
+
+def lines(
+    rows: Iterable[tuple[str, tuple[int, ...]]],
+    modes: Sequence[str],
+    dtype: torch.dtype,
+    layout: str,
+    full: bool,
+    title: str = "Operators",
+) -> Iterator[Comparison]:
+    """A line for each case, on images of a shape, and mode; all that are of one dtype and layout are a table."""
+    for name, shape in rows:
+        case = cases_of(shape)[name]
+        backends = [b for b in numerics.backends(DEVICE) if numerics.runs(case, b, DEVICE)]
+        ours = [*backends, "reference, compiled"] if full else backends[:1]
+        plain = ["plain"] if len(case.plain) == 1 else ["plain, weight a sample", "plain, shared weight"]
+        variants = (*ours, *plain, "floor")
+        for mode in modes:
+            yield Comparison(
+                f"{title}, {str(dtype).removeprefix('torch.')} {layout}",
+                f"{name}, {list(shape)}, {mode}",
+                variants,
+                partial(prepare, case, mode, dtype, layout, variants),
+            )
 
 
 def run(call: Callable[..., Tensor], mode: str, leaves: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
@@ -57,8 +111,8 @@ def run(call: Callable[..., Tensor], mode: str, leaves: Sequence[Tensor], others
     return [t.detach() for t in (y, *first, *second)]
 
 
-def whole(name: str, variant: str, mode: str) -> Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]]:
-    case = CASES[name]
+def whole(case: Case, variant: str, mode: str) -> Callable[..., list[Tensor]]:
+    """The function of leaves and cotangents that a variant is."""
     if variant.startswith("plain"):
         form = case.plain[1 if "shared" in variant else 0]
         return lambda leaves, others: run(form, mode, leaves, others)
@@ -74,84 +128,54 @@ def whole(name: str, variant: str, mode: str) -> Callable[[Sequence[Tensor], Seq
     return on_backend
 
 
-def tensors(name: str, dtype: torch.dtype, mode: str, seed: int) -> tuple[list[Tensor], list[Tensor]]:
+def tensors(case: Case, dtype: torch.dtype, layout: str, mode: str) -> tuple[list[Tensor], list[Tensor]]:
     """What the operator takes, and as many cotangents: of the first as y has, of the others as the rest has."""
-    case = CASES[name]
-    leaves = cases.draw(case, dtype, "NCHW", DEVICE, seed)
-    y = case.ours(*leaves)
-    rng = torch.Generator(DEVICE).manual_seed(seed)
-    others = [torch.randn(t.shape, generator=rng, device=DEVICE).to(dtype) for t in (y, *leaves)]
+    leaves = numerics.sample(case, dtype, layout, DEVICE)
+    torch.manual_seed(0)
+    others = [torch.randn_like(t) for t in (case.ours(*leaves), *leaves)]
     others[0].requires_grad_(mode == "double backward")
     return [t.requires_grad_(mode != "forward") for t in leaves], others
 
 
-def again(ts: Sequence[Tensor]) -> list[Tensor]:
-    return [t.detach().clone().requires_grad_(t.requires_grad) for t in ts]
+def floor(mode: str, leaves: Sequence[Tensor], others: Sequence[Tensor]) -> Callable[..., Any]:
+    """The least that must be done, as a function of leaves and cotangents."""
+    y = torch.empty_like(others[0])
+    if len(leaves) > 1 and leaves[1].shape[2:] == (3, 3):
+        stride = max(leaves[0].shape[2] // y.shape[2], 1)
+        convolution = partial(torch.conv2d, stride=stride, padding=1)
+        dy = torch.randn_like(convolution(*leaves[:2])).requires_grad_(others[0].requires_grad)
+        return lambda leaves, others: run(convolution, mode, leaves[:2], [dy, *others[1:3]])
+    if y.numel() > leaves[0].numel():
+        return lambda *_: y.fill_(1)
+    if y.numel() < leaves[0].numel():
+        return lambda leaves, _: leaves[0].detach().sum()
+    return lambda leaves, _: y.copy_(leaves[0].detach())
 
 
-def in_turn(call: Callable[..., Any], sets: Iterator[tuple]) -> Callable[[], Any]:
-    return lambda: call(*next(sets))
+def copies(ts: Sequence[Tensor], dtype: torch.dtype | None = None) -> list[Tensor]:
+    return [t.detach().to(dtype or t.dtype, copy=True).requires_grad_(t.requires_grad) for t in ts]
 
 
-def compulsory_bytes(mode: str, leaves: Sequence[Tensor], others: Sequence[Tensor]) -> int:
-    inputs, output = sum(t.nbytes for t in leaves), others[0].nbytes
-    if mode == "forward":
-        return inputs + output
-    return 2 * inputs + 2 * output if mode == "forward + backward" else 4 * inputs + 3 * output
-
-
-@cache
-def timed(name: str, mode: str, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
-    """Every row of a group: checked, then timed in turns."""
-    leaves, others = tensors(name, dtype, mode, 0)
-    copies = min(64, 1 + 2 * measuring.cache_bytes() // sum(t.nbytes for t in leaves))
-    sets = [(leaves, others)]
-    sets += [(again(leaves), again(others)) for _ in range(copies - 1)]
-    turns = cycle(sets)  # one for all rows, so that none meets inputs that another has just brought into the cache
-
-    def double(ts: Sequence[Tensor]) -> list[Tensor]:
-        return [t.detach().double().requires_grad_(t.requires_grad) for t in ts]
-
-    exact = run(CASES[name].plain[0], mode, double(leaves), double(others))
-    of_plain = [numerics.error(run(form, mode, leaves, others), exact)[1] for form in CASES[name].plain]
+def prepare(case: Case, mode: str, dtype: torch.dtype, layout: str, variants: Sequence[str]) -> dict[str, Call]:
+    leaves, others = tensors(case, dtype, layout, mode)
+    exact = run(case.plain[0], mode, copies(leaves, torch.float64), copies(others, torch.float64))
+    of_plain = [numerics.error(run(form, mode, leaves, others), exact)[1] for form in case.plain]
     bound = max(TOLERANCE[dtype][mode != "forward"], 3 * max(of_plain))
-    calls: dict[str, Callable[[], Any]] = {}
-    rows: dict[str, dict[str, Any]] = {}
-    for variant in variants(name):
-        with torch._dynamo.config.patch(trace_autograd_ops=True):
-            call = whole(name, variant, mode)
-            got = call(leaves, others)
-        wrong = numerics.error(got, exact)[1]
-        assert wrong <= bound, f"{name}, {mode}, {dtype}, {variant}: RMS error {wrong:.1e}, above {bound:.1e}"
-        calls[variant] = in_turn(call, turns)
-        rows[variant] = {"peak_mib": round(measuring.peak_bytes(calls[variant]) / 2**20, 2)}
-    with measuring.Flops() as flops:
-        whole(name, "reference", mode)(leaves, others)
-    moved = compulsory_bytes(mode, leaves, others)
-    times = measuring.alternating(calls, ROUNDS)
-    fastest_plain = min(median(times[v]) for v in times if v.startswith("plain"))
-    for variant, row in rows.items():
-        taken = median(times[variant])
-        row |= {
-            "times": times[variant],
-            "us": round(taken * 1e6, 1),
-            "ratio_to_plain": round(fastest_plain / taken, 2),
-            "bytes": moved,
-            "gb_per_s": round(moved / taken / 1e9, 2),
-            "of_copy_bandwidth": round(moved / taken / 1e9 / measuring.copy_gb_per_s(), 3),
-            "flops": flops.total,
-            "gflop_per_s": round(flops.total / taken / 1e9, 1),
-        }
-    return rows
+    count = min(64, 1 + 2 * measuring.cache_bytes() // sum(t.nbytes for t in leaves))
+    sets = [(leaves, others), *[(copies(leaves), copies(others)) for _ in range(count - 1)]]
+    turns = cycle(sets)  # one for all rows, so that none meets inputs that another has just brought into the cache
+    calls: dict[str, Call] = {}
+    for variant in variants:
+        if variant == "floor":
+            call = floor(mode, leaves, others)
+        else:
+            with torch._dynamo.config.patch(trace_autograd_ops=True):
+                call = whole(case, variant, mode)
+                error = numerics.error(call(leaves, others), exact)[1]
+            assert error <= bound, f"{case.name}, {mode}, {dtype}, {variant}: RMS error {error:.1e}, above {bound:.1e}"
+        calls[variant] = partial(_in_turn, call, turns)
+    return calls
 
 
-@pytest.mark.benchmark(timer=CLOCK)
-@pytest.mark.parametrize(("name", "variant"), [(name, variant) for name in CASES for variant in variants(name)])
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_operator(name: str, variant: str, mode: str, dtype: torch.dtype, benchmark: Any) -> None:
-    benchmark.group = f"{name} | {mode} | [2, {CHANNELS}, {SIZE}, {SIZE}] {str(dtype).removeprefix('torch.')}"
-    benchmark.name = variant
-    row = dict(timed(name, mode, dtype)[variant])
-    measuring.show(benchmark, row.pop("times"))
-    benchmark.extra_info.update(row)
+def _in_turn(call: Callable[..., Any], sets: Iterator[tuple]) -> Any:
+    return call(*next(sets))

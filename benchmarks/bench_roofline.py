@@ -1,32 +1,52 @@
-"""The styled layers of StyleGAN2's generators, forward, float16, beside what tools/roofline.py predicted for them.
+"""The styled layers of StyleGAN2's generators, forward, float16, beside what tools/roofline.py predicts for them.
 
 Runs on the devices whose rates the model has. A layer must first agree with the reference in float32. Rows below some
-20 µs are launches; a ratio below floor / predicted would refute the model (docs/roofline.md).
+20 µs are launches; a time under the floor would refute the model (docs/roofline.md).
 """
 
+from collections.abc import Iterator
 from functools import partial
-from statistics import median
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import measuring
-from benchmarks.measuring import CLOCK, DEVICE
+from benchmarks.comparison import CLOCK, Comparison, record
+from benchmarks.measuring import DEVICE, Call
 from idgan_fast import ops
-from idgan_fast.ops.devices import device_key
+from idgan_fast.ops.layer.devices import device_key
 from idgan_fast.tools.costs.layer import Layer
-from idgan_fast.tools.roofline import default_batch, layers_of, row_of, with_measured
+from idgan_fast.tools.roofline import default_batch, layers_of, row_of
 
-ROUNDS = 21
 TOLERANCE = 5e-3  # RMS error relative to the reference's RMS
-LAYERS = [
-    (preset, layer)
-    for preset in ("stylegan2-256", "stylegan2-1024")
-    for layer in layers_of(preset, default_batch(preset), "fp16")
-    if layer.kind.startswith("styled conv")
-]
 KEY = device_key(torch.cuda.get_device_name()) if DEVICE == "cuda" else None
+
+
+def comparisons(full: bool) -> Iterator[Comparison]:
+    for preset in ("stylegan2-256", "stylegan2-1024") if KEY else ():
+        for layer in layers_of(preset, default_batch(preset), "fp16"):
+            if layer.kind.startswith("styled conv"):
+                title = f"{preset}, fp16, batch {layer.n}"
+                variants = ("ours", "predicted", "floor")
+                yield Comparison(title, layer.name, variants, partial(prepare, layer), baseline="predicted")
+
+
+@pytest.mark.benchmark(timer=CLOCK)
+def test_layer(comparison: Comparison, variant: str, benchmark: Any, max_seconds: float) -> None:
+    record(comparison, variant, benchmark, max_seconds)
+
+
+def prepare(layer: Layer) -> dict[str, Call | float]:
+    """A call, and two predictions in seconds."""
+    given, exact = operands(layer, torch.float16), operands(layer, torch.float32)
+    with torch.no_grad():
+        expected = ops.styled_conv2d(**exact, impl="reference")
+        error = (ops.styled_conv2d(**given).float() - expected).square().mean() / expected.square().mean()
+    assert error.sqrt() < TOLERANCE
+    row = row_of(layer, "fp16")
+    names = {"predicted": f"{KEY}_ours_predicted_us", "floor": f"{KEY}_floor_predicted_us"}
+    predicted = {name: float(row[column]) / 1e6 for name, column in names.items()}
+    return {"ours": partial(ops.styled_conv2d, **given), **predicted}
 
 
 def operands(layer: Layer, dtype: torch.dtype) -> dict[str, Any]:
@@ -45,30 +65,3 @@ def operands(layer: Layer, dtype: torch.dtype) -> dict[str, Any]:
     tensors["x"] = tensors["x"].to(memory_format=torch.channels_last)
     filter_taps = ops.setup_filter((1, 3, 3, 1), torch.device(DEVICE))
     return {**tensors, "up": up, "resample_filter": filter_taps, "clamp": 256.0}
-
-
-@pytest.mark.skipif(KEY is None, reason="the model has no rates of this device")
-@pytest.mark.benchmark(timer=CLOCK)
-@pytest.mark.parametrize(("preset", "layer"), LAYERS, ids=lambda value: getattr(value, "name", value))
-def test_layer(preset: str, layer: Layer, benchmark: Any) -> None:
-    assert KEY is not None
-    given = operands(layer, torch.float16)
-    with torch.no_grad():
-        expected = ops.styled_conv2d(**operands(layer, torch.float32), impl="reference")
-        error = (ops.styled_conv2d(**given).float() - expected).square().mean() / expected.square().mean()
-        assert error.sqrt() < TOLERANCE
-        del expected
-        times = [measuring.seconds(partial(ops.styled_conv2d, **given)) for _ in range(ROUNDS)]
-    row = row_of(layer, "fp16")
-    taken = {(layer.network, layer.name): median(times) * 1e6}
-    (extended,) = with_measured([row], KEY, taken)
-    benchmark.group, benchmark.name = f"{preset}, fp16, batch {layer.n}", layer.name
-    columns = {"floor, predicted µs": f"{KEY}_floor_predicted_us", "predicted µs": f"{KEY}_ours_predicted_us"}
-    benchmark.extra_info.update(
-        {
-            **{name: row[column] for name, column in columns.items()},
-            "measured µs": extended["measured"],
-            "measured / predicted": extended["measured / predicted"],
-        }
-    )
-    measuring.show(benchmark, times)

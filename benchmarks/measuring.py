@@ -2,10 +2,9 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import cache
-from statistics import median
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch.utils.flop_counter import flop_registry
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Call = Callable[[], Any]
+MIN_ROUNDS, MAX_ROUNDS = 3, 21
 
 
 class Flops(TorchDispatchMode):
@@ -30,35 +30,9 @@ class Flops(TorchDispatchMode):
         return out
 
 
-class Clock:
-    """The timer that pytest-benchmark is given: it replays times that were taken in turns with those of other rows."""
-
-    def __init__(self) -> None:
-        self.now, self.running = 0.0, False
-        self.durations: Iterator[float] = iter(())
-
-    def load(self, durations: Sequence[float]) -> None:
-        self.durations, self.running = iter(durations), False
-
-    def __call__(self) -> float:
-        if self.running:
-            self.now += next(self.durations, 0.0)
-        self.running = not self.running
-        return self.now
-
-
-CLOCK = Clock()
-
-
 def exact() -> AbstractContextManager:
     """Convolutions in float32 without TF32, which a GPU takes otherwise: for checks, not for timing."""
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-
-
-def show(benchmark: Any, durations: Sequence[float]) -> None:
-    """Puts times already taken into pytest-benchmark's table; the test is marked `benchmark(timer=CLOCK)`."""
-    CLOCK.load(durations)
-    benchmark.pedantic(lambda: None, rounds=len(durations), iterations=1)
 
 
 def seconds(call: Call) -> float:
@@ -81,31 +55,29 @@ def _flush() -> torch.Tensor:
     return torch.empty(2 * cache_bytes(), dtype=torch.uint8, device=DEVICE)
 
 
-def alternating(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
-    """`rounds` times of every call, taken in turns, so that a disturbance meets all of them.
+def alternating(
+    calls: Mapping[str, Call], timed: Callable[[Call], float] = seconds, max_seconds: float = 1.0
+) -> dict[str, list[float]]:
+    """Times of every call, in seconds, taken in turns, so that a disturbance meets all of them.
 
     The order of a turn is drawn anew: what ran before leaves the caches, and the memory that is free, in some state.
+    There are MIN_ROUNDS to MAX_ROUNDS turns, and no new one once they have taken `max_seconds` a call.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     order, rng = list(calls), random.Random(0)
-    for _ in range(rounds):
+    began = time.perf_counter()
+    for turn in range(MAX_ROUNDS):
+        if turn >= MIN_ROUNDS and time.perf_counter() - began > max_seconds * len(calls):
+            break
         rng.shuffle(order)
         for name in order:
-            times[name].append(seconds(calls[name]))
+            times[name].append(timed(calls[name]))
     return times
 
 
 def cache_bytes() -> int:
     """Of the last-level cache on a GPU; on a CPU, where the share of a shared cache is not known, 32 MiB."""
     return torch.cuda.get_device_properties(0).L2_cache_size if DEVICE == "cuda" else 2**25
-
-
-@cache
-def copy_gb_per_s() -> float:
-    """Of a copy larger than the caches, read and write counted."""
-    a = torch.randn(2**26 if DEVICE == "cuda" else 2**25, device=DEVICE)
-    b = torch.empty_like(a)
-    return 2 * a.nbytes / median(seconds(lambda: b.copy_(a)) for _ in range(9)) / 1e9
 
 
 def peak_bytes(call: Call) -> int:
@@ -126,3 +98,11 @@ def peak_bytes(call: Call) -> int:
         alive += event.nbytes()
         peak = max(peak, alive)
     return peak
+
+
+def product_of(flops: float) -> Call:
+    """One matrix product in float32 with so many flops, large enough to run at the machine's rate: a floor."""
+    size = 8192 if DEVICE == "cuda" else 2048
+    a = torch.randn(size, size, device=DEVICE)
+    b = torch.randn(size, max(round(flops / (2 * size**2)), 1), device=DEVICE)
+    return lambda: torch.mm(a, b)

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from idgan_fast.errors import nearest
 
-# Each names a module with main(argv, prog) -> exit status; imported only when asked for.
+# The module and what the command does. Modules have main(argv, prog) -> exit status, and are imported when asked for.
 COMMANDS = {
     "train": ("idgan_fast.train", "train both stages of ID-GAN"),
     "doctor": ("idgan_fast.tools.doctor", "show what is installed and usable, and check every operator here"),
@@ -18,6 +18,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that the first argument names, with the others. Returns its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: idgan-fast COMMAND [options]\n")

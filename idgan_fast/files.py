@@ -1,16 +1,26 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and what is kept in the user's cache folder."""
 
 import contextlib
+import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+from uuid import uuid4
+
+from idgan_fast.errors import UserError, disk_full
 
 
 @contextlib.contextmanager
-def atomically(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write, which gets its name once the block has ended without an error. OSErrors name `path`."""
-    partial = path.with_name(path.name + ".part")
+def atomically(path: Path, *, partial: Path | None = None) -> Iterator[IO[bytes]]:
+    """Open a file to write, which gets its name once the block has ended without an error. OSErrors name `path`.
+
+    partial: where the bytes are meanwhile, in the same folder; by default PATH.part, which one process at a time may
+    write.
+    """
+    if partial is None:
+        partial = path.with_name(path.name + ".part")
     try:
         with open(partial, "wb") as file:
             yield file
@@ -28,3 +38,45 @@ def atomically(path: Path) -> Iterator[IO[bytes]]:
         if isinstance(error, OSError):
             error.filename = error.filename or str(path)
         raise
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write `data` so that the file holds all of it or what it held before. Raises UserError on a full disk."""
+    try:
+        with atomically(path) as file:
+            file.write(data)
+    except OSError as error:
+        if disk_full(error):
+            need = len(data) / 2**20
+            raise UserError(f"disk full: {path} needs {need:.0f} MiB; free some space and start again") from error
+        raise
+
+
+def cache_file(name: str) -> Path:
+    """Return the path of a file in the user's cache folder, for what was found out about this machine."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "idgan_fast" / name
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what `write_json` wrote; empty where there is no file or it holds something else."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a mapping as JSON, making its folder; several processes may do so at once. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomically(path, partial=path.with_name(f"{path.name}.{uuid4().hex}.part")) as file:
+        file.write(json.dumps(value, indent=1).encode())
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """Return 16 hexadecimal digits that tell the contents of these files from others."""
+    text = hashlib.sha256()
+    for path in sorted(paths):
+        text.update(path.read_bytes())
+    return text.hexdigest()[:16]

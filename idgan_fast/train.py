@@ -1,4 +1,4 @@
-"""The main job: `python -m idgan_fast.train`. Parse the settings, run both stages, say in one line what went wrong."""
+"""The main job, `python -m idgan_fast.train`: parse the settings, run both stages, say in a line what went wrong."""
 
 import contextlib
 import sys
@@ -14,7 +14,7 @@ from idgan_fast.run.trainer import Stopped, Trainer
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m idgan_fast.train") -> int:
-    """Run the command; the exit status. What the user can mend is one line on standard error."""
+    """Run the command. Returns the exit status; what the user can mend is a line on standard error."""
     try:
         config = arguments.parse(sys.argv[1:] if argv is None else argv, prog)
         console = Console()

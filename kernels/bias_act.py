@@ -2,7 +2,7 @@
 
 x, y: any shape, float16, bfloat16, float32 or float64, dense in its memory format; b: [x.shape[dim]] in the type of the
 arithmetic, which is float32 for the half types. A program does a tile, in the backward pass with a bias gradient eight
-of them across the bias (see tiles.py); its sums go to a table of partial sums, which torch adds up: two stages, in a
+of them across the bias (bias_act_tiles.py); its sums go to a table of partial sums, which torch adds up in a
 fixed order. `bias_lrelu` (linear, relu, lrelu) goes backward from y alone, the smooth activations from x. The second
 derivative gives the gradients of <dx, ddx> + <db, ddb>: c act'(x + b) gain by dy, with c = ddx + ddb, and
 c dy act''(x + b) gain by x, with its sums for b; both 0 where the clamp binds.
@@ -16,28 +16,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from idgan_fast.kernels.activations import (
-    activated,
+from idgan_fast.kernels._activations import (
+    act_gain_clamp,
+    activation,
     clamp_backward,
-    finished,
     first_derivative,
+    lrelu_backward,
     second_derivative,
-    through_leaky,
 )
-from idgan_fast.kernels.tiles import (
-    STEPS,
-    accumulation,
-    dense,
-    on_device_of,
-    scalar,
-    tile_origin,
-    tiles_of,
-    triton_type,
-)
+from idgan_fast.kernels._common import acc_type, contiguous, dense, on_device_of, scalar
+from idgan_fast.kernels.bias_act_tiles import STEPS, tile_origin, tiles_of
+from idgan_fast.ops._tensors import accumulation, laid_out_like
 
 
 @triton.jit
-def _of_channels(b, r, c, rows, columns, BY_COLUMN: tl.constexpr):
+def vector_of_tile(b, r, c, rows, columns, BY_COLUMN: tl.constexpr):
     """A tile's part of b, to be broadcast over it."""
     if BY_COLUMN:
         part = tl.load(b + c, mask=c < columns, other=0.0)[None, :]
@@ -50,28 +43,28 @@ def _of_channels(b, r, c, rows, columns, BY_COLUMN: tl.constexpr):
 def bias_act_fwd_kernel(
     x, b, y, rows, columns, column_blocks, alpha: tl.float64, gain: tl.float64, clamp: tl.float64,
     ACT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_CLAMP: tl.constexpr, ACC: tl.constexpr,
-    BY_COLUMN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, WIDE: tl.constexpr,
+    BY_COLUMN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, LONG_ROWS: tl.constexpr,
 ):  # fmt: skip
-    batch, row, column, _ = tile_origin(rows, columns, column_blocks, 1, 1, BLOCK_ROWS, BLOCK_COLUMNS, WIDE)
+    batch, row, column, _ = tile_origin(rows, columns, column_blocks, 1, 1, BLOCK_ROWS, BLOCK_COLUMNS, LONG_ROWS)
     r = row + tl.arange(0, BLOCK_ROWS)
     c = column + tl.arange(0, BLOCK_COLUMNS)
     mask = (r < rows)[:, None] & (c < columns)[None, :]
     at = ((batch * rows + r) * columns)[:, None] + c[None, :]
     v = tl.load(x + at, mask=mask, other=0.0).to(ACC)
     if HAS_BIAS:
-        v += _of_channels(b, r, c, rows, columns, BY_COLUMN)
-    v = finished(v, alpha, gain, clamp, ACT, HAS_CLAMP)
+        v += vector_of_tile(b, r, c, rows, columns, BY_COLUMN)
+    v = act_gain_clamp(v, alpha, gain, clamp, ACT, HAS_CLAMP)
     tl.store(y + at, v.to(y.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def _through(dy, s, alpha, gain, clamp, ACT: tl.constexpr, FROM_Y: tl.constexpr, HAS_CLAMP: tl.constexpr):
+def act_backward(dy, s, alpha, gain, clamp, ACT: tl.constexpr, FROM_Y: tl.constexpr, HAS_CLAMP: tl.constexpr):
     """dy times the derivative, from s = y, or from s = x + b."""
     if FROM_Y:
-        g = through_leaky(dy, s, alpha, gain, clamp, HAS_CLAMP)
+        g = lrelu_backward(dy, s, alpha, gain, clamp, HAS_CLAMP)
     else:
         g = dy * scalar(gain, dy) * first_derivative(s, alpha, ACT)
-        g = clamp_backward(g, activated(s, alpha, ACT) * scalar(gain, dy), clamp, HAS_CLAMP)
+        g = clamp_backward(g, activation(s, alpha, ACT) * scalar(gain, dy), clamp, HAS_CLAMP)
     return g
 
 
@@ -80,18 +73,18 @@ def bias_act_bwd_kernel(
     dy, saved, b, dx, sums, rows, columns, column_blocks, alpha: tl.float64, gain: tl.float64, clamp: tl.float64,
     ACT: tl.constexpr, FROM_Y: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_CLAMP: tl.constexpr, WANT_DB: tl.constexpr,
     ACC: tl.constexpr, BY_COLUMN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
-    WIDE: tl.constexpr, STEPS: tl.constexpr,
+    LONG_ROWS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     ROW_STEPS: tl.constexpr = STEPS if BY_COLUMN else 1
     COLUMN_STEPS: tl.constexpr = 1 if BY_COLUMN else STEPS
     batch, row, column, column_block = tile_origin(
-        rows, columns, column_blocks, ROW_STEPS, COLUMN_STEPS, BLOCK_ROWS, BLOCK_COLUMNS, WIDE
+        rows, columns, column_blocks, ROW_STEPS, COLUMN_STEPS, BLOCK_ROWS, BLOCK_COLUMNS, LONG_ROWS
     )
     r = row + tl.arange(0, BLOCK_ROWS)
     c = column + tl.arange(0, BLOCK_COLUMNS)
     total = tl.zeros((BLOCK_COLUMNS if BY_COLUMN else BLOCK_ROWS,), ACC)
     if HAS_BIAS:
-        bias = _of_channels(b, r, c, rows, columns, BY_COLUMN)
+        bias = vector_of_tile(b, r, c, rows, columns, BY_COLUMN)
     for _ in range(STEPS):
         mask = (r < rows)[:, None] & (c < columns)[None, :]
         at = ((batch * rows + r) * columns)[:, None] + c[None, :]
@@ -99,7 +92,7 @@ def bias_act_bwd_kernel(
         s = tl.load(saved + at, mask=mask, other=0.0).to(ACC)
         if HAS_BIAS:
             s += bias
-        g = _through(g, s, alpha, gain, clamp, ACT, FROM_Y, HAS_CLAMP)
+        g = act_backward(g, s, alpha, gain, clamp, ACT, FROM_Y, HAS_CLAMP)
         tl.store(dx + at, g.to(dx.dtype.element_ty), mask=mask)
         if WANT_DB:
             total += tl.sum(tl.where(mask, g, 0.0), 0 if BY_COLUMN else 1)
@@ -120,20 +113,20 @@ def bias_act_bwd2_kernel(
     alpha: tl.float64, gain: tl.float64, clamp: tl.float64,
     ACT: tl.constexpr, HAS_DDB: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_CLAMP: tl.constexpr, WANT_DB: tl.constexpr,
     ACC: tl.constexpr, BY_COLUMN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
-    WIDE: tl.constexpr, STEPS: tl.constexpr,
+    LONG_ROWS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     ROW_STEPS: tl.constexpr = STEPS if BY_COLUMN else 1
     COLUMN_STEPS: tl.constexpr = 1 if BY_COLUMN else STEPS
     batch, row, column, column_block = tile_origin(
-        rows, columns, column_blocks, ROW_STEPS, COLUMN_STEPS, BLOCK_ROWS, BLOCK_COLUMNS, WIDE
+        rows, columns, column_blocks, ROW_STEPS, COLUMN_STEPS, BLOCK_ROWS, BLOCK_COLUMNS, LONG_ROWS
     )
     r = row + tl.arange(0, BLOCK_ROWS)
     c = column + tl.arange(0, BLOCK_COLUMNS)
     total = tl.zeros((BLOCK_COLUMNS if BY_COLUMN else BLOCK_ROWS,), ACC)
     if HAS_BIAS:
-        bias = _of_channels(b, r, c, rows, columns, BY_COLUMN)
+        bias = vector_of_tile(b, r, c, rows, columns, BY_COLUMN)
     if HAS_DDB:
-        bias_cotangent = _of_channels(ddb, r, c, rows, columns, BY_COLUMN)
+        bias_cotangent = vector_of_tile(ddb, r, c, rows, columns, BY_COLUMN)
     for _ in range(STEPS):
         mask = (r < rows)[:, None] & (c < columns)[None, :]
         at = ((batch * rows + r) * columns)[:, None] + c[None, :]
@@ -148,7 +141,7 @@ def bias_act_bwd2_kernel(
         first = g * first_derivative(v, alpha, ACT)
         second = g * h * second_derivative(v, ACT)
         if HAS_CLAMP:
-            y = activated(v, alpha, ACT) * scalar(gain, v)
+            y = activation(v, alpha, ACT) * scalar(gain, v)
             first = clamp_backward(first, y, clamp, HAS_CLAMP)
             second = clamp_backward(second, y, clamp, HAS_CLAMP)
         tl.store(to_dy + at, first.to(to_dy.dtype.element_ty), mask=mask)
@@ -169,15 +162,15 @@ def bias_act_bwd2_kernel(
 def bias_act_fwd(
     x: Tensor, b: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float | None
 ) -> Tensor:
-    x, b = dense(x), None if b is None else b.contiguous()
+    x = dense(x)
     y = torch.empty_like(x)
     if x.numel() == 0:
         return y
     grid, sizes, constants, _ = tiles_of(x, None if b is None else dim)
     with on_device_of(x):
         bias_act_fwd_kernel[grid](
-            x, b, y, *sizes, alpha, gain, 0.0 if clamp is None else clamp, ACT=act, HAS_BIAS=b is not None,
-            HAS_CLAMP=clamp is not None, ACC=triton_type(accumulation(x.dtype)), **constants,
+            x, *contiguous(b), y, *sizes, alpha, gain, clamp or 0.0, ACT=act, HAS_BIAS=b is not None,
+            HAS_CLAMP=clamp is not None, ACC=acc_type(x.dtype), **constants,
         )  # fmt: skip
     return y
 
@@ -190,31 +183,31 @@ def bias_act_bwd(
     dy: Tensor, x: Tensor, b: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float | None,
     want_db: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return _backward(dy, x, b, dim, act, alpha, gain, clamp, want_db, from_y=False)
+    return _backward(dy, x, b, dim, act=act, alpha=alpha, gain=gain, clamp=clamp, want_db=want_db, from_y=False)
 
 
 def bias_lrelu_bwd(
     dy: Tensor, y: Tensor, dim: int, slope: float, gain: float, clamp: float | None, want_db: bool
 ) -> tuple[Tensor, Tensor]:
-    return _backward(dy, y, None, dim, "lrelu", slope, gain, clamp, want_db, from_y=True)
+    return _backward(dy, y, None, dim, act="lrelu", alpha=slope, gain=gain, clamp=clamp, want_db=want_db, from_y=True)
 
 
 def _backward(
-    dy: Tensor, saved: Tensor, b: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float | None,
-    want_db: bool, from_y: bool,
+    dy: Tensor, saved: Tensor, b: Tensor | None, dim: int, *, act: str, alpha: float, gain: float,
+    clamp: float | None, want_db: bool, from_y: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    saved, b = dense(saved), None if b is None else b.contiguous()
-    dy, dx, wide = dense(dy, saved), torch.empty_like(saved), accumulation(saved.dtype)
+    saved = dense(saved)
+    dy, dx, acc_dtype = laid_out_like(dy, saved), torch.empty_like(saved), accumulation(saved.dtype)
     if saved.numel() == 0:
-        return dx, saved.new_zeros(saved.shape[dim] if want_db else 0, dtype=wide)
+        return dx, saved.new_zeros(saved.shape[dim] if want_db else 0, dtype=acc_dtype)
     steps = STEPS if want_db else 1
-    grid, sizes, constants, table = tiles_of(saved, dim if want_db or b is not None else None, steps)
-    sums = torch.empty(table if want_db else (0, 0), dtype=wide, device=saved.device)
+    grid, sizes, constants, sums_shape = tiles_of(saved, dim if want_db or b is not None else None, steps=steps)
+    sums = torch.empty(sums_shape if want_db else (0, 0), dtype=acc_dtype, device=saved.device)
     with on_device_of(saved):
         bias_act_bwd_kernel[grid](
-            dy, saved, b, dx, sums, *sizes, alpha, gain, 0.0 if clamp is None else clamp, ACT=act, FROM_Y=from_y,
-            HAS_BIAS=b is not None, HAS_CLAMP=clamp is not None, WANT_DB=want_db, ACC=triton_type(wide), STEPS=steps,
-            **constants,
+            dy, saved, *contiguous(b), dx, sums, *sizes, alpha, gain, clamp or 0.0, ACT=act, FROM_Y=from_y,
+            HAS_BIAS=b is not None, HAS_CLAMP=clamp is not None, WANT_DB=want_db, ACC=acc_type(saved.dtype),
+            STEPS=steps, **constants,
         )  # fmt: skip
     return dx, sums.sum(0)
 
@@ -223,20 +216,20 @@ def bias_act_bwd2(
     ddx: Tensor, ddb: Tensor | None, dy: Tensor, x: Tensor, b: Tensor | None, dim: int, act: str, alpha: float,
     gain: float, clamp: float | None, want_db: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    x, wide = dense(x), accumulation(x.dtype)
-    b, ddb = (None if t is None else t.contiguous() for t in (b, ddb))
-    ddx, dy, to_dy, to_x = dense(ddx, x), dense(dy, x), torch.empty_like(x), torch.empty_like(x)
+    x, acc_dtype = dense(x), accumulation(x.dtype)
+    ddx, dy, to_dy, to_x = laid_out_like(ddx, x), laid_out_like(dy, x), torch.empty_like(x), torch.empty_like(x)
     if x.numel() == 0:
-        return to_dy, to_x, x.new_zeros(x.shape[dim] if want_db else 0, dtype=wide)
+        return to_dy, to_x, x.new_zeros(x.shape[dim] if want_db else 0, dtype=acc_dtype)
+    b, ddb = contiguous(b, ddb)
     steps = STEPS if want_db else 1
     with_channels = want_db or b is not None or ddb is not None
     tile = 16 * 256 // x.element_size()  # of five streams, 16 bytes of each for every thread
-    grid, sizes, constants, table = tiles_of(x, dim if with_channels else None, steps, tile)
-    sums = torch.empty(table if want_db else (0, 0), dtype=wide, device=x.device)
+    grid, sizes, constants, sums_shape = tiles_of(x, dim if with_channels else None, steps=steps, tile=tile)
+    sums = torch.empty(sums_shape if want_db else (0, 0), dtype=acc_dtype, device=x.device)
     with on_device_of(x):
         bias_act_bwd2_kernel[grid](
-            ddx, ddb, dy, x, b, to_dy, to_x, sums, *sizes, alpha, gain, 0.0 if clamp is None else clamp, ACT=act,
-            HAS_DDB=ddb is not None, HAS_BIAS=b is not None, HAS_CLAMP=clamp is not None, WANT_DB=want_db,
-            ACC=triton_type(wide), STEPS=steps, **constants,
+            ddx, ddb, dy, x, b, to_dy, to_x, sums, *sizes, alpha, gain, clamp or 0.0, ACT=act, HAS_DDB=ddb is not None,
+            HAS_BIAS=b is not None, HAS_CLAMP=clamp is not None, WANT_DB=want_db, ACC=acc_type(x.dtype), STEPS=steps,
+            **constants,
         )  # fmt: skip
     return to_dy, to_x, sums.sum(0)

@@ -1,13 +1,14 @@
-"""y = FIR_down(clamp(gain lrelu(up_x up_y FIR_up(x + b)))) in one kernel, and the linear operator that codes define.
+"""y = FIR_down(clamp(gain lrelu(up_x up_y FIR_up(x + b)))) in one kernel, and the linear operator of a sign mask.
 
-x [N, C, H, W], y [N, C, H', W'], codes uint8 [N, C, mid_h, ceil(mid_w / 4)], filters of one axis or None; half types
-and float32; the rest is composed (lrelu_codes.py). A program computes STEP_Y x STEP_X outputs of a plane. A FIR along
-an axis is a product with a banded matrix A or B, made of taps by index arithmetic: with X the input tile,
-U = A_y X A_x^T [MID, MID], Z of U point by point, Y = B_y Z B_x^T; U never leaves the program. Bytes: x, y, a byte for
-4 pixels of U; of up = down = 2 and 12 taps x 2.4 times, mostly from caches; channels_last goes through copies in NCHW.
-Operations of these: 1.9k an output, 13 times those of a loop over taps, each as three of the matrix units in TF32 (AMD:
-one in float32): arithmetic bounds it, not memory. Float32 throughout, rounded once. An inf or NaN spreads over its
-tile. Source: Karras et al., Alias-Free Generative Adversarial Networks, arXiv 2106.12423, section 3.2, appendix E.
+x [N, C, H, W], y [N, C, H', W'], sign_mask uint8 [N, C, mid_h, ceil(mid_w / 4)], filters of one axis or None; half
+types and float32; the rest is composed, by filtered_lrelu_sign_mask.py. A program computes STEP_Y x STEP_X outputs of a
+plane. A FIR along an axis is a product with a banded matrix A or B, made of taps by index arithmetic: with X the input
+tile, U = A_y X A_x^T [MID, MID], Z of U point by point, Y = B_y Z B_x^T; U never leaves the program. Bytes: x, y, a
+byte for 4 pixels of U; of up = down = 2 and 12 taps x 2.4 times, mostly from caches; channels_last goes through copies
+in NCHW. Operations of these: 1.9k an output, 13 times those of a loop over taps, each as three of the matrix units in
+TF32 (AMD: one in float32): arithmetic bounds it, not memory. Float32 throughout, rounded once. An inf or NaN spreads
+over its tile. Source: Karras et al., Alias-Free Generative Adversarial Networks, arXiv 2106.12423, section 3.2,
+appendix E.
 """
 
 from collections.abc import Sequence
@@ -19,10 +20,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from idgan_fast.kernels import conv_tiles, lrelu_codes
-from idgan_fast.kernels.activations import leaky
-from idgan_fast.kernels.lrelu_codes import code_of, packed, slope_of
-from idgan_fast.kernels.tiles import clamped, memory_format, on_device_of, scalar
+from idgan_fast.kernels import _common, filtered_lrelu_sign_mask
+from idgan_fast.kernels._activations import lrelu
+from idgan_fast.kernels._common import clamped, contiguous, on_device_of, scalar
+from idgan_fast.kernels.filtered_lrelu_sign_mask import NO_PADDING, ONE, pack_signs, sign_of, slope_of_sign
+from idgan_fast.ops._resampling import output_size
+from idgan_fast.ops._tensors import memory_format
 
 MID = 64  # pixels of the upsampled image along each axis of a tile: at least 64 for the matrix units of the H100
 SHORTEST, LONGEST = 4, 32  # outputs of a tile along an axis: longer filters leave fewer, more do not fit in registers
@@ -98,7 +101,7 @@ def tile_of_program(blocks_y, blocks_x):
 
 @triton.jit
 def filtered_lrelu_fwd_kernel(
-    x, b, fu, fd, y, codes,
+    x, b, fu, fd, y, sign_mask,
     channels, height, width, mid_height, mid_width, out_height, out_width, blocks_y, blocks_x, pad_y, pad_x,
     up_gain: tl.float64, gain: tl.float64, slope: tl.float64, clamp: tl.float64, HAS_CLAMP: tl.constexpr,
     UP_Y: tl.constexpr, UP_X: tl.constexpr, DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr,
@@ -113,20 +116,20 @@ def filtered_lrelu_fwd_kernel(
         UP_Y, UP_X, UP_TAPS_Y, UP_TAPS_X, FLIP, IN_Y, IN_X, MID, PRECISION,
     )  # fmt: skip
     u *= scalar(up_gain, u)
-    z = leaky(u, scalar(slope, u)) * scalar(gain, u)
-    if codes is not None:
+    z = lrelu(u, scalar(slope, u)) * scalar(gain, u)
+    if sign_mask is not None:
         row, column = middle_y + tl.arange(0, MID)[:, None], middle_x + tl.arange(0, MID)[None, :]
-        code = tl.where((row < mid_height) & (column < mid_width), code_of(u, z, clamp, HAS_CLAMP), 0)
-        four = packed(code, MID, MID)
+        sign = tl.where((row < mid_height) & (column < mid_width), sign_of(u, z, clamp, HAS_CLAMP), 0)
+        four = pack_signs(sign, MID, MID)
         # To this tile belong the pixels up to the next one; to the last one also those that no output meets.
-        of_y = tl.arange(0, MID)[:, None]
-        of_x = tl.arange(0, MID // 4)[None, :]
-        byte, bytes_of_row = middle_x // 4 + of_x, (mid_width + 3) // 4
-        mask = (middle_y + of_y < mid_height) & (byte < bytes_of_row)
-        mask &= (of_y < STEP_Y * DOWN_Y) | (block_y == blocks_y - 1)
-        mask &= (of_x < STEP_X * DOWN_X // 4) | (block_x == blocks_x - 1)
-        at = (middle_y + of_y) * bytes_of_row + byte
-        tl.store(codes + plane * mid_height * bytes_of_row + at, four, mask=mask)
+        tile_y = tl.arange(0, MID)[:, None]
+        tile_x = tl.arange(0, MID // 4)[None, :]
+        byte, row_bytes = middle_x // 4 + tile_x, (mid_width + 3) // 4
+        mask = (middle_y + tile_y < mid_height) & (byte < row_bytes)
+        mask &= (tile_y < STEP_Y * DOWN_Y) | (block_y == blocks_y - 1)
+        mask &= (tile_x < STEP_X * DOWN_X // 4) | (block_x == blocks_x - 1)
+        at = (middle_y + tile_y) * row_bytes + byte
+        tl.store(sign_mask + plane * mid_height * row_bytes + at, four, mask=mask)
     if HAS_CLAMP:
         z = clamped(z, clamp)
     store_downsampled(
@@ -137,7 +140,7 @@ def filtered_lrelu_fwd_kernel(
 
 @triton.jit
 def filtered_lrelu_linear_kernel(
-    x, fu, fd, y, codes,
+    x, fu, fd, y, sign_mask,
     height, width, mid_height, mid_width, out_height, out_width, blocks_y, blocks_x, pad_y, pad_x,
     down_pad_y, down_pad_x, gain: tl.float64, slope: tl.float64,
     UP_Y: tl.constexpr, UP_X: tl.constexpr, DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr,
@@ -151,12 +154,12 @@ def filtered_lrelu_linear_kernel(
         x, None, fu, plane, 0, height, width, middle_y, middle_x, pad_y, pad_x,
         UP_Y, UP_X, UP_TAPS_Y, UP_TAPS_X, FLIP, IN_Y, IN_X, MID, PRECISION,
     )  # fmt: skip
-    # Beyond the edges the nearest code, which meets no tap.
+    # Beyond the edges the nearest sign, which meets no tap.
     row = tl.minimum(tl.maximum(middle_y + tl.arange(0, MID)[:, None], 0), mid_height - 1)
     column = tl.minimum(tl.maximum(middle_x + tl.arange(0, MID)[None, :], 0), mid_width - 1)
-    bytes_of_row = (mid_width + 3) // 4
-    byte = tl.load(codes + plane * mid_height * bytes_of_row + (row * bytes_of_row + column // 4))
-    z = u * slope_of(byte.to(tl.int32) >> (column & 3) * 2 & 3, gain, slope, u)
+    row_bytes = (mid_width + 3) // 4
+    byte = tl.load(sign_mask + plane * mid_height * row_bytes + (row * row_bytes + column // 4))
+    z = u * slope_of_sign(byte, column, gain, slope, u)
     store_downsampled(
         z, fd, y, plane, middle_y, middle_x, mid_height, mid_width, out_height, out_width, block_y, block_x,
         DOWN_Y, DOWN_X, DOWN_TAPS_Y, DOWN_TAPS_X, FLIP, STEP_Y, STEP_X, OUT_Y, OUT_X, MID, PRECISION,
@@ -178,7 +181,7 @@ def axis_of(up: int, down: int, up_taps: int, down_taps: int, unit: int) -> Axis
     Of MID upsampled pixels step down + down_taps - 1 are used: all that the outputs meet, and the rest of the image
     where this tile is the last one. unit: step down is a multiple of it.
     """
-    found: list[tuple[float, Axis]] = []
+    costs: list[tuple[float, Axis]] = []
     for inputs in (16, 32):
         used = min(MID, inputs * up - up_taps + 1)
         step = min((used - down_taps + 1) // down, LONGEST)
@@ -186,8 +189,8 @@ def axis_of(up: int, down: int, up_taps: int, down_taps: int, unit: int) -> Axis
             step -= 1
         if step >= SHORTEST:
             outputs = max(16, triton.next_power_of_2(step))
-            found.append(((inputs * (inputs + MID) + outputs * (outputs + MID)) / step**2, Axis(step, inputs, outputs)))
-    return min(found)[1] if found else None
+            costs.append(((inputs * (inputs + MID) + outputs * (outputs + MID)) / step**2, Axis(step, inputs, outputs)))
+    return min(costs)[1] if costs else None
 
 
 def tile_for(
@@ -198,7 +201,7 @@ def tile_for(
     if not upsampled_is_larger or x.dtype == torch.float64 or any(f is not None and f.ndim == 2 for f in (fu, fd)):
         return None
     up_taps, down_taps = (1 if f is None else f.numel() for f in (fu, fd))
-    along_x = axis_of(up[0], down[0], up_taps, down_taps, 4)  # no two tiles share a byte of codes
+    along_x = axis_of(up[0], down[0], up_taps, down_taps, 4)  # no two tiles share a byte of signs
     along_y = axis_of(up[1], down[1], up_taps, down_taps, 1)
     if along_x is None or along_y is None:
         return None
@@ -206,7 +209,7 @@ def tile_for(
     for axis, name in ((along_x, "X"), (along_y, "Y")):
         constants |= {f"STEP_{name}": axis.step, f"IN_{name}": axis.inputs, f"OUT_{name}": axis.outputs}
         constants |= {f"UP_TAPS_{name}": up_taps, f"DOWN_TAPS_{name}": down_taps}
-    if conv_tiles.architecture(x.device).startswith("gfx"):
+    if _common.architecture(x.device).startswith("gfx"):
         return {**constants, "MID": MID, "PRECISION": "ieee", "num_warps": 4}
     # Left alone, the assembler spills a few bytes to get a third block onto a multiprocessor.
     return {**constants, "MID": MID, "PRECISION": "tf32x3", "num_warps": 4, "maxnreg": 255}
@@ -214,52 +217,53 @@ def tile_for(
 
 def filtered_lrelu_fwd(
     x: Tensor, b: Tensor | None, fu: Tensor | None, fd: Tensor | None, up: Sequence[int], down: Sequence[int],
-    padding: Sequence[int], gain: float, slope: float, clamp: float | None, flip_filter: bool, want_codes: bool,
+    padding: Sequence[int], gain: float, slope: float, clamp: float | None, flip_filter: bool, want_sign_mask: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     layout, x = memory_format(x), x.contiguous()
-    b, fu, fd = (None if t is None else t.contiguous() for t in (b, fu, fd))
-    middle = lrelu_codes.size_of(x.shape[2:], fu, up, (1, 1), padding)
-    out = lrelu_codes.size_of(middle, fd, (1, 1), down, (0, 0, 0, 0))
-    shape = (*x.shape[:2], middle[0], (middle[1] + 3) // 4)
-    codes = torch.empty(shape if want_codes else 0, dtype=torch.uint8, device=x.device)
-    y = torch.empty((*x.shape[:2], *out), dtype=x.dtype, device=x.device)
-    if y.numel() == 0:
-        return y.contiguous(memory_format=layout), codes
-    activation, kept = (gain, slope, clamp), codes if want_codes else None
+    b, fu, fd = contiguous(b, fu, fd)
+    (n, c, height, width), middle = x.shape, output_size(x.shape, fu, up, ONE, padding)
+    out = output_size((n, c, *middle), fd, ONE, down, NO_PADDING)
+    mask_shape = (n, c, middle[0], (middle[1] + 3) // 4)
+    sign_mask = torch.empty(mask_shape if want_sign_mask else 0, dtype=torch.uint8, device=x.device)
+    mask_or_none = sign_mask if want_sign_mask else None
+    y = torch.empty((n, c, *out), dtype=x.dtype, device=x.device)
     tile = tile_for(x, fu, fd, up, down)
     if tile is None:
-        y = lrelu_codes.composed_fwd(x, b, fu, fd, kept, up, down, padding, activation, flip_filter)
-        return y.contiguous(memory_format=layout), codes
-    blocks = [triton.cdiv(out[0], tile["STEP_Y"]), triton.cdiv(out[1], tile["STEP_X"])]
-    with on_device_of(x):
-        filtered_lrelu_fwd_kernel[(x.shape[0] * x.shape[1] * blocks[0] * blocks[1],)](
-            x, b, fu, fd, y, kept, x.shape[1], *x.shape[2:], *middle, *out, *blocks, padding[2], padding[0],
-            float(up[0] * up[1]), gain, slope, 0.0 if clamp is None else clamp, HAS_CLAMP=clamp is not None,
-            FLIP=flip_filter, **tile,
+        y = filtered_lrelu_sign_mask.composed_fwd(
+            x, b, fu, fd, mask_or_none, up=up, down=down, padding=padding, gain=gain, slope=slope, clamp=clamp,
+            flip=flip_filter,
         )  # fmt: skip
-    return y.contiguous(memory_format=layout), codes
+    elif y.numel():
+        blocks = (triton.cdiv(out[0], tile["STEP_Y"]), triton.cdiv(out[1], tile["STEP_X"]))
+        with on_device_of(x):
+            filtered_lrelu_fwd_kernel[(n * c * blocks[0] * blocks[1],)](
+                x, b, fu, fd, y, mask_or_none, c, height, width, *middle, *out, *blocks, padding[2], padding[0],
+                float(up[0] * up[1]), gain, slope, clamp or 0.0, HAS_CLAMP=clamp is not None, FLIP=flip_filter, **tile,
+            )  # fmt: skip
+    return y.contiguous(memory_format=layout), sign_mask
 
 
 def filtered_lrelu_linear(
-    x: Tensor, codes: Tensor, middle: Sequence[int], fu: Tensor | None, fd: Tensor | None, up: Sequence[int],
+    x: Tensor, sign_mask: Tensor, middle: Sequence[int], fu: Tensor | None, fd: Tensor | None, up: Sequence[int],
     down: Sequence[int], padding: Sequence[int], padding_down: Sequence[int], gain: float, slope: float,
     flip_filter: bool,
 ) -> Tensor:  # fmt: skip
-    layout, x, codes = memory_format(x), x.contiguous(), codes.contiguous()
-    fu, fd = (None if t is None else t.contiguous() for t in (fu, fd))
-    out = lrelu_codes.size_of(middle, fd, (1, 1), down, padding_down)
-    y = torch.empty((*x.shape[:2], *out), dtype=x.dtype, device=x.device)
-    if y.numel() == 0:
-        return y.contiguous(memory_format=layout)
+    layout, x, sign_mask = memory_format(x), x.contiguous(), sign_mask.contiguous()
+    fu, fd = contiguous(fu, fd)
+    n, c, height, width = x.shape
+    out = output_size((n, c, *middle), fd, ONE, down, padding_down)
+    y = torch.empty((n, c, *out), dtype=x.dtype, device=x.device)
     tile = tile_for(x, fu, fd, up, down)
     if tile is None:
-        pads = (padding, padding_down)
-        y = lrelu_codes.composed_linear(x, codes, fu, fd, up, down, pads, gain, slope, flip_filter)
-        return y.contiguous(memory_format=layout)
-    blocks = [triton.cdiv(out[0], tile["STEP_Y"]), triton.cdiv(out[1], tile["STEP_X"])]
-    with on_device_of(x):
-        filtered_lrelu_linear_kernel[(x.shape[0] * x.shape[1] * blocks[0] * blocks[1],)](
-            x, fu, fd, y, codes, *x.shape[2:], *middle, *out, *blocks, padding[2], padding[0],
-            padding_down[2], padding_down[0], gain, slope, FLIP=flip_filter, **tile,
+        y = filtered_lrelu_sign_mask.composed_linear(
+            x, sign_mask, fu, fd, up=up, down=down, padding=padding, padding_down=padding_down, gain=gain, slope=slope,
+            flip=flip_filter,
         )  # fmt: skip
+    elif y.numel():
+        blocks = (triton.cdiv(out[0], tile["STEP_Y"]), triton.cdiv(out[1], tile["STEP_X"]))
+        with on_device_of(x):
+            filtered_lrelu_linear_kernel[(n * c * blocks[0] * blocks[1],)](
+                x, fu, fd, y, sign_mask, height, width, *middle, *out, *blocks, padding[2], padding[0],
+                padding_down[2], padding_down[0], gain, slope, FLIP=flip_filter, **tile,
+            )  # fmt: skip
     return y.contiguous(memory_format=layout)

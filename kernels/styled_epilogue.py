@@ -2,29 +2,32 @@
 z = clamp(gain lrelu(v)), out = z next_styles, and its gradients.
 
 y: [N, C, H, W], contiguous or channels_last; scale, next_styles [N, C], noise [N or 1, 1, H', W'], strength [], b [C]
-in the type of the arithmetic, float32 for the half types. A program goes down a strip of eight output rows (fir.py) and
-keeps the sums of the outputs that the next input rows still meet: of a filter of four rows each input row is loaded
-once for four outputs, with shifts along x, which the first-level cache serves.
-Bytes: forward y + out; backward through the filter dout + out + y + dy, and dout + out for the sums over pixels and
-channels; without a filter dout + out + y + dy in all. Operations: 2 fh fw + 10 an output, in float32 (float64).
-Sums go to tables of partial sums, which torch adds up in a fixed order.
-Source: Karras et al., arXiv 1912.04958, section 2.2.
+in the type of the arithmetic, float32 for the half types. A program goes down a strip of eight output rows (_fir.py)
+and keeps the sums of the outputs that the next input rows still meet: of a filter of four rows each input row is loaded
+once for four outputs, with shifts along x, which the first-level cache serves. Bytes: forward y + out; backward through
+the filter dout + out + y + dy, and dout + out for the sums over pixels and channels; without a filter dout + out + y +
+dy in all. Operations: 2 fh fw + 10 an output, in float32 (float64). Sums go to tables of partial sums, which torch adds
+up in a fixed order. Source: Karras et al., arXiv 1912.04958, section 2.2.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from idgan_fast.kernels.activations import finished, through_leaky
-from idgan_fast.kernels.epilogue_sums import epilogue_sums
-from idgan_fast.kernels.fir import TILE as FIR_TILE
-from idgan_fast.kernels.fir import new_image, places, strips_of
-from idgan_fast.kernels.tiles import accumulation, dense, is_channels_last, on_device_of, scalar, triton_type
+from idgan_fast.kernels._activations import act_gain_clamp, lrelu_backward
+from idgan_fast.kernels._common import acc_type, contiguous, dense, is_channels_last, new_image, on_device_of, scalar
+from idgan_fast.kernels._epilogue import Epilogue
+from idgan_fast.kernels._fir import TILE as FIR_TILE
+from idgan_fast.kernels._fir import strip_coordinates, strips_of
+from idgan_fast.kernels.styled_epilogue_sums import epilogue_sums
+from idgan_fast.ops._resampling import adjoint_padding, filter_size, output_size
+from idgan_fast.ops._tensors import accumulation, laid_out_like, over_pixels
 
-NO_PADDING = (0, 0, 0, 0)
+ONE, NO_PADDING = (1, 1), (0, 0, 0, 0)
 LONG = 6  # a filter of more taps, which is given for one axis, passes twice
 
 
@@ -43,37 +46,37 @@ def filter_row(values, f, KY: tl.constexpr, FH: tl.constexpr, FW: tl.constexpr, 
 
 @triton.jit
 def styled_epilogue_fwd_kernel(
-    y, f, scale, noise, strength, b, next_styles, out, kept,
+    y, f, scale, noise, strength, b, next_styles, out, z,
     planes, channels, height, width, out_height, out_width, strips, row_blocks, column_blocks,
     pad_x, pad_y, noise_step, fir_gain: tl.float64, slope: tl.float64, gain: tl.float64, clamp: tl.float64,
     HAS_CLAMP: tl.constexpr, FH: tl.constexpr, FW: tl.constexpr, FLIP: tl.constexpr, ACC: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, STRIP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    vector, channel, of_vector, sample, into, out_of, first, x, step, there, _, _ = places(
+    vector, channel, vector_mask, sample, in_plane, out_plane, first, x, step, exists, _, _ = strip_coordinates(
         planes, channels, height, width, out_height, out_width, strips, row_blocks, column_blocks,
         CHANNELS_LAST, STRIP, ROWS, COLUMNS,
     )  # fmt: skip
     factor = tl.full((1, 1), fir_gain, ACC)
     if scale is not None:
-        factor = factor * tl.load(scale + vector, mask=of_vector, other=0.0)
-    after = tl.full((1, 1), 1.0, ACC)
+        factor = factor * tl.load(scale + vector, mask=vector_mask, other=0.0)
+    next_style = tl.full((1, 1), 1.0, ACC)
     if next_styles is not None:
-        after = tl.load(next_styles + vector, mask=of_vector, other=0.0)
-    added = tl.full((1, 1), 0.0, ACC)
+        next_style = tl.load(next_styles + vector, mask=vector_mask, other=0.0)
+    bias = tl.full((1, 1), 0.0, ACC)
     if b is not None:
-        added = tl.load(b + channel, mask=of_vector, other=0.0)
-    factor_of_noise = tl.full((), 1.0, ACC)
+        bias = tl.load(b + channel, mask=vector_mask, other=0.0)
+    noise_strength = tl.full((), 1.0, ACC)
     if strength is not None:
-        factor_of_noise = tl.load(strength)
+        noise_strength = tl.load(strength)
     open_sums = (tl.zeros((ROWS, COLUMNS), ACC),) * (FH - 1)
     for s in range(STRIP + FH - 1):
         iy = first + s - pad_y
-        in_image = there & (iy >= 0) & (iy < height)
+        in_image = exists & (iy >= 0) & (iy < height)
         values = ()
         for kx in tl.static_range(FW):
             ix = x + kx - pad_x
             mask = in_image & (ix >= 0) & (ix < width)
-            at = into + (iy.to(tl.int64) * width + ix) * step
+            at = in_plane + (iy.to(tl.int64) * width + ix) * step
             values += (tl.load(y + at, mask=mask, other=0.0).to(ACC),)
         sums = (filter_row(values, f, 0, FH, FW, FLIP),)
         for ky in tl.static_range(1, FH):
@@ -81,16 +84,16 @@ def styled_epilogue_fwd_kernel(
         if FH > 1:
             open_sums = sums[: FH - 1]
         oy = first + s - (FH - 1)
-        mask = there & (oy >= first) & (oy < out_height)
-        v = sums[FH - 1] * factor + added
+        mask = exists & (oy >= first) & (oy < out_height)
+        v = sums[FH - 1] * factor + bias
         if noise is not None:
             pixel = sample.to(tl.int64) * noise_step + oy * out_width + x
-            v += tl.load(noise + pixel, mask=mask, other=0.0) * factor_of_noise
-        z = finished(v, slope, gain, clamp, "lrelu", HAS_CLAMP)
-        at = out_of + (oy.to(tl.int64) * out_width + x) * step
-        if kept is not None:
-            tl.store(kept + at, z.to(kept.dtype.element_ty), mask=mask)
-        tl.store(out + at, (z * after).to(out.dtype.element_ty), mask=mask)
+            v += tl.load(noise + pixel, mask=mask, other=0.0) * noise_strength
+        result = act_gain_clamp(v, slope, gain, clamp, "lrelu", HAS_CLAMP)
+        at = out_plane + (oy.to(tl.int64) * out_width + x) * step
+        if z is not None:
+            tl.store(z + at, result.to(z.dtype.element_ty), mask=mask)
+        tl.store(out + at, (result * next_style).to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -102,41 +105,41 @@ def styled_epilogue_bwd_kernel(
     CHANNELS_LAST: tl.constexpr, STRIP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """dy = FIR^T(h) scale with h = dout next_styles dz/dv, and the sums of y FIR^T(h). Its input is dout's size."""
-    vector, _, of_vector, _, into, out_of, first, x, step, there, row_block, column_block = places(
+    vector, _, vector_mask, _, in_plane, out_plane, first, x, step, exists, row_block, column_block = strip_coordinates(
         planes, channels, height, width, out_height, out_width, strips, row_blocks, column_blocks,
         CHANNELS_LAST, STRIP, ROWS, COLUMNS,
     )  # fmt: skip
     factor = tl.full((1, 1), 1.0, ACC)
     if scale is not None:
-        factor = tl.load(scale + vector, mask=of_vector, other=0.0)
-    before = tl.full((1, 1), 1.0, ACC)
+        factor = tl.load(scale + vector, mask=vector_mask, other=0.0)
+    next_style = tl.full((1, 1), 1.0, ACC)
     if next_styles is not None:
-        before = tl.load(next_styles + vector, mask=of_vector, other=0.0)
+        next_style = tl.load(next_styles + vector, mask=vector_mask, other=0.0)
     open_sums = (tl.zeros((ROWS, COLUMNS), ACC),) * (FH - 1)
     total = tl.zeros((ROWS, COLUMNS), ACC)
     for s in range(STRIP + FH - 1):
         iy = first + s - pad_y
-        in_image = there & (iy >= 0) & (iy < height)
+        in_image = exists & (iy >= 0) & (iy < height)
         values = ()
         for kx in tl.static_range(FW):
             ix = x + kx - pad_x
             mask = in_image & (ix >= 0) & (ix < width)
-            at = into + (iy.to(tl.int64) * width + ix) * step
-            g = tl.load(dout + at, mask=mask, other=0.0).to(ACC) * before
-            s_z = tl.load(z + at, mask=mask, other=0.0).to(ACC)
-            values += (tl.where(mask, through_leaky(g, s_z, slope, gain, clamp, HAS_CLAMP), 0.0),)
+            at = in_plane + (iy.to(tl.int64) * width + ix) * step
+            g = tl.load(dout + at, mask=mask, other=0.0).to(ACC) * next_style
+            z_value = tl.load(z + at, mask=mask, other=0.0).to(ACC)
+            values += (tl.where(mask, lrelu_backward(g, z_value, slope, gain, clamp, HAS_CLAMP), 0.0),)
         sums = (filter_row(values, f, 0, FH, FW, True),)
         for ky in tl.static_range(1, FH):
             sums += (open_sums[ky - 1] + filter_row(values, f, ky, FH, FW, True),)
         if FH > 1:
             open_sums = sums[: FH - 1]
         oy = first + s - (FH - 1)
-        mask = there & (oy >= first) & (oy < out_height)
-        at = out_of + (oy.to(tl.int64) * out_width + x) * step
-        to_u = sums[FH - 1] * scalar(fir_gain, sums[FH - 1])
-        tl.store(dy + at, (to_u * factor).to(dy.dtype.element_ty), mask=mask)
+        mask = exists & (oy >= first) & (oy < out_height)
+        at = out_plane + (oy.to(tl.int64) * out_width + x) * step
+        du = sums[FH - 1] * scalar(fir_gain, sums[FH - 1])
+        tl.store(dy + at, (du * factor).to(dy.dtype.element_ty), mask=mask)
         if scale_sums is not None:
-            total += tl.where(mask, to_u * tl.load(y + at, mask=mask, other=0.0).to(ACC), 0.0)
+            total += tl.where(mask, du * tl.load(y + at, mask=mask, other=0.0).to(ACC), 0.0)
     if scale_sums is not None:
         if CHANNELS_LAST:
             block = (tl.program_id(0) // column_blocks).to(tl.int64)
@@ -153,47 +156,50 @@ def styled_epilogue_fwd(
     b: Tensor | None, next_styles: Tensor | None, padding: Sequence[int], fir_gain: float, slope: float, gain: float,
     clamp: float | None,
 ) -> Tensor:  # fmt: skip
-    image = dense(whole(y))
-    tensors = (scale, noise, strength, b, next_styles)
-    return epilogue(image, image.dtype, f, tensors, padding, fir_gain, slope, gain, clamp)
+    epilogue = Epilogue(scale, noise, strength, b, next_styles, slope, gain, clamp)
+    return fir_epilogue(dense(whole(y)), f, epilogue, padding=padding, fir_gain=fir_gain)
 
 
-def fir(x: Tensor, f: Tensor | None, padding: Sequence[int], flip: bool, gain: float) -> Tensor:
+def fir(x: Tensor, f: Tensor | None, *, padding: Sequence[int], flip: bool, gain: float) -> Tensor:
     """upfirdn2d without a change of size: f [fh, fw], [k] or None."""
-    return epilogue(dense(x), x.dtype, f, (None,) * 5, padding, gain, 1.0, 1.0, None, flip)
+    return fir_epilogue(dense(x), f, Epilogue(), padding=padding, fir_gain=gain, flip=flip)
 
 
-def epilogue(
-    image: Tensor, dtype: torch.dtype, f: Tensor | None, tensors: Sequence[Tensor | None], padding: Sequence[int],
-    fir_gain: float, slope: float, gain: float, clamp: float | None, flip: bool = False, kept: Tensor | None = None,
+def fir_epilogue(
+    x: Tensor, f: Tensor | None, epilogue: Epilogue, *, padding: Sequence[int] = NO_PADDING, fir_gain: float = 1.0,
+    flip: bool = False, dtype: torch.dtype | None = None, z: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """tensors: scale, noise, strength, b, next_styles. dtype: of the result. kept: is filled with z, where given."""
-    wide = accumulation(image.dtype)
+    """The epilogue of the filtered x, which is dense. dtype: of the result, by default x's. z: filled where given."""
+    acc_dtype = accumulation(x.dtype)
     if f is None:
         padding, fir_gain = NO_PADDING, 1.0
-    elif f.ndim == 1 and f.numel() > LONG:
-        along_x, padding = (*padding[:2], 0, 0), (0, 0, *padding[2:])
-        image = epilogue(image, wide, f[None, :], (None,) * 5, along_x, 1.0, 1.0, 1.0, None, flip)
-        f = f[:, None]
-    elif f.ndim == 1:
-        f = torch.outer(f.to(wide), f.to(wide))
-    fh, fw = (1, 1) if f is None else f.shape
-    height = image.shape[2] + padding[2] + padding[3] - fh + 1
-    width = image.shape[3] + padding[0] + padding[1] - fw + 1
-    out = new_image(image, height, width, dtype)
+    elif _passes_twice(f):
+        dtype = dtype or x.dtype
+        x = fir_epilogue(x, f[None, :], Epilogue(), padding=(*padding[:2], 0, 0), flip=flip, dtype=acc_dtype)
+        f, padding = f[:, None], (0, 0, *padding[2:])
+    else:
+        f = _two_axes(f, acc_dtype)
+    (fh, fw), (height, width) = filter_size(f), output_size(x.shape, f, ONE, ONE, padding)
+    out = new_image(x, height, width, dtype)
     if out.numel() == 0:
         return out
-    strips = strips_of(image, height, width)
-    noise = tensors[1]
-    noise_step = 0 if noise is None or noise.shape[0] == 1 else height * width
-    tensors = [None if t is None else t.contiguous() for t in (f, *tensors)]
-    with on_device_of(image):
+    strips = strips_of(x, height, width)
+    vectors = contiguous(epilogue.scale, epilogue.noise, epilogue.strength, epilogue.b, epilogue.next_styles)
+    with on_device_of(x):
         styled_epilogue_fwd_kernel[strips.grid](
-            image, *tensors, out, kept, *strips.sizes, padding[0], padding[2], noise_step, fir_gain, slope, gain,
-            0.0 if clamp is None else clamp, HAS_CLAMP=clamp is not None, FH=fh, FW=fw, FLIP=flip,
-            ACC=triton_type(wide), **strips.constants,
+            x, *contiguous(f), *vectors, out, z, *strips.sizes, padding[0], padding[2], epilogue.noise_step, fir_gain,
+            epilogue.slope, epilogue.gain, epilogue.clamp or 0.0, HAS_CLAMP=epilogue.clamp is not None, FH=fh, FW=fw,
+            FLIP=flip, ACC=acc_type(x.dtype), **strips.constants,
         )  # fmt: skip
     return out
+
+
+def _passes_twice(f: Tensor) -> bool:
+    return f.ndim == 1 and f.numel() > LONG
+
+
+def _two_axes(f: Tensor, dtype: torch.dtype) -> Tensor:
+    return f if f.ndim == 2 else torch.outer(f.to(dtype), f.to(dtype))
 
 
 def styled_epilogue_bwd(
@@ -201,77 +207,70 @@ def styled_epilogue_bwd(
     strength: Tensor | None, b: Tensor | None, next_styles: Tensor | None, padding: Sequence[int], fir_gain: float,
     slope: float, gain: float, clamp: float | None, want: Sequence[int],
 ) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    of_scale, of_noise, of_strength, of_b, of_next = (bool(w) for w in want)
-    image = dense(whole(y))
-    wide = accumulation(image.dtype)
+    """The gradients by y, scale, noise, strength, b and next_styles; want: which of all but y, the others are empty."""
+    want_scale, want_noise, want_strength, want_b, want_next = (bool(w) for w in want)
+    x = dense(whole(y))
+    acc_dtype = accumulation(x.dtype)
+    epilogue = Epilogue(scale, noise, strength, b, next_styles, slope, gain, clamp)
     z = out
     if next_styles is not None:  # out shows nothing where a next style is 0
-        tensors = (scale, noise, strength, b, None)
-        z = epilogue(image, wide, f, tensors, padding, fir_gain, slope, gain, clamp)
-    dout, z = dense(dout, image), dense(z, image)
-    activation = (slope, gain, clamp)
-    over_channels = of_noise or of_strength
-    dscale = image.new_empty(0, dtype=wide)
+        before = epilogue._replace(next_styles=None)
+        z = fir_epilogue(x, f, before, padding=padding, fir_gain=fir_gain, dtype=acc_dtype)
+    dout, z = laid_out_like(dout, x), laid_out_like(z, x)
+    sums = partial(epilogue_sums, dout, z, want_noise=want_noise or want_strength, want_b=want_b, want_next=want_next)
     if f is None:
-        dy = torch.empty_like(image)
-        sums = epilogue_sums(dout, z, image, scale, next_styles, dy, activation, of_scale, of_b, of_next, over_channels)
-        of_pixel, dscale, db, dnext = sums
+        dy = torch.empty_like(x)
+        pixel_sums, dscale, db, dnext = sums(epilogue, y=x, dy=dy, want_scale=want_scale)
+    elif _passes_twice(f):
+        h = torch.empty_like(dout, dtype=acc_dtype)
+        pixel_sums, dscale, db, dnext = sums(epilogue._replace(scale=None), dy=h, want_scale=False)
+        back = adjoint_padding(x.shape[2:], h.shape[2:], f, ONE, ONE, padding)
+        du = fir(h, f, padding=back, flip=True, gain=fir_gain)
+        dscale = (du * x).sum((2, 3)) if want_scale else dscale
+        dy = laid_out_like((du if scale is None else du * over_pixels(scale)).to(x.dtype), x)
     else:
-        back = (f.shape[-1] - padding[0] - 1, 0, f.shape[0] - padding[2] - 1, 0)
-        if f.ndim == 1 and f.numel() > LONG:
-            h = torch.empty_like(dout, dtype=wide)
-            sums = epilogue_sums(dout, z, dout, None, next_styles, h, activation, False, of_b, of_next, over_channels)
-            size, k = image.shape[2:], f.numel()
-            back = (back[0], size[1] + k - 1 - h.shape[3] - back[0], back[2], size[0] + k - 1 - h.shape[2] - back[2])
-            to_u = fir(h, f, back, True, fir_gain)
-            dscale = (to_u * image).sum((2, 3)) if of_scale else dscale
-            dy = (to_u if scale is None else to_u * scale[:, :, None, None]).to(image.dtype)
-        else:
-            dy = torch.empty_like(image)
-            y_or_none = image if of_scale else None
-            dscale = through_filter(dout, z, dy, y_or_none, f, scale, next_styles, back, fir_gain, activation)
-            wanted = (False, of_b, of_next, over_channels)
-            sums = epilogue_sums(dout, z, dout, None, next_styles, None, activation, *wanted)
-        of_pixel, _, db, dnext = sums
-    dnoise, dstrength = by_noise(of_pixel, noise, strength, of_noise, of_strength)
+        dy = torch.empty_like(x)
+        dscale = fir_backward(dout, z, f, epilogue, dy, y=x if want_scale else None, padding=padding, fir_gain=fir_gain)
+        pixel_sums, _, db, dnext = sums(epilogue._replace(scale=None), want_scale=False)
+    dnoise, dstrength = noise_gradients(pixel_sums, noise, strength, want_noise=want_noise, want_strength=want_strength)
     return phases(dy, len(y)), dscale, dnoise, dstrength, db, dnext
 
 
-def by_noise(
-    of_pixel: Tensor, noise: Tensor | None, strength: Tensor | None, of_noise: bool, of_strength: bool
+def noise_gradients(
+    pixel_sums: Tensor, noise: Tensor | None, strength: Tensor | None, *, want_noise: bool, want_strength: bool
 ) -> tuple[Tensor, Tensor]:
     """The gradients by noise and its strength from the sums over channels; those not wanted are empty."""
-    dnoise, dstrength = of_pixel.new_empty(0), of_pixel.new_empty(0)
-    if noise is not None and (of_noise or of_strength):
-        of_pixel = of_pixel if noise.shape[0] == of_pixel.shape[0] else of_pixel.sum(0, keepdim=True)
-        dnoise = (of_pixel if strength is None else of_pixel * strength) if of_noise else dnoise
-        dstrength = (of_pixel * noise).sum() if of_strength else dstrength
+    dnoise, dstrength = pixel_sums.new_empty(0), pixel_sums.new_empty(0)
+    if noise is not None and (want_noise or want_strength):
+        by_pixel = pixel_sums if noise.shape[0] == pixel_sums.shape[0] else pixel_sums.sum(0, keepdim=True)
+        dnoise = (by_pixel if strength is None else by_pixel * strength) if want_noise else dnoise
+        dstrength = (by_pixel * noise).sum() if want_strength else dstrength
     return dnoise, dstrength
 
 
-def through_filter(
-    dout: Tensor, z: Tensor, dy: Tensor, y: Tensor | None, f: Tensor, scale: Tensor | None, next_styles: Tensor | None,
-    back: Sequence[int], fir_gain: float, activation: tuple[float, float, float | None],
+def fir_backward(
+    dout: Tensor, z: Tensor, f: Tensor, epilogue: Epilogue, dy: Tensor, *, y: Tensor | None, padding: Sequence[int],
+    fir_gain: float,
 ) -> Tensor:  # fmt: skip
-    """Fills dy; the gradient by scale, empty without y. back: the padding of the adjoint filter."""
-    (n, c, height, width), wide, (slope, gain, clamp) = dy.shape, accumulation(dy.dtype), activation
+    """Fills dy; the gradient by scale, empty without y. f: not longer than LONG, as in the forward pass."""
+    (n, c, height, width), acc_dtype = dy.shape, accumulation(dy.dtype)
     if dy.numel() == 0:
-        return dy.new_zeros(0 if y is None else (n, c), dtype=wide)
-    scale, next_styles = (None if t is None else t.contiguous() for t in (scale, next_styles))
-    f = f.contiguous() if f.ndim == 2 else torch.outer(f.to(wide), f.to(wide))
-    strips = strips_of(dout, height, width, tile=FIR_TILE // 2)  # twice the tensors of the forward pass
-    last = is_channels_last(dout)
+        return dy.new_zeros(0 if y is None else (n, c), dtype=acc_dtype)
+    back = adjoint_padding(dy.shape[2:], dout.shape[2:], f, ONE, ONE, padding)
+    f, scale, next_styles = contiguous(_two_axes(f, acc_dtype), epilogue.scale, epilogue.next_styles)
+    last = is_channels_last(dy)  # dout may be a single pixel, which tells nothing
+    strips = strips_of(dout, height, width, last=last, tile=FIR_TILE // 2)  # twice the tensors of the forward pass
     shape = (n, strips.row_blocks, c) if last else (strips.column_blocks, n * c, strips.strips)
-    sums = None if y is None else torch.empty(shape, dtype=wide, device=dy.device)
+    scale_sums = None if y is None else torch.empty(shape, dtype=acc_dtype, device=dy.device)
     with on_device_of(dy):
         styled_epilogue_bwd_kernel[strips.grid](
-            dout, z, f, scale, next_styles, y, dy, sums, *strips.sizes, back[0], back[2], fir_gain, slope, gain,
-            0.0 if clamp is None else clamp, HAS_CLAMP=clamp is not None, FH=f.shape[0], FW=f.shape[1],
-            ACC=triton_type(wide), **strips.constants,
+            dout, z, f, scale, next_styles, y, dy, scale_sums, *strips.sizes, back[0], back[2], fir_gain,
+            epilogue.slope, epilogue.gain, epilogue.clamp or 0.0, HAS_CLAMP=epilogue.clamp is not None,
+            FH=f.shape[0], FW=f.shape[1], ACC=acc_type(dy.dtype), **strips.constants,
         )  # fmt: skip
-    if sums is None:
-        return dy.new_empty(0, dtype=wide)
-    return sums.sum(1) if last else sums.sum((0, 2)).view(n, c)
+    if scale_sums is None:
+        return dy.new_empty(0, dtype=acc_dtype)
+    return scale_sums.sum(1) if last else scale_sums.sum((0, 2)).view(n, c)
 
 
 def whole(y: Sequence[Tensor]) -> Tensor:
@@ -288,4 +287,4 @@ def phases(image: Tensor, count: int) -> list[Tensor]:
     """The inverse of `whole`."""
     if count == 1:
         return [image]
-    return [dense(image[:, :, i // 2 :: 2, i % 2 :: 2], image) for i in range(4)]
+    return [laid_out_like(image[:, :, i // 2 :: 2, i % 2 :: 2], image) for i in range(4)]

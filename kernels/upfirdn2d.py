@@ -1,7 +1,7 @@
 """Zero insertion by up, padding, a FIR, every down-th pixel: y[o] = gain sum_k g[k] x[(o down + k - pad) / up], over
 the k that divide; g is f, flipped unless FLIP.
 
-x: [N, C, H, W], contiguous or channels_last, any floating type; accumulated in float32 (float64). Tiles as in fir.py,
+x: [N, C, H, W], contiguous or channels_last, any floating type; accumulated in float32 (float64). Tiles as in _fir.py,
 without strips: a program does 1024 outputs, each from the ceil(fh / up) x ceil(fw / up) taps that meet a pixel, so that
 inserted zeros cost nothing. Without a change of size the kernel of styled_epilogue.py does it, with each input row
 loaded once for all the outputs that it meets. A long filter that is given for one axis passes twice, through float32.
@@ -15,14 +15,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from idgan_fast.kernels.fir import new_image, places, strips_of
+from idgan_fast.kernels._common import acc_type, contiguous, dense, new_image, on_device_of, scalar
+from idgan_fast.kernels._fir import strip_coordinates, strips_of
 from idgan_fast.kernels.styled_epilogue import LONG, fir
-from idgan_fast.kernels.tiles import accumulation, dense, on_device_of, scalar, triton_type
+from idgan_fast.ops._resampling import filter_size, output_size
+from idgan_fast.ops._tensors import accumulation
 
 
 @triton.jit
 def first_tap(o, pad, UP: tl.constexpr, DOWN: tl.constexpr):
-    """Of output o: the first tap that meets a pixel, and that pixel."""
+    """First tap of output o on an input pixel (not an inserted zero), and that pixel's index."""
     p = o * DOWN - pad
     tap = 0
     if UP > 1:
@@ -40,7 +42,7 @@ def upfirdn2d_kernel(
     FH: tl.constexpr, FW: tl.constexpr, FLIP: tl.constexpr, ACC: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, STRIP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    _, _, _, _, into, out_of, oy, ox, step, there, _, _ = places(
+    _, _, _, _, in_plane, out_plane, oy, ox, step, exists, _, _ = strip_coordinates(
         planes, channels, height, width, out_height, out_width, strips, row_blocks, column_blocks,
         CHANNELS_LAST, STRIP, ROWS, COLUMNS,
     )  # fmt: skip
@@ -49,18 +51,18 @@ def upfirdn2d_kernel(
     total = tl.zeros((ROWS, COLUMNS), ACC)
     for j in range((FH + UP_Y - 1) // UP_Y):
         ky, iy = tap_y + j * UP_Y, row + j
-        in_y = there & (ky < FH) & (iy >= 0) & (iy < height)
+        y_exists = exists & (ky < FH) & (iy >= 0) & (iy < height)
         for i in tl.static_range((FW + UP_X - 1) // UP_X):
             kx, ix = tap_x + i * UP_X, column + i
-            mask = in_y & (kx < FW) & (ix >= 0) & (ix < width)
-            v = tl.load(x + into + (iy.to(tl.int64) * width + ix) * step, mask=mask, other=0.0).to(ACC)
+            mask = y_exists & (kx < FW) & (ix >= 0) & (ix < width)
+            v = tl.load(x + in_plane + (iy.to(tl.int64) * width + ix) * step, mask=mask, other=0.0).to(ACC)
             if f is None:
                 total += v
             else:
                 tap = ky * FW + kx if FLIP else (FH - 1 - ky) * FW + (FW - 1 - kx)
                 total = tl.fma(v, tl.load(f + tap, mask=(ky < FH) & (kx < FW), other=0.0).to(ACC), total)
-    at = out_of + (oy.to(tl.int64) * out_width + ox) * step
-    tl.store(y + at, (total * scalar(gain, total)).to(y.dtype.element_ty), mask=there & (oy < out_height))
+    at = out_plane + (oy.to(tl.int64) * out_width + ox) * step
+    tl.store(y + at, (total * scalar(gain, total)).to(y.dtype.element_ty), mask=exists & (oy < out_height))
 
 
 def upfirdn2d(
@@ -69,32 +71,31 @@ def upfirdn2d(
 ) -> Tensor:  # fmt: skip
     x = dense(x)
     if f is not None and max(*up, *down) == 1:
-        return fir(x, f, padding, flip_filter, gain)
+        return fir(x, f, padding=padding, flip=flip_filter, gain=gain)
     if f is None or f.ndim == 2:
-        return _filtered(x, f, up, down, padding, flip_filter, gain, x.dtype)
-    wide = accumulation(x.dtype)
+        return _filtered(x, f, up, down, padding, flip=flip_filter, gain=gain)
+    acc_dtype = accumulation(x.dtype)
     if f.numel() <= LONG:
-        return _filtered(x, torch.outer(f.to(wide), f.to(wide)), up, down, padding, flip_filter, gain, x.dtype)
-    along_x = _filtered(x, f[None], (up[0], 1), (down[0], 1), (*padding[:2], 0, 0), flip_filter, 1.0, wide)
-    of_y = ((1, up[1]), (1, down[1]), (0, 0, *padding[2:]))
-    return _filtered(along_x, f[:, None], *of_y, flip_filter, gain, x.dtype)
+        f = torch.outer(f.to(acc_dtype), f.to(acc_dtype))
+        return _filtered(x, f, up, down, padding, flip=flip_filter, gain=gain)
+    rows = _filtered(x, f[None], (up[0], 1), (down[0], 1), (*padding[:2], 0, 0), flip=flip_filter, dtype=acc_dtype)
+    pad_y = (0, 0, *padding[2:])
+    return _filtered(rows, f[:, None], (1, up[1]), (1, down[1]), pad_y, flip=flip_filter, gain=gain, dtype=x.dtype)
 
 
 def _filtered(
-    x: Tensor, f: Tensor | None, up: Sequence[int], down: Sequence[int], padding: Sequence[int], flip: bool,
-    gain: float, dtype: torch.dtype,
+    x: Tensor, f: Tensor | None, up: Sequence[int], down: Sequence[int], padding: Sequence[int], *, flip: bool,
+    gain: float = 1.0, dtype: torch.dtype | None = None,
 ) -> Tensor:  # fmt: skip
-    fh, fw = (1, 1) if f is None else f.shape
-    height = (x.shape[2] * up[1] + padding[2] + padding[3] - fh) // down[1] + 1
-    width = (x.shape[3] * up[0] + padding[0] + padding[1] - fw) // down[0] + 1
+    """f: [fh, fw] or None. dtype: of the result, by default x's."""
+    (fh, fw), (height, width) = filter_size(f), output_size(x.shape, f, up, down, padding)
     y = new_image(x, height, width, dtype)
     if y.numel() == 0:
         return y
     strips = strips_of(x, height, width, longest=1)
     with on_device_of(x):
         upfirdn2d_kernel[strips.grid](
-            x, None if f is None else f.contiguous(), y, *strips.sizes, padding[0], padding[2], gain, UP_X=up[0],
-            UP_Y=up[1], DOWN_X=down[0], DOWN_Y=down[1], FH=fh, FW=fw, FLIP=flip,
-            ACC=triton_type(accumulation(x.dtype)), **strips.constants,
+            x, *contiguous(f), y, *strips.sizes, padding[0], padding[2], gain, UP_X=up[0], UP_Y=up[1], DOWN_X=down[0],
+            DOWN_Y=down[1], FH=fh, FW=fw, FLIP=flip, ACC=acc_type(x.dtype), **strips.constants,
         )  # fmt: skip
     return y

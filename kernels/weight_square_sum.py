@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from idgan_fast.kernels.tiles import accumulation, dense, is_channels_last, on_device_of, triton_type
+from idgan_fast.kernels._common import acc_type, dense, is_channels_last, on_device_of
+from idgan_fast.ops._tensors import accumulation
 
 BLOCK = 256
 
@@ -32,14 +33,14 @@ def weight_square_sum_kernel(
 
 def weight_square_sum(weight: Tensor) -> Tensor:
     weight = dense(weight)
-    (o, i, kh, kw), wide = weight.shape, accumulation(weight.dtype)
-    square_sum = torch.empty((o, i), dtype=wide, device=weight.device)
+    o, i, kh, kw = weight.shape
+    square_sum = torch.empty((o, i), dtype=accumulation(weight.dtype), device=weight.device)
     if weight.numel() == 0:
         return square_sum.zero_()
     steps = (1, i) if is_channels_last(weight) else (kh * kw, 1)
     block = min(triton.next_power_of_2(i), BLOCK)
     with on_device_of(weight):
         weight_square_sum_kernel[(o * triton.cdiv(i, block),)](
-            weight, square_sum, i, kh * kw, *steps, ACC=triton_type(wide), BLOCK=block, num_warps=1
+            weight, square_sum, i, kh * kw, *steps, ACC=acc_type(weight.dtype), BLOCK=block, num_warps=1
         )
     return square_sum

@@ -11,7 +11,9 @@ import torch
 from idgan_fast.config.settings import ImagesConfig
 from idgan_fast.data import dali
 from idgan_fast.data.images import ImageFiles
-from idgan_fast.ops import _dispatch, admission, samples
+from idgan_fast.ops import _dispatch
+from idgan_fast.ops._registry import CUSTOM_OPS
+from idgan_fast.ops.validation import verification
 from tests.data.test_images import put, smooth
 from tests.ops import fuzz
 
@@ -29,7 +31,7 @@ GRAPHED = ("bias_lrelu_fwd", "bias_lrelu_bwd", "bias_act_bwd2", "weight_square_s
 
 
 def moved(value: Any, device: str) -> Any:
-    return admission._moved(value, lambda t: t.to(device))
+    return verification._moved(value, lambda t: t.to(device))
 
 
 class Kernels:
@@ -74,7 +76,7 @@ def test_activations(backend: str, act: str) -> None:
 @pytest.mark.parametrize("backend", NAMESPACES)
 def test_every_kernel_is_admitted(backend: str) -> None:
     Kernels(backend, "bias_act_fwd")
-    wrong = {name: reason for name, reason in admission.verdicts(backend, DEVICE).items() if reason is not None}
+    wrong = {name: reason for name, reason in verification.verdicts(backend, DEVICE).items() if reason is not None}
     assert not wrong
 
 
@@ -84,21 +86,21 @@ def test_a_stream_and_a_graph_give_what_the_default_stream_gives(name: str) -> N
     Kernels("native", name)
     torch.manual_seed(0)
     operator = getattr(torch.ops.idgan_fast, name).default
-    for arguments in samples.of(name, torch.float16, torch.channels_last):
+    for arguments in verification.samples_of(CUSTOM_OPS[name], torch.float16, torch.channels_last):
         first = moved(arguments, DEVICE)
-        wanted = admission._tensors(operator(*first))
+        wanted = verification._tensors(operator(*first))
         stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             operator(*first)
         torch.cuda.synchronize()
-        values = [t.clone() for t in admission._tensors(first)]
+        values = [t.clone() for t in verification._tensors(first)]
         with torch.cuda.graph(graph, stream=stream):
-            captured = admission._tensors(operator(*first))
-        for t in admission._tensors(first):
+            captured = verification._tensors(operator(*first))
+        for t in verification._tensors(first):
             t.zero_()
         graph.replay()
-        for t, value in zip(admission._tensors(first), values, strict=True):
+        for t, value in zip(verification._tensors(first), values, strict=True):
             t.copy_(value)
         graph.replay()
         torch.cuda.synchronize()
@@ -128,32 +130,29 @@ def test_more_than_two_to_the_31_numbers(layout: torch.memory_format) -> None:
     filtered = torch.ops.idgan_fast.upfirdn2d(x, f, *numbers)
     for n, c in ((0, 0), (0, 63), (1, 31), (1, 63)):
         part = x[n : n + 1, c : c + 1].contiguous()
-        wanted = _dispatch.custom_ops["bias_lrelu_fwd"].reference(part, b[c : c + 1], 1, 0.2, 1.0, None)
+        wanted = CUSTOM_OPS["bias_lrelu_fwd"].reference(part, b[c : c + 1], 1, 0.2, 1.0, None)
         fuzz.assert_same(biased[n : n + 1, c : c + 1].contiguous(), wanted, 1e-3, (n, c))
-        wanted = _dispatch.custom_ops["upfirdn2d"].reference(part, f, *numbers)
+        wanted = CUSTOM_OPS["upfirdn2d"].reference(part, f, *numbers)
         fuzz.assert_same(filtered[n : n + 1, c : c + 1].contiguous(), wanted, 1e-3, (n, c))
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_dali_on_the_gpu(tmp_path: Path, dtype: torch.dtype, channels_last: bool) -> None:
-    """The CPU's pictures and flips, to within rounding; the noise is another one. One picture is damaged."""
+def test_dali_on_the_gpu(tmp_path: Path) -> None:
+    """The CPU's pictures to within rounding. One picture is damaged."""
     if reason := dali.why_not(torch.device(DEVICE)):
         pytest.skip(reason)
     for i in range(9):
         put(tmp_path, f"{i}.jpg", smooth(80 + i, 70), quality=95)
     (tmp_path / "4.jpg").write_bytes((tmp_path / "4.jpg").read_bytes()[:900])
     datasets = [ImageFiles(tmp_path, 64, ImagesConfig(cache_gib=0.0)) for _ in range(2)]
-    how: dict[str, Any] = {"dtype": dtype, "channels_last": channels_last}
     sources = [
-        dali.batches(dataset, 4, 0, 0, 2, torch.device(device), **how)
+        dali.batches(dataset, 4, 0, 0, 2, torch.device(device))
         for dataset, device in zip(datasets, ("cpu", DEVICE), strict=True)
     ]
     for wanted, got in islice(zip(*sources, strict=True), 8):
         assert got.device.type == DEVICE
-        assert got.dtype == dtype
-        assert got.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-        levels = (got.cpu().float() - wanted.float()).abs() * (1 if dtype == torch.uint8 else 127.5)
+        assert got.dtype == torch.uint8
+        assert got.is_contiguous(memory_format=torch.channels_last)
+        levels = (got.cpu().float() - wanted.float()).abs()
         assert levels.max() < 8
         assert levels.mean() < 1
     assert datasets[0].skipped.keys() == datasets[1].skipped.keys() == {"4.jpg"}

@@ -8,7 +8,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = (
-    {"errors", "files"},
+    {"errors"},
+    {"files"},
     {"config"},
     {"ops", "kernels"},
     {"models", "data"},

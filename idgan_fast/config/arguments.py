@@ -1,4 +1,4 @@
-"""The command line -> settings: the preset's, then those of `--config FILE`, then those of the flags."""
+"""The command line becomes settings: the preset's, over these those of `--config FILE`, over these the flags."""
 
 import contextlib
 import math
@@ -10,56 +10,57 @@ from pathlib import Path
 
 import tyro
 
+from idgan_fast.config.fields import settings_of
 from idgan_fast.config.presets import preset
 from idgan_fast.config.settings import Config, flatten, override, read_yaml
 from idgan_fast.errors import UserError, nearest
 
 
-def normalise(argv: Sequence[str]) -> list[str]:
-    """Give a bare --amp its value (auto), which the parser insists on."""
+def expand_bare_amp(argv: Sequence[str]) -> list[str]:
+    """Give a bare --amp the value auto, since the parser insists on one."""
     result: list[str] = []
     for position, argument in enumerate(argv):
         result.append(argument)
         if argument == "--amp":
-            following = argv[position + 1] if position + 1 < len(argv) else "--"
-            if following.startswith("-"):
+            after = argv[position + 1] if position + 1 < len(argv) else "--"
+            if after.startswith("-"):
                 result.append("auto")
     return result
 
 
-def _given(argv: Sequence[str], flag: str) -> str | None:
-    """The last value of `flag` in the arguments, before they are parsed."""
-    found = None
+def _last_value(argv: Sequence[str], flag: str) -> str | None:
+    """Return the value that `flag` has in the end, in arguments that are not parsed yet."""
+    last = None
     for position, argument in enumerate(argv):
         if argument == flag and position + 1 < len(argv):
-            found = argv[position + 1]
+            last = argv[position + 1]
         elif argument.startswith(flag + "="):
-            found = argument.split("=", 1)[1]
-    return found
+            last = argument.split("=", 1)[1]
+    return last
 
 
-def parse(argv: Sequence[str], prog: str = "idgan-fast train", needs_data: bool = True) -> Config:
-    """The command line -> settings, complete and checked. Raises UserError; SystemExit after --help."""
-    argv = normalise(argv)
-    file = _given(argv, "--config")
+def parse(argv: Sequence[str], prog: str = "idgan-fast train", *, needs_data: bool = True) -> Config:
+    """Parse the command line into settings that are complete and checked. Raises UserError; SystemExit after --help."""
+    argv = expand_bare_amp(argv)
+    file = _last_value(argv, "--config")
     values = read_yaml(Path(file)) if file is not None else {}
-    name = str(_given(argv, "--preset") or values.get("preset") or Config.preset)
+    name = str(_last_value(argv, "--preset") or values.get("preset") or Config.preset)
     base = override(preset(name), {**values, "preset": name})
-    given = _given(argv, "--batch-size")
-    if given is not None and given.isdecimal():
-        base = replace(base, batch_size=int(given))
+    batch_size = _last_value(argv, "--batch-size")
+    if batch_size is not None and batch_size.isdecimal():
+        base = replace(base, batch_size=int(batch_size))
     base = _spread_batch_size(base)  # before the flags, so that --gan.batch-size wins over --batch-size
     config, unknown = _parse_flags(argv, base, prog)
     if unknown:
         flags = ["--" + key.replace("_", "-") for key in flatten(base) if key != "dataset"]
         raise UserError(f"{unknown[0]}: no such option; {nearest(unknown[0].split('=')[0], flags)}")
     config = replace(config, batch_size=None)
-    check(config, needs_data)
+    check(config, needs_data=needs_data)
     return config
 
 
 def _parse_flags(argv: Sequence[str], base: Config, prog: str) -> tuple[Config, list[str]]:
-    """tyro's parser; its boxed message about a wrong value becomes one line."""
+    """Run tyro's parser. Raises UserError with its boxed message about a wrong value as one line."""
     errors = StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -69,12 +70,12 @@ def _parse_flags(argv: Sequence[str], base: Config, prog: str) -> tuple[Config, 
             raise
         lines = [line.strip(" │|─-╭╮╰╯") for line in errors.getvalue().splitlines()]
         _, *body = filter(None, lines)  # a title, the message, help
-        said = takewhile(lambda line: not line.startswith(("For full helptext", "Argument helptext")), body)
-        raise UserError(f"{' '.join(said).rstrip('.')}; {prog} --help shows what there is") from None
+        message = takewhile(lambda line: not line.startswith(("For full helptext", "Argument helptext")), body)
+        raise UserError(f"{' '.join(message).rstrip('.')}; {prog} --help shows what there is") from None
 
 
 def _spread_batch_size(config: Config) -> Config:
-    """`batch_size` put into both stages."""
+    """Put `batch_size` into both stages."""
     if config.batch_size is None:
         return config
     return replace(
@@ -85,43 +86,19 @@ def _spread_batch_size(config: Config) -> Config:
     )
 
 
-# Least and greatest value of the numbers that have one, by the end of their names.
-BOUNDS: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("iters", "workers", "s_dim", "min_side", "cache_gib", "low_precision_levels"), (0, math.inf)),
-    **dict.fromkeys(("batch_size", "c_dim", "w_dim", "width", "crop", "_every", "path_shrink"), (1, math.inf)),
-    **dict.fromkeys(("channel_base", "channel_max", "mapping_layers", "ada_images"), (1, math.inf)),
-    **dict.fromkeys(("distill_warmup", "distill_eps", "path_weight"), (0, math.inf)),
-    **dict.fromkeys(("beta", "beta_start", "lr", "lr_g", "lr_d", "r1_weight", "distill_weight"), (0, math.inf)),
-    **dict.fromkeys(
-        (
-            "beta_hold",
-            "beta_reach",
-            "lr_warmup",
-            "lr_decay",
-            "ema",
-            "ema_rampup",
-            "style_mixing",
-            "ada_target",
-            "square_decay",
-        ),
-        (0, 1),
-    ),
-    "seed": (0, 2**32),
-}
-
-
 def _check_bounds(config: Config) -> None:
-    for key, value in flatten(config).items():
+    """Raise UserError for a number out of its field's bounds, or not finite."""
+    for key, value, traits in settings_of(config):
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
-        low, high = next((bounds for end, bounds in BOUNDS.items() if key.endswith(end)), (-math.inf, math.inf))
+        low, high = traits.at_least, traits.at_most
         if not (low <= value <= high and math.isfinite(value)):
             wanted = f"from {low} to {high}" if high < math.inf else f"at least {low}"
             raise UserError(f"--{key.replace('_', '-')}: must be {wanted}, got {value}")
 
 
-def check(config: Config, needs_data: bool = True) -> None:
-    """Raise UserError where the settings cannot work or contradict each other."""
+def check(config: Config, *, needs_data: bool = True) -> None:
+    """Raise UserError where settings cannot work or contradict each other."""
     _check_bounds(config)
     if needs_data and config.data is None and config.dataset == "images":
         raise UserError(f"--data: the preset {config.preset} trains on your pictures: give a folder or a zip of them")
@@ -143,16 +120,16 @@ def check(config: Config, needs_data: bool = True) -> None:
         raise UserError(f"--gan.bottleneck: is the ResNet discriminator's, got --gan.model {gan.model}")
     if gan.square_decay == 1:
         raise UserError(f"--gan.square-decay: must be less than 1, got {gan.square_decay}")
-    styled = gan.stylegan2
-    seen = [4 << i for i in range(9) if styled.code_from <= 4 << i <= min(styled.code_to, size)]
-    if gan.model == "stylegan2" and styled.code == "style" and not seen:
+    stylegan2 = gan.stylegan2
+    with_code = [4 << i for i in range(9) if stylegan2.code_from <= 4 << i <= min(stylegan2.code_to, size)]
+    if gan.model == "stylegan2" and stylegan2.code == "style" and not with_code:
         raise UserError(
-            f"--gan.stylegan2.code-from, code-to: no resolution from 4 to {size} lies in {styled.code_from} to "
-            f"{styled.code_to}, so that G would not see c"
+            f"--gan.stylegan2.code-from, code-to: no resolution from 4 to {size} lies in {stylegan2.code_from} to "
+            f"{stylegan2.code_to}, so that G would not see c"
         )
     if gan.model == "stylegan2" and gan.s_dim == 0:
         raise UserError("--gan.s-dim: StyleGAN2's mapping network needs at least 1, got 0")
-    if gan.model == "stylegan2" and gan.stylegan2.recompute and config.compile == "on":
+    if gan.model == "stylegan2" and stylegan2.recompute and config.compile == "on":
         raise UserError("--compile on: the compiler cannot recompute; leave out --gan.stylegan2.recompute")
     if gan.warm_start and (gan.model != "dsprites" or gan.width != config.vae.width):
         raise UserError("--gan.warm-start: needs --gan.model dsprites and --gan.width equal to --vae.width")

@@ -1,9 +1,10 @@
-"""The presets: those of the named sets hold the public code's constants, untouched; two are short ones of our own, and
-three have StyleGAN2's networks."""
+"""The presets. Those named after a data set hold the public code's constants, untouched; two are short ones of our own,
+and three have StyleGAN2's networks."""
 
 from dataclasses import replace
 from typing import Any
 
+from idgan_fast.config.fields import settings_of
 from idgan_fast.config.settings import Config, GANConfig, ImagesConfig, StyleGAN2Config, VAEConfig, flatten
 from idgan_fast.errors import UserError, nearest
 
@@ -121,7 +122,7 @@ PRESETS: dict[str, Config] = {
     ),
 }
 
-# What presets of our own are held against in the report's list of departures from the paper.
+# The preset that each one is compared with in the report's list of departures from the paper.
 PAPER = PRESETS | {
     "dsprites-quick": _DSPRITES,
     "images-quick": _CELEBA_64,
@@ -132,18 +133,22 @@ PAPER = PRESETS | {
 
 
 def preset(name: str) -> Config:
+    """Return the settings of a preset. Raises UserError for a name that is not known."""
     if name not in PRESETS:
         raise UserError(f"--preset: no preset named {name!r}; {nearest(name, PRESETS)}")
     return PRESETS[name]
 
 
 def departures(config: Config) -> list[tuple[str, Any, Any]]:
-    """(setting, the paper's value, the run's value) where they differ; run-keeping settings left out."""
-    ours, paper = flatten(config), flatten(PAPER[config.preset])
-    science = ("images.", "vae.", "gan.", "amp", "dataset")
-    rows = [(key, paper[key], ours[key]) for key in ours if key.startswith(science) and ours[key] != paper[key]]
+    """List (setting, the paper's value, the run's value) where they differ and the difference is a departure."""
+    paper = flatten(PAPER[config.preset])
+    rows: list[tuple[str, Any, Any]] = [
+        (key, paper[key], value)
+        for key, value, traits in settings_of(config)
+        if traits.departure and value != paper[key]
+    ]
     if config.dataset == "dsprites" and config.data is None:
         rows.insert(0, ("data", "the public dSprites file", "the same factor grid, rendered by this project"))
     if config.preset == "celebahq-1024":
         rows.insert(0, ("teacher's pictures", "CelebA, 160-pixel centre crops", "those of stage 2, at 64x64"))
-    return [row for row in rows if row[0] != "images.cache_gib"]
+    return rows

@@ -1,8 +1,6 @@
 """Data sets, and the one way from them to batches on the device.
 
-A data set has `name`, `channels`, `fingerprint` (equal for equal pictures in equal order), `__len__` and
-`__getitem__(indices) -> uint8 [N, C, H, W]`. Both loaders give the same batches for the same seed and start: torch's,
-and DALI's to within rounding.
+Both loaders give the same batches for the same seed and start: torch's, and DALI's to within rounding.
 """
 
 import signal
@@ -11,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -27,28 +26,48 @@ __all__ = ["Dataset", "IndexBatches", "batches", "choose_loader", "in_memory", "
 
 
 class Dataset(Protocol):
+    """Images by index. What a data set of ours offers to the loaders, the run and the evaluation."""
+
     name: str
+    """What the images are, for a line to the user."""
     channels: int
     fingerprint: str
+    """Equal for equal images in equal order."""
+    skipped: dict[str, str]
+    """The reason for each image that could not be used, by its path."""
+    shorter_side: int | None
+    """Of the first image that was read, in pixels; None where none was read from a file."""
+
+    @property
+    def cached(self) -> bool:
+        """Whether the images need no decoding."""
 
     def __len__(self) -> int: ...
-    def __getitem__(self, indices: list[int] | Tensor) -> Tensor: ...
+
+    def __getitem__(self, indices: list[int] | Tensor) -> Tensor:
+        """uint8 [N, channels, H, W]."""
+
+    def factors(self, indices: Tensor) -> np.ndarray | None:
+        """The index of each true factor of variation, int [N, F]; None where the factors are not known."""
 
 
 def open_data(config: Config, size: int) -> Dataset:
-    """The run's pictures at size x size. Raises UserError where there are none."""
+    """The run's images at size x size. Raises UserError where there are none."""
     if config.dataset == "dsprites":
         if config.loader == "dali":
             raise UserError("--loader dali: dSprites are drawn, not decoded; leave --loader out")
         return DSprites() if config.data is None else DSpritesFile(Path(config.data))
     assert config.data is not None  # arguments.check has seen to it
-    # Whoever asks for DALI gets it, also for pictures that fit in memory.
+    # Whoever asks for DALI gets it, also for images that fit in memory.
     images = replace(config.images, cache_gib=0.0) if config.loader == "dali" else config.images
     return ImageFiles(Path(config.data), size, images)
 
 
 def choose_loader(config: Config, device: torch.device) -> tuple[str, str]:
-    """dali or torch, for pictures that are not kept in memory, and why. UserError: dali was asked for and cannot."""
+    """ "dali" or "torch", for images that are not kept in memory, and why.
+
+    Raises UserError where DALI was asked for and cannot be used.
+    """
     if config.loader == "torch":
         return "torch", "as asked"
     reason = dali.why_not(device)
@@ -60,12 +79,12 @@ def choose_loader(config: Config, device: torch.device) -> tuple[str, str]:
 
 
 def in_memory(dataset: Dataset) -> bool:
-    """Whether its pictures need no decoding."""
-    return getattr(dataset, "cached", True)
+    """Whether its images need no decoding."""
+    return dataset.cached
 
 
 class _Fetch:
-    """What a loader process runs: batches, and the pictures that were skipped for the first time on the way."""
+    """What a loader process runs: batches, each with the images first skipped on the way."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -73,8 +92,7 @@ class _Fetch:
 
     def __getitem__(self, indices: list[int]) -> tuple[Tensor, dict[str, str]]:
         batch = self.dataset[indices]
-        skipped = getattr(self.dataset, "skipped", {})
-        new = {path: reason for path, reason in skipped.items() if path not in self.reported}
+        new = {path: reason for path, reason in self.dataset.skipped.items() if path not in self.reported}
         self.reported.update(new)
         return batch, new
 
@@ -91,20 +109,21 @@ def batches(
     seed: int,
     start: int,
     workers: int,
+    *,
     pin_memory: bool = False,
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[Tensor]:
     """Endless uint8 batches [N, C, H, W], from batch number `start` on, by torch's DataLoader.
 
-    workers: processes that decode; none where the pictures are in memory already. rank, world: as in `IndexBatches`.
-    `dataset.skipped` is kept up to date here, whichever process met the picture. Raises UserError: a worker was killed.
+    workers: processes that decode; none where the images are in memory already. rank, world: as in `IndexBatches`.
+    `dataset.skipped` is kept up to date here, whichever process met the image. Raises UserError if a worker was killed.
     """
     loader: DataLoader[tuple[Tensor, dict[str, str]]] = DataLoader(
         _Fetch(dataset),  # type: ignore[arg-type]
         sampler=IndexBatches(len(dataset), batch_size, seed, start, rank, world),
         batch_size=None,
-        num_workers=0 if in_memory(dataset) else workers,
+        num_workers=0 if dataset.cached else workers,
         pin_memory=pin_memory,
         worker_init_fn=_ignore_signals,
     )
@@ -114,6 +133,5 @@ def batches(
             batch, skipped = next(source)
         except RuntimeError as error:  # what DataLoader raises for a worker that was killed
             raise UserError(f"data: {' '.join(str(error).split())}; fewer --workers need less memory") from error
-        if skipped:
-            dataset.skipped.update(skipped)  # type: ignore[attr-defined]
+        dataset.skipped.update(skipped)
         yield batch

@@ -1,4 +1,4 @@
-"""Work that goes on in a thread while its results are used."""
+"""A generator whose items are made in a thread while the ones before are used."""
 
 import atexit
 import queue
@@ -10,7 +10,10 @@ T = TypeVar("T")
 
 
 def in_background(items: Iterable[T], depth: int) -> Iterator[T]:
-    """The items, made ahead in a thread, which ends with this generator. What it raises is raised here."""
+    """The items, at most `depth` of them made ahead in a thread, which ends with this generator.
+
+    What the thread raises is raised here.
+    """
     made: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
     stop = threading.Event()
 

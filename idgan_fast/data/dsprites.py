@@ -1,7 +1,7 @@
-"""dSprites: binary 64x64 pictures on a full grid of factors, addressed by index.
+"""dSprites: binary 64x64 images on a full grid of factors, addressed by index.
 
 The grid is that of the public set (Matthey et al., 2017): shape (3) x scale (6) x orientation (40) x x (32) x y (32)
-= 737,280 pictures, y fastest. Our pictures are drawn by this module: the same factors and values, not the same pixels.
+= 737,280 images, y fastest. Our images are drawn by this module: the same factors and values, not the same pixels.
 Each of the 720 shapes is drawn once on a canvas; a position is a window on it, so the whole set is 6.5 MB of bytes.
 """
 
@@ -50,7 +50,7 @@ def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _draw_canvases() -> Tensor:
-    """Each shape, scale and orientation in the middle of a canvas: uint8 [720, 95, 95], 0 or 255."""
+    """A canvas for each shape, scale and orientation, drawn in its middle: uint8 [720, 95, 95], 0 or 255."""
     axis = np.arange(_CANVAS) - (_CANVAS - 1) / 2
     right, up = np.meshgrid(axis, -axis)  # [95, 95]
     angle = ORIENTATIONS[:, None, None]
@@ -63,15 +63,26 @@ def _draw_canvases() -> Tensor:
     return torch.from_numpy(canvases).flatten(0, 2)
 
 
-class DSprites:
-    """The rendered set. `self[indices]`: a list or int64 tensor [N] -> pictures uint8 [N, 1, 64, 64], 0 or 255."""
+class _OnGrid:
+    """What both sets share. `grid`: how many values each of FACTORS has."""
 
-    name = "dSprites, rendered"
-    fingerprint = "rendered"
     channels = 1
-    grid = GRID
+    cached = True
+    shorter_side: int | None = None
+
+    def __init__(self, name: str, fingerprint: str, grid: tuple[int, ...]) -> None:
+        self.name, self.fingerprint, self.grid = name, fingerprint, grid
+        self.skipped: dict[str, str] = {}
+
+    def factors(self, indices: Tensor) -> np.ndarray:
+        return factor_indices(indices, self.grid).numpy()
+
+
+class DSprites(_OnGrid):
+    """The rendered set. `self[indices]`: a list or int64 tensor [N] -> uint8 [N, 1, 64, 64], 0 or 255."""
 
     def __init__(self) -> None:
+        super().__init__("dSprites, rendered", "rendered", GRID)
         self._windows = _draw_canvases().unfold(1, SIZE, 1).unfold(2, SIZE, 1)  # [720, 32, 32, 64, 64], a view
 
     def __len__(self) -> int:
@@ -83,23 +94,20 @@ class DSprites:
         return self._windows[shape, top, left].unsqueeze(1)
 
 
-class DSpritesFile:
+class DSpritesFile(_OnGrid):
     """The public `.npz` as it is distributed, kept as packed bits (377 MB in all, never unpacked at once)."""
 
-    channels = 1
-
     def __init__(self, path: Path) -> None:
-        self.name = f"dSprites from {path.name}"
-        self.fingerprint = "public"
         try:
             with zipfile.ZipFile(path) as archive:
                 with archive.open("latents_classes.npy") as member:
-                    self.grid = _full_grid(np.lib.format.read_array(member, allow_pickle=False))
+                    grid = _full_grid(np.lib.format.read_array(member, allow_pickle=False))
                 with archive.open("imgs.npy") as member:
-                    self._bits = _read_packed(member, math.prod(self.grid))
+                    self._bits = _read_packed(member, math.prod(grid))
         except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, OSError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise UserError(f"data: {path} is not the public dSprites file ({reason}); download it again") from error
+        super().__init__(f"dSprites from {path.name}", "public", grid)
 
     def __len__(self) -> int:
         return len(self._bits)
@@ -112,7 +120,7 @@ class DSpritesFile:
 def _full_grid(classes: np.ndarray) -> tuple[int, ...]:
     """The factors' sizes, from the rows of factor indices; ValueError unless they are a full grid in order."""
     if classes.ndim == 2 and len(classes) and np.issubdtype(classes.dtype, np.integer):
-        classes = classes[:, -len(FACTORS) :]  # the public file has a constant colour in front
+        classes = classes[:, -len(FACTORS) :]  # the public file has a constant color in front
         grid = tuple(int(n) for n in classes.max(0) + 1)
         in_order = np.stack(np.unravel_index(np.arange(math.prod(grid)), grid), 1)
         if np.array_equal(in_order, classes):
@@ -121,7 +129,7 @@ def _full_grid(classes: np.ndarray) -> tuple[int, ...]:
 
 
 def _read_packed(member: IO[bytes], count: int, chunk: int = 4096) -> np.ndarray:
-    """An .npy stream of bytes [count, 64, 64] -> bits [count, 512], a chunk of pictures at a time."""
+    """An .npy stream of bytes [count, 64, 64] -> bits [count, 512], a chunk of images at a time."""
     np.lib.format.read_magic(member)
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
     if shape != (count, SIZE, SIZE) or dtype != np.uint8 or fortran:

@@ -1,4 +1,4 @@
-"""What an encoded picture says of itself, without decoding it.
+"""What the header of an encoded image says of it, without decoding it.
 
 DALI's decoders give Pillow's pixels for the common kinds, and other ones for rare kinds: 16 bits, palettes and
 transparency, CMYK, some ways to write an orientation. `plain_size` tells them apart.
@@ -18,9 +18,9 @@ OTHER_FRAMES = set(range(0xC3, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def plain_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) of a picture of 8 bits, grey or RGB, as a JPEG, PNG or lossy WebP; None for every other one.
+    """(width, height) of a plain image: 8 bits, gray or RGB, in a JPEG, PNG or lossy WebP. None for every other image.
 
-    One that is to be turned, or whose parts before and after the pixels are damaged, is an other one too.
+    An image that is to be turned, or that is damaged before or after its pixels, is not plain either.
     """
     try:
         if data[:3] == b"\xff\xd8\xff":
@@ -68,8 +68,8 @@ def _turned(data: bytes) -> bool:
 
 
 def _png(data: bytes) -> tuple[int, int] | None:
-    width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
-    if bits != 8 or colour not in (0, 2) or not (width and height):
+    width, height, bits, color = struct.unpack_from(">IIBB", data, 16)
+    if bits != 8 or color not in (0, 2) or not (width and height):
         return None
     at = 8
     while True:

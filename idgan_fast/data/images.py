@@ -1,7 +1,7 @@
-"""Pictures of any size and format, framed alike for both stages.
+"""Images of any size and format, framed alike for both stages.
 
-Framing is deterministic: turn as the EXIF says, centre crop (or squash), Lanczos to size x size. What is random
-(flip, dequantisation noise) happens later on whole batches, on the device.
+Framing is deterministic: turn as the EXIF says, center crop (or squash), Lanczos to size x size. What is random
+(flip, dequantization noise) happens later on whole batches, on the device.
 """
 
 import os
@@ -39,14 +39,14 @@ UPRIGHT = {
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Decoded, and turned as EXIF's orientation says."""
+    """The image, decoded and turned as EXIF's orientation says."""
     image.load()  # before the orientation is asked for, which would hide that a PNG cannot be decoded
     turn = UPRIGHT.get(orientation(image))
     return image if turn is None else image.transpose(turn)
 
 
 def orientation(image: Image.Image) -> int:
-    """As EXIF has it, from 1 to 8; a broken EXIF block says nothing."""
+    """EXIF's orientation, from 1 to 8; a broken EXIF block counts as none, 1."""
     try:
         return image.getexif().get(0x0112, 1)
     except Exception:  # Pillow's parser raises nearly anything on a broken block
@@ -54,7 +54,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Any picture -> "L" or "RGB"; transparent parts become white, 16-bit grey keeps its upper byte."""
+    """Any image -> "L" or "RGB"; transparent parts become white, 16-bit gray keeps its upper byte."""
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
@@ -65,35 +65,38 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def require_size(size: tuple[int, int], config: ImagesConfig) -> None:
-    """Raises TooSmall."""
+    """Raises TooSmall for an image of this width and height under the settings' least side."""
     if min(size) < config.min_side:
         raise TooSmall(f"its shorter side is {min(size)}, under images.min-side {config.min_side}")
 
 
 def unreadable(error: Exception) -> str:
-    """Why a picture is skipped whose reading raised this."""
+    """Why an image is skipped, from what its reading raised."""
     if isinstance(error, UnidentifiedImageError):  # it names an address in memory
         return "unreadable (UnidentifiedImageError: no kind of picture that Pillow knows)"
     return f"unreadable ({type(error).__name__}: {error})"
 
 
-def prepared(image: Image.Image, config: ImagesConfig) -> Image.Image:
-    """An opened picture, decoded, upright and in the run's channels. Raises TooSmall."""
+def prepare(image: Image.Image, config: ImagesConfig) -> Image.Image:
+    """An opened image, decoded, upright and in the run's channels. Raises TooSmall."""
     image = upright(image)
     require_size(image.size, config)
     return to_mode(image, "L" if config.channels == 1 else "RGB")
 
 
 def square(height: Any, width: Any, crop: int | None, least: Callable[[Any, Any], Any] = min) -> tuple[Any, Any, Any]:
-    """Top, left and side of the centred square of `crop` pixels, or as wide as the shorter side."""
+    """Top, left and side of the centered square of `crop` pixels, or as wide as the shorter side.
+
+    least: the minimum of two numbers; DALI has its own for the sizes of its graph.
+    """
     side = least(height, width)
     side = side if crop is None else least(side, crop)
     return (height - side) // 2, (width - side) // 2, side
 
 
 def frame(image: Image.Image, size: int, config: ImagesConfig) -> np.ndarray:
-    """An opened picture -> uint8 [channels, size, size]. Raises TooSmall."""
-    image = prepared(image, config)
+    """An opened image -> uint8 [channels, size, size]. Raises TooSmall."""
+    image = prepare(image, config)
     if config.framing == "crop":
         top, left, side = square(image.height, image.width, config.crop)
         image = image.crop((left, top, left + side, top + side))
@@ -102,7 +105,7 @@ def frame(image: Image.Image, size: int, config: ImagesConfig) -> np.ndarray:
 
 
 def attempt(name: str, read: Callable[[str], T], skipped: dict[str, str]) -> T | None:
-    """What `read` gives; None for a picture that cannot be used, which `skipped` then names, with the reason."""
+    """What `read` gives for an image; None where it cannot be used, which is then in `skipped`, with the reason."""
     if name in skipped:
         return None
     try:
@@ -115,10 +118,10 @@ def attempt(name: str, read: Callable[[str], T], skipped: dict[str, str]) -> T |
 
 
 class ImageFiles:
-    """Decoded pictures by index. `self[indices]`: a list or int64 tensor [N] -> uint8 [N, channels, size, size].
+    """Decoded images by index. `self[indices]`: a list or int64 tensor [N] -> uint8 [N, channels, size, size].
 
-    A picture that cannot be used is named in `skipped` (path: reason) and the next good one stands in its place.
-    Pictures that fit in `images.cache_gib` are decoded once and kept in memory.
+    An image that cannot be used is named in `skipped` (path: reason) and the next good one stands in its place.
+    Images that fit in `images.cache_gib` are decoded once and kept in memory.
     """
 
     def __init__(self, path: Path, size: int, config: ImagesConfig) -> None:
@@ -129,10 +132,9 @@ class ImageFiles:
         self.paths = self.source.names
         self.skipped: dict[str, str] = {}
         self.fingerprint = self.source.fingerprint
-        self.shorter_side: int | None = None  # of the first picture that was read
+        self.shorter_side: int | None = None
         self._cache: Tensor | None = None
-        picture_bytes = config.channels * size * size
-        if len(self.paths) * picture_bytes <= config.cache_gib * 2**30:
+        if len(self.paths) * config.channels * size * size <= config.cache_gib * 2**30:
             self._fill_cache()
 
     def __len__(self) -> int:
@@ -142,19 +144,22 @@ class ImageFiles:
     def cached(self) -> bool:
         return self._cache is not None
 
+    def factors(self, indices: Tensor) -> None:
+        """Nobody knows the true factors of photographs."""
+
     def __getitem__(self, indices: list[int] | Tensor) -> Tensor:
         if self._cache is not None:
             return self._cache[torch.as_tensor(indices)]
-        return torch.stack([self.this_or_next(int(i), self._framed, self.skipped)[1] for i in indices])
+        return torch.stack([self.this_or_next(int(i), self._decode, self.skipped)[1] for i in indices])
 
     def _fill_cache(self) -> None:
         pixels = torch.empty(len(self.paths), self.channels, self.size, self.size, dtype=torch.uint8)
 
         def put(index: int) -> bool:
-            picture = attempt(self.paths[index], self._framed, self.skipped)
-            if picture is not None:
-                pixels[index] = picture
-            return picture is not None
+            image = attempt(self.paths[index], self._decode, self.skipped)
+            if image is not None:
+                pixels[index] = image
+            return image is not None
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             good = torch.tensor(list(pool.map(put, range(len(self.paths)))))
@@ -164,15 +169,15 @@ class ImageFiles:
         self._cache = pixels if good.all() else pixels[good]
 
     def this_or_next(self, index: int, read: Callable[[str], T], skipped: dict[str, str]) -> tuple[str, T]:
-        """Name and picture at an index, or those of the next good one. Raises UserError: there is none."""
+        """Name and image at an index, or those of the next good one. Raises UserError where there is none."""
         for step in range(len(self.paths)):
             name = self.paths[(index + step) % len(self.paths)]
-            picture = attempt(name, read, skipped)
-            if picture is not None:
-                return name, picture
+            image = attempt(name, read, skipped)
+            if image is not None:
+                return name, image
         raise self._nothing_left(skipped)
 
-    def _framed(self, name: str) -> Tensor:
+    def _decode(self, name: str) -> Tensor:
         with Image.open(BytesIO(self.source.read(name))) as image:
             self.shorter_side = self.shorter_side or min(image.size)
             return torch.from_numpy(frame(image, self.size, self.config).copy())

@@ -1,4 +1,4 @@
-"""Which pictures make which batch: a pure function of a few numbers, so that a run resumes at any batch."""
+"""Which images make which batch: a pure function of a few numbers, so that a run resumes at any batch."""
 
 from collections.abc import Iterator
 
@@ -10,9 +10,9 @@ from torch.utils.data import Sampler
 class IndexBatches(Sampler[list[int]]):
     """Endless batches of indices; a pure function of (length, batch size, seed), from batch number `start` on.
 
-    Each epoch is a fresh permutation; a batch may run over the end of one into the next.
-    rank, world: of `world` processes that share the pictures, which one this is. Their batches of one number, one after
-    the other, are the batch that a single process of world * batch_size would have: each picture once an epoch.
+    Each epoch is a fresh permutation; a batch may run over the end of one into the next. `world` processes share the
+    images, and this is number `rank` of them: their batches of one number, one after the other, are the batch that a
+    single process with world * batch_size would have, so that each image comes once an epoch.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, start: int = 0, rank: int = 0, world: int = 1) -> None:
@@ -29,13 +29,13 @@ class IndexBatches(Sampler[list[int]]):
         return torch.randperm(self.length, generator=rng)
 
     def __iter__(self) -> Iterator[list[int]]:
-        of_all = self.batch_size * self.world
-        epoch, offset = divmod(self.start * of_all, self.length)
+        world_batch = self.batch_size * self.world
+        epoch, offset = divmod(self.start * world_batch, self.length)
         order = self._epoch(epoch)
         while True:
-            while len(order) - offset < of_all:
+            while len(order) - offset < world_batch:
                 epoch += 1
                 order, offset = torch.cat([order[offset:], self._epoch(epoch)]), 0
             own = offset + self.rank * self.batch_size
             yield order[own : own + self.batch_size].tolist()
-            offset += of_all
+            offset += world_batch

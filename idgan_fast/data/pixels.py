@@ -12,8 +12,8 @@ def to_unit(batch: Tensor, device: torch.device) -> Tensor:
 def to_signed(batch: Tensor, device: torch.device, flip: Tensor | None, noise: Tensor | None) -> Tensor:
     """uint8 -> float32 in [-1, 1] on the device: what the discriminator sees.
 
-    flip: bool [N], which pictures to mirror. noise: U[0, 1) of the batch's shape, scaled here to U[0, 1/128)
-    (dequantisation, in the units of [-1, 1]).
+    flip: bool [N], which images to mirror. noise: U[0, 1) of the batch's shape, scaled here to U[0, 1/128)
+    (dequantization, in the units of [-1, 1]).
     """
     x = batch.to(device, non_blocking=True).float().div_(127.5).sub_(1)
     if flip is not None:

@@ -13,7 +13,7 @@ from typing import Any
 from idgan_fast.data.shards import GOES_ON, Job, Stopped, write_part
 from idgan_fast.errors import UserError
 
-_worker: tuple[Job, Any] | None = None  # in a worker process: what to do; pictures done by part, then the stop flag
+_worker: tuple[Job, Any] | None = None  # in a worker process: its job; the images done by part, then the stop flag
 
 
 def _begin_worker(job: Any, counts: Any) -> None:

@@ -1,4 +1,4 @@
-"""Resized pictures in tar shards, each written whole or not at all, and shards joined to a zip: what `pack` writes."""
+"""What `pack` writes: resized images in tar shards, each written whole or not at all, and shards joined to a zip."""
 
 import json
 import tarfile
@@ -22,12 +22,12 @@ GOES_ON = "the same command goes on from there"
 
 
 class Stopped(Exception):
-    """A signal came; the parts that are finished stay."""
+    """A signal came; the parts that are complete stay."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the bytes depend on besides the pictures. quality: of jpg, else None."""
+    """What the bytes depend on besides the images. quality: of jpg, None for png."""
 
     container: Literal["zip", "tar"]
     size: int = 256
@@ -41,7 +41,7 @@ class Settings:
 
 
 class Job(NamedTuple):
-    """folder: of the parts. labels: {name in the source: label}."""
+    """What one run of `pack` writes. labels: {name in the source: label}. folder: where the parts are written."""
 
     source: Source
     labels: dict[str, Any]
@@ -53,7 +53,7 @@ class Job(NamedTuple):
         return range(-(-len(self.source.names) // self.settings.shard_size))
 
     def indices(self, part: int) -> range:
-        """Of a part's pictures in `source.names`."""
+        """The indices of a part's images in `source.names`."""
         first = part * self.settings.shard_size
         return range(first, min(first + self.settings.shard_size, len(self.source.names)))
 
@@ -61,12 +61,12 @@ class Job(NamedTuple):
         return self.folder / f"shard-{part:05d}.tar"
 
     def note(self, part: int) -> Path:
-        """{name: reason} of the pictures that the part leaves out; no file where it has them all."""
+        """The file of {name: reason} for the images that the part leaves out; there is none where it has them all."""
         return self.folder / f"shard-{part:05d}.skipped.json"
 
 
 def encode(source: Source, name: str, settings: Settings) -> bytes | str:
-    """A picture's file, framed and encoded; the reason as a string if it cannot be used."""
+    """An image's file, framed and encoded; the reason as a string if it cannot be used."""
     framing = {name: getattr(settings, name) for name in ("size", "channels", "framing", "crop", "min_side")}
     try:
         with Image.open(BytesIO(source.read(name))) as image:
@@ -79,17 +79,17 @@ def encode(source: Source, name: str, settings: Settings) -> bytes | str:
         if not source.path.exists():
             raise UserError(f"pack: {source.path} is gone; bring it back, and {GOES_ON}") from error
         return " ".join(unreadable(error).split())
-    picture = Image.fromarray(pixels[0] if settings.channels == 1 else pixels.transpose(1, 2, 0))
+    framed = Image.fromarray(pixels[0] if settings.channels == 1 else pixels.transpose(1, 2, 0))
     buffer = BytesIO()
     if settings.format == "png":
-        picture.save(buffer, "PNG", compress_level=LEVEL)
+        framed.save(buffer, "PNG", compress_level=LEVEL)
     else:
-        picture.save(buffer, "JPEG", quality=settings.quality, subsampling=0)
+        framed.save(buffer, "JPEG", quality=settings.quality, subsampling=0)
     return buffer.getvalue()
 
 
 def write_part(job: Job, part: int, tick: Callable[[int], bool]) -> None:
-    """Write a part's shard, and its note before it. tick(pictures done): whether to go on; raises Stopped if not."""
+    """Write a part's note and shard. tick(images done) says whether to go on; where not, Stopped is raised."""
     skipped: dict[str, str] = {}
     with atomically(job.shard(part)) as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as shard:
@@ -120,7 +120,7 @@ def write_part(job: Job, part: int, tick: Callable[[int], bool]) -> None:
 
 
 def join(dest: Path, job: Job, skipped: dict[str, str], stop: object) -> None:
-    """The parts' pictures as they are, and the labels, in a zip. Raises Stopped once `stop` is true."""
+    """Write the parts' images as they are, and the labels, into a zip. Raises Stopped once `stop` is true."""
 
     def info(name: str) -> zipfile.ZipInfo:
         entry = zipfile.ZipInfo(name)  # of 1980

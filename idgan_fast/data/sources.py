@@ -1,6 +1,6 @@
-"""Where encoded pictures lie: a folder (nested ones too), a zip, or the tar shards of a WebDataset.
+"""Encoded images in a folder (nested ones too), a zip, or the tar shards of a WebDataset.
 
-A zip that StyleGAN2-ADA's tool has written brings a dataset.json, whose labels are kept beside the pictures' names.
+A zip that StyleGAN2-ADA's tool has written brings a dataset.json, whose labels are kept beside the images' names.
 """
 
 import hashlib
@@ -18,20 +18,20 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 class Source:
-    """`names`, sorted, and `read(name) -> bytes`. Travels to worker processes; threads may share it.
+    """The `names` of the images, sorted, and `read(name) -> bytes`. It travels to processes, and threads may share it.
 
-    Raises UserError where there is no folder or archive, or no picture in it. What `read` raises is the archive's.
+    Raises UserError where there is no folder or archive, or no image in it. What `read` raises is the archive's.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._own: tuple[int, zipfile.ZipFile] | None = None  # what a process has opened
+        self._zip: tuple[int, zipfile.ZipFile] | None = None  # the process that opened it, and the file
         self._lock = threading.Lock()
         self._folder = str(path) if path.is_dir() else None
         self._tars: list[Path] = []
-        self._members: dict[str, tuple[Path, int, int]] = {}  # of tars: which, offset, bytes
+        self._members: dict[str, tuple[Path, int, int]] = {}  # an image's tar, its offset there and its bytes
         try:
-            self.names = sorted(name for name in self._list() if _is_picture(name))
+            self.names = sorted(name for name in self._list() if _is_image(name))
         except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             wanted = "a folder or a zip of pictures, or tar shards"
@@ -45,9 +45,9 @@ class Source:
         return hashlib.sha256("\n".join(self.names).encode(errors="surrogateescape")).hexdigest()[:16]
 
     def labels(self) -> dict[str, int | list[float]] | None:
-        """{name: label} of a dataset.json beside the pictures, as StyleGAN2-ADA's tool writes it; None without one.
+        """{name: label} of a dataset.json beside the images, as StyleGAN2-ADA's tool writes it; None without one.
 
-        Raises UserError where it is something else.
+        Raises UserError where the file is something else.
         """
         if self._tars:
             return None
@@ -76,29 +76,29 @@ class Source:
                 raise tarfile.ReadError(f"{path} ends within {name}")
             return data
         if self._folder is None:
-            return self._opened().read(name)
+            return self._open_zip().read(name)
         with open(os.path.join(self._folder, name), "rb", buffering=0) as file:
             return file.read()
 
     def __getstate__(self) -> dict:
         state = {name: value for name, value in self.__dict__.items() if name != "_lock"}
-        return {**state, "_own": None}
+        return {**state, "_zip": None}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
-    def _opened(self) -> zipfile.ZipFile:
+    def _open_zip(self) -> zipfile.ZipFile:
         """The zip, opened once in a process."""
         with self._lock:
-            if self._own is None or self._own[0] != os.getpid():
-                self._own = (os.getpid(), zipfile.ZipFile(self.path))
-            return self._own[1]
+            if self._zip is None or self._zip[0] != os.getpid():
+                self._zip = (os.getpid(), zipfile.ZipFile(self.path))
+            return self._zip[1]
 
     def _list(self) -> list[str]:
         if self._folder is not None:
             names = [p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file()]
             tars = [self.path / n for n in sorted(names) if n.lower().endswith(".tar") and not _left_by_macos(n)]
-            if not tars or any(map(_is_picture, names)):
+            if not tars or any(map(_is_image, names)):
                 return names
             self._tars = tars
             return self._list_tars()
@@ -138,5 +138,5 @@ def _left_by_macos(name: str) -> bool:
     return "__MACOSX" in name or name.split("/")[-1].startswith("._")
 
 
-def _is_picture(name: str) -> bool:
+def _is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not _left_by_macos(name)

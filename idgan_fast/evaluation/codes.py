@@ -1,6 +1,6 @@
 """What a run's report measures: the code of real images, and how well it is read back from generated ones.
 
-Everything here draws from generators of its own, so that measuring never changes a training run.
+Random numbers come from generators of their own here, so that measuring never changes a training run.
 """
 
 from dataclasses import dataclass
@@ -11,21 +11,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from idgan_fast.data import Dataset, to_unit
-from idgan_fast.data.dsprites import DSprites, DSpritesFile, factor_indices
 from idgan_fast.evaluation.disentanglement import correlation, mig, r2_per_dim
-from idgan_fast.models.vae import IMAGE_SIZE, Encoder, reparameterise
+from idgan_fast.models.vae import IMAGE_SIZE, Encoder, reparameterize
 from idgan_fast.training.gan import GANStage, teacher_view
-from idgan_fast.training.losses import kl_per_dim
+from idgan_fast.training.losses import ACTIVE_NATS, kl_per_dim
 
-ACTIVE_NATS = 0.5  # a code dimension with more KL than this carries information
 BATCH = 64  # images of 64x64 at a time, and larger ones in proportion
 READ_BACK = 2048  # generated images of 64x64 that are read back for a report, and larger ones in proportion
-SHOWN_SIDE = 128  # of a generated picture at the most, in pixels
+SHOWN_SIDE = 128  # the largest side of a generated image in the report, in pixels
 
 
 @dataclass(frozen=True)
 class Codes:
-    """Of N random real images at 64x64: images uint8 [N, C, 64, 64], mean and logvar [N, d] on the CPU, factors."""
+    """N random real images, uint8 [N, C, 64, 64], their codes' mean and logvar, [N, d] on the CPU, and true factors."""
 
     images: Tensor
     mean: Tensor
@@ -45,39 +43,36 @@ class Codes:
     def sample(self, count: int, rng: torch.Generator) -> Tensor:
         """c ~ q(c|x) for the first `count` images: [count, d]."""
         mean, logvar = self.mean[:count], self.logvar[:count]
-        return reparameterise(mean, logvar, torch.randn(mean.shape, generator=rng))
+        return reparameterize(mean, logvar, torch.randn(mean.shape, generator=rng))
 
 
 @torch.no_grad()
 def read_codes(dataset: Dataset, encoder: Encoder, count: int, device: torch.device, seed: int = 0) -> Codes:
-    """Encode `count` random images; factors come along where the data set knows them."""
+    """Encode `count` random images, and get their true factors where the data set knows them."""
     count = min(count, len(dataset))
     rng = torch.Generator().manual_seed(seed)
     indices = torch.randint(len(dataset), (count,), generator=rng)
     images = torch.cat([dataset[part] for part in indices.split(BATCH)])
     readings = [encoder(to_unit(part, device)) for part in images.split(BATCH)]
     mean, logvar = (torch.cat(parts).float().cpu() for parts in zip(*readings, strict=True))
-    factors = None
-    if isinstance(dataset, DSprites | DSpritesFile):
-        factors = factor_indices(indices, dataset.grid).numpy()
-    return Codes(images, mean, logvar, factors)
+    return Codes(images, mean, logvar, dataset.factors(indices))
 
 
 def affordable(count: int, size: int) -> int:
-    """As many images of size x size as hold the pixels of `count` images of 64x64, and one at least."""
+    """How many images of size x size hold the pixels of `count` images of 64x64; one at least."""
     return max(count * IMAGE_SIZE**2 // size**2, 1)
 
 
 @torch.no_grad()
 def generate(stage: GANStage, s: Tensor, c: Tensor) -> Tensor:
-    """Pictures of G's average to look at: [N, C, S, S] in [0, 1], S at most SHOWN_SIDE, on the CPU."""
-    batch, pictures = affordable(BATCH, stage.images.size), []
+    """Images by G's average to look at: [N, C, S, S] in [0, 1], S at most SHOWN_SIDE, on the CPU."""
+    batch, images = affordable(BATCH, stage.images.size), []
     for a, b in zip(s.split(batch), c.split(batch), strict=True):
         x = stage.average(a.to(stage.device), b.to(stage.device)).float() * 0.5 + 0.5
         if x.shape[-1] > SHOWN_SIDE:
             x = F.adaptive_avg_pool2d(x, SHOWN_SIDE)
-        pictures.append(x.cpu())
-    return torch.cat(pictures)
+        images.append(x.cpu())
+    return torch.cat(images)
 
 
 @torch.no_grad()

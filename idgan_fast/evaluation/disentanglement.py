@@ -6,23 +6,23 @@ import numpy as np
 def correlation(factors: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """|Pearson correlation| of each factor with each code dimension: [F, d]; 0 where either is constant."""
 
-    def standardised(columns: np.ndarray) -> np.ndarray:
-        centred = columns.astype(np.float64) - columns.mean(0)
-        norm = np.linalg.norm(centred, axis=0)
-        return np.divide(centred, norm, out=np.zeros_like(centred), where=norm > 1e-12)
+    def standardize(columns: np.ndarray) -> np.ndarray:
+        centered = columns.astype(np.float64) - columns.mean(0)
+        norm = np.linalg.norm(centered, axis=0)
+        return np.divide(centered, norm, out=np.zeros_like(centered), where=norm > 1e-12)
 
-    return abs(standardised(factors).T @ standardised(codes))
+    return abs(standardize(factors).T @ standardize(codes))
 
 
 def entropy(labels: np.ndarray) -> float:
-    """Of a column of small integers, in nats."""
+    """The entropy of a column of small integers, in nats."""
     p = np.bincount(labels) / len(labels)
     p = p[p > 0]
     return float(-(p * np.log(p)).sum())
 
 
 def mutual_information(factors: np.ndarray, codes: np.ndarray, bins: int = 20) -> np.ndarray:
-    """Of each factor with each code dimension cut into equal-width bins, in nats: [F, d]."""
+    """The mutual information of each factor with each code dimension, cut into equal-width bins, in nats: [F, d]."""
     result = np.empty((factors.shape[1], codes.shape[1]))
     for j in range(codes.shape[1]):
         edges = np.histogram_bin_edges(codes[:, j], bins)

@@ -1,4 +1,4 @@
-"""The pictures of a run: reconstructions, samples, traversals of the code, loss curves."""
+"""The images that a run draws: reconstructions, samples, traversals of the code, loss curves."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,26 +20,26 @@ REACH = 2.0  # from -REACH to REACH standard deviations of the prior
 
 
 def grid(images: Tensor, columns: int, gap: int = 2) -> Image.Image:
-    """Images [N, C, S, S] in [0, 1] (C = 1 or 3) -> one picture, row by row."""
+    """Images [N, C, S, S] in [0, 1] (C = 1 or 3) -> one image with all of them, row by row."""
     images = images.float().clamp(0, 1)
     pixels = images.mul(255).round().byte().expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
     side, rows = pixels.shape[1], -(-len(pixels) // columns)
     sheet = torch.full((rows * (side + gap) - gap, columns * (side + gap) - gap, 3), 96, dtype=torch.uint8)
-    for index, picture in enumerate(pixels):
+    for index, image in enumerate(pixels):
         top, left = index // columns * (side + gap), index % columns * (side + gap)
-        sheet[top : top + side, left : left + side] = picture
+        sheet[top : top + side, left : left + side] = image
     return Image.fromarray(sheet.numpy())
 
 
-def label_rows(picture: Image.Image, labels: Sequence[str]) -> Image.Image:
-    """The picture with one label in front of each of its rows."""
-    labelled = Image.new("RGB", (picture.width + LABEL_WIDTH, picture.height), (255, 255, 255))
-    labelled.paste(picture, (LABEL_WIDTH, 0))
-    draw = ImageDraw.Draw(labelled)
-    height = picture.height / len(labels)
+def label_rows(image: Image.Image, labels: Sequence[str]) -> Image.Image:
+    """The image with one label in front of each of its rows."""
+    labeled = Image.new("RGB", (image.width + LABEL_WIDTH, image.height), (255, 255, 255))
+    labeled.paste(image, (LABEL_WIDTH, 0))
+    draw = ImageDraw.Draw(labeled)
+    height = image.height / len(labels)
     for row, label in enumerate(labels):
         draw.multiline_text((4, round((row + 0.5) * height) - 12), label, fill=(0, 0, 0))
-    return labelled
+    return labeled
 
 
 @torch.no_grad()
@@ -63,8 +63,8 @@ def samples(stage: GANStage, codes: Codes, count: int = 64) -> Image.Image:
     return grid(generate(stage, s, c), 8)
 
 
-def _traversed(codes: Codes, base: int, dims: Sequence[int], values: Tensor) -> Tensor:
-    """Codes that differ from the base image's mean in one dimension: [len(dims) * len(values), d]."""
+def _vary(codes: Codes, base: int, dims: Sequence[int], values: Tensor) -> Tensor:
+    """The base image's mean code, with each value in each of the dimensions: [len(dims) * len(values), d]."""
     c = codes.mean[base].repeat(len(dims), len(values), 1)
     for row, dim in enumerate(dims):
         c[row, :, dim] = values
@@ -79,7 +79,7 @@ def by_kl(codes: Codes) -> list[int]:
 def traversal(stage: GANStage, codes: Codes, base: int = 0) -> Image.Image:
     """A row for each code dimension, ordered by KL, from -2 to 2 along it; s and the other dimensions stay."""
     dims = by_kl(codes)
-    c = _traversed(codes, base, dims, torch.linspace(-REACH, REACH, STEPS))
+    c = _vary(codes, base, dims, torch.linspace(-REACH, REACH, STEPS))
     s = torch.randn(1, stage.config.s_dim, generator=torch.Generator().manual_seed(0)).expand(len(c), -1)
     kl = codes.kl.tolist()
     labels = [f"c{dim}\n{kl[dim]:.2f} nats" for dim in dims]
@@ -95,7 +95,7 @@ def traversal_frames(
     rng = torch.Generator().manual_seed(0)
     s = torch.randn(bases, 1, stage.config.s_dim, generator=rng)
     values = torch.linspace(-REACH, REACH, frames)
-    c = torch.stack([_traversed(codes, base, dims, values) for base in range(bases)])  # [bases, dims * frames, d]
+    c = torch.stack([_vary(codes, base, dims, values) for base in range(bases)])  # [bases, dims * frames, d]
     s = s.expand(-1, c.shape[1], -1)
     images = generate(stage, s.flatten(0, 1), c.flatten(0, 1))
     images = images.view(bases, len(dims), frames, *images.shape[1:]).permute(2, 1, 0, 3, 4, 5)

@@ -65,7 +65,8 @@ def _public_generator(weights: Weights, c_dim: int | None) -> nn.Module:
         channels, width = weights["conv_img.weight"].shape[:2]
         size, widest = _resnet_shape(weights)
         widest = max(widest, weights["resnet.0.conv_0.weight"].shape[1])
-        module = ResnetGenerator(size, weights["fc.weight"].shape[1] - c_dim, c_dim, width, widest, channels)
+        s_dim = weights["fc.weight"].shape[1] - c_dim
+        module = ResnetGenerator(size, s_dim, c_dim, width=width, max_width=widest, channels=channels)
     module.load_state_dict(weights)
     return module
 

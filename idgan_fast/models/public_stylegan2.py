@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from idgan_fast import ops
 from idgan_fast.errors import UserError, nearest
-from idgan_fast.models.equalised import EqualisedConv2d, channels_at, resolutions
+from idgan_fast.models.equalized import EqualizedConv2d, channels_at, resolutions
 from idgan_fast.models.stylegan2 import MappingNetwork, StyleGAN2Generator, SynthesisBlock, SynthesisLayer
 from idgan_fast.models.stylegan2_discriminator import DiscriminatorBlock, StyleGAN2Discriminator
 
@@ -87,7 +87,9 @@ def _plan(weights: Mapping[str, Tensor]) -> Plan:
 
 def _ada_generator(weights: Mapping[str, Tensor]) -> Plan:
     size = max(_numbers(weights, r"synthesis\.b(\d+)\."))
-    widths = {at: _shape(weights, f"synthesis.b{at}.conv1.weight", 4)[0] for at in _levels(size)}
+    widths = {
+        resolution: _shape(weights, f"synthesis.b{resolution}.conv1.weight", 4)[0] for resolution in _levels(size)
+    }
     w_dim, s_dim = _shape(weights, "mapping.fc0.weight", 2)
     residual = any(re.fullmatch(r"synthesis\.b\d+\.skip\.weight", key) for key in weights)
     module = StyleGAN2Generator(
@@ -105,7 +107,7 @@ def _ada_generator(weights: Mapping[str, Tensor]) -> Plan:
 
 def _ada_discriminator(weights: Mapping[str, Tensor]) -> Plan:
     size = max(_numbers(weights, r"b(\d+)\."))
-    widths = {at: _shape(weights, f"b{at}.conv0.weight", 4)[0] for at in _levels(size)[1:]}
+    widths = {resolution: _shape(weights, f"b{resolution}.conv0.weight", 4)[0] for resolution in _levels(size)[1:]}
     widths[4] = _shape(weights, "b4.conv.weight", 4)[0]
     channels = _shape(weights, f"b{size}.fromrgb.weight", 4)[1]
     return _ada_plan("discriminator", size, StyleGAN2Discriminator(size, channels=channels, **_channels(widths)))
@@ -115,7 +117,7 @@ def _ada_plan(network: str, size: int, module: nn.Module) -> Plan:
     """Our names are theirs, but for the filters."""
     flipped = re.compile(r"synthesis\.b\d+\.conv0\.weight")
     entries = {name: Entry(name, flip=bool(flipped.fullmatch(name))) for name in module.state_dict()}
-    filtering = (SynthesisLayer, SynthesisBlock, EqualisedConv2d, DiscriminatorBlock)
+    filtering = (SynthesisLayer, SynthesisBlock, EqualizedConv2d, DiscriminatorBlock)
     named = [name for name, part in module.named_modules() if isinstance(part, filtering)]
     filters = {f"{name}.resample_filter": 1.0 for name in named}
     return Plan(f"stylegan2-ada-pytorch {network} of size {size}", module, entries, filters)
@@ -126,8 +128,8 @@ def _rosinality_generator(weights: Mapping[str, Tensor]) -> Plan:
     size = 4 << blocks
     levels = _levels(size)
     widths = {4: _shape(weights, "conv1.conv.weight", 5)[1]}
-    for k, at in enumerate(levels[1:]):
-        widths[at] = _shape(weights, f"convs.{2 * k + 1}.conv.weight", 5)[1]
+    for k, resolution in enumerate(levels[1:]):
+        widths[resolution] = _shape(weights, f"convs.{2 * k + 1}.conv.weight", 5)[1]
     w_dim, s_dim = _shape(weights, "style.1.weight", 2)
     layers = len(_numbers(weights, r"style\.(\d+)\.weight"))
     module = StyleGAN2Generator(
@@ -147,10 +149,10 @@ def _rosinality_generator(weights: Mapping[str, Tensor]) -> Plan:
             entries[f"style.{i + 1}.{kind}"] = Entry(f"mapping.fc{i}.{kind}")
     entries |= _rosinality_layer("conv1", "synthesis.b4.conv1", 0, up=False)
     entries |= _rosinality_rgb("to_rgb1", "synthesis.b4.torgb")
-    for k, at in enumerate(levels[1:]):
-        entries |= _rosinality_layer(f"convs.{2 * k}", f"synthesis.b{at}.conv0", 2 * k + 1, up=True)
-        entries |= _rosinality_layer(f"convs.{2 * k + 1}", f"synthesis.b{at}.conv1", 2 * k + 2, up=False)
-        entries |= _rosinality_rgb(f"to_rgbs.{k}", f"synthesis.b{at}.torgb")
+    for k, resolution in enumerate(levels[1:]):
+        entries |= _rosinality_layer(f"convs.{2 * k}", f"synthesis.b{resolution}.conv0", 2 * k + 1, up=True)
+        entries |= _rosinality_layer(f"convs.{2 * k + 1}", f"synthesis.b{resolution}.conv1", 2 * k + 2, up=False)
+        entries |= _rosinality_rgb(f"to_rgbs.{k}", f"synthesis.b{resolution}.torgb")
         filters |= {f"convs.{2 * k}.conv.blur.kernel": 4.0, f"to_rgbs.{k}.upsample.kernel": 4.0}
     return Plan(f"rosinality generator of size {size}", module, entries, filters)
 
@@ -183,14 +185,14 @@ def _rosinality_discriminator(weights: Mapping[str, Tensor]) -> Plan:
     entries = {"convs.0.0.weight": Entry(f"b{size}.fromrgb.weight"), "convs.0.1.bias": Entry(f"b{size}.fromrgb.bias")}
     filters: dict[str, float] = {}
     for k in range(1, blocks + 1):
-        at = size >> (k - 1)
-        widths[at // 2] = _shape(weights, f"convs.{k}.conv2.1.weight", 4)[0]
+        resolution = size >> (k - 1)
+        widths[resolution // 2] = _shape(weights, f"convs.{k}.conv2.1.weight", 4)[0]
         entries |= {
-            f"convs.{k}.conv1.0.weight": Entry(f"b{at}.conv0.weight"),
-            f"convs.{k}.conv1.1.bias": Entry(f"b{at}.conv0.bias"),
-            f"convs.{k}.conv2.1.weight": Entry(f"b{at}.conv1.weight"),
-            f"convs.{k}.conv2.2.bias": Entry(f"b{at}.conv1.bias"),
-            f"convs.{k}.skip.1.weight": Entry(f"b{at}.skip.weight"),
+            f"convs.{k}.conv1.0.weight": Entry(f"b{resolution}.conv0.weight"),
+            f"convs.{k}.conv1.1.bias": Entry(f"b{resolution}.conv0.bias"),
+            f"convs.{k}.conv2.1.weight": Entry(f"b{resolution}.conv1.weight"),
+            f"convs.{k}.conv2.2.bias": Entry(f"b{resolution}.conv1.bias"),
+            f"convs.{k}.skip.1.weight": Entry(f"b{resolution}.skip.weight"),
         }
         filters |= {f"convs.{k}.conv2.0.kernel": 1.0, f"convs.{k}.skip.0.kernel": 1.0}
     entries |= {"final_conv.0.weight": Entry("b4.conv.weight"), "final_conv.1.bias": Entry("b4.conv.bias")}
@@ -226,9 +228,10 @@ def _shape(weights: Mapping[str, Tensor], key: str, dimensions: int) -> tuple[in
 def _channels(widths: Mapping[int, int]) -> dict[str, Any]:
     """channel_base and channel_max that give these widths; widths: resolution -> channels."""
     most = max(widths.values())
-    base = max((at * width for at, width in widths.items() if width > 1), default=1)  # a width is 1 at least
-    if any(channels_at(at, base, most) != width for at, width in widths.items()):
-        came = ", ".join(f"{width} at {at}" for at, width in sorted(widths.items()))
+    # Every width is at least 1, so one of 1 does not tell the base.
+    base = max((resolution * width for resolution, width in widths.items() if width > 1), default=1)
+    if any(channels_at(resolution, base, most) != width for resolution, width in widths.items()):
+        came = ", ".join(f"{width} at {resolution}" for resolution, width in sorted(widths.items()))
         raise UserError(f"StyleGAN2 weights: wanted min(base // size, most) channels at each size, got {came}")
     return {"channel_base": base, "channel_max": most}
 

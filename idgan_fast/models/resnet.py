@@ -2,17 +2,18 @@
 
 Source: ID-GAN (arXiv 2001.04296), appendix, after Mescheder et al. (arXiv 1801.04406); the VGAN form after
 Peng et al. (arXiv 1810.00821). Module names are those of the public checkpoints (`fc`, `resnet.<i>`, `conv_img`).
-No normalisation anywhere, so ResnetDiscriminator is piecewise linear in its input (see piecewise_linear.py).
+No normalization anywhere, so ResnetDiscriminator is piecewise linear in its input (see training/r1.py).
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from idgan_fast.models.equalised import resolutions
+from idgan_fast.models.equalized import resolutions
+from idgan_fast.models.generator import Generator
 
-SLOPE = 0.2  # of every leaky ReLU
-RESIDUAL_GAIN = 0.1  # of every residual branch
+SLOPE = 0.2  # negative slope of every leaky ReLU
+RESIDUAL_GAIN = 0.1  # factor of every residual branch
 
 
 def conv3_upsampled(x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -26,8 +27,8 @@ def conv3_upsampled(x: Tensor, conv: nn.Conv2d) -> Tensor:
     rows = (torch.stack([top, middle + bottom], 2), torch.stack([top + middle, bottom], 2))  # [O, I, 2, 3]
     phases = []
     for a, row in enumerate(rows):
-        left, centre, right = row.unbind(3)
-        for b, taps in enumerate(((left, centre + right), (left + centre, right))):
+        left, center, right = row.unbind(3)
+        for b, taps in enumerate(((left, center + right), (left + center, right))):
             out = F.conv2d(x, torch.stack(taps, 3), conv.bias, padding=1)  # one row and column too many
             phases.append(out[:, :, a : a + height, b : b + width].permute(0, 2, 3, 1))
     grid = torch.stack(phases, 3).unflatten(3, (2, 2))  # [N, H, W, a, b, O]
@@ -62,7 +63,7 @@ def _levels(size: int) -> int:
     return len(resolutions(size)) - 1
 
 
-class ResnetGenerator(nn.Module):
+class ResnetGenerator(Generator):
     """G(s, c): s [N, s_dim] and c [N, c_dim] -> images [N, channels, size, size] in [-1, 1].
 
     `width` is the number of channels at full size; it doubles at each halving up to `max_width`.
@@ -73,6 +74,7 @@ class ResnetGenerator(nn.Module):
         size: int = 64,
         s_dim: int = 256,
         c_dim: int = 20,
+        *,
         width: int = 64,
         max_width: int = 512,
         channels: int = 3,

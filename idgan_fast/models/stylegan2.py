@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from idgan_fast import ops
-from idgan_fast.models.equalised import (
+from idgan_fast.models.equalized import (
     CLAMP,
     HALF,
-    EqualisedConv2d,
+    EqualizedConv2d,
     FullyConnected,
     channels_at,
     check_shape,
@@ -23,9 +23,10 @@ from idgan_fast.models.equalised import (
     no_autocast,
     resolutions,
     run_block,
-    wide,
+    to_accumulation,
 )
-from idgan_fast.ops.modulated_conv2d import autocast, normalized
+from idgan_fast.models.generator import Generator, Latents
+from idgan_fast.ops.modulated_conv2d import cast_to_autocast_dtype, normalize_rows
 
 W_AVERAGE_DECAY = 0.998
 
@@ -43,14 +44,14 @@ class MappingNetwork(nn.Module):
         self.layers = layers
         for i in range(layers):
             features = s_dim + c_dim if i == 0 else w_dim
-            setattr(self, f"fc{i}", FullyConnected(features, w_dim, "lrelu", lr_multiplier))
+            setattr(self, f"fc{i}", FullyConnected(features, w_dim, "lrelu", lr_multiplier=lr_multiplier))
         self.register_buffer("w_avg", torch.zeros(w_dim))
 
     def forward(self, s: Tensor, c: Tensor | None = None) -> Tensor:
         with no_autocast(s):
-            x = wide(s)
+            x = to_accumulation(s)
             x = x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
-            x = x if c is None else torch.cat([x, wide(c)], dim=1)
+            x = x if c is None else torch.cat([x, to_accumulation(c)], dim=1)
             for i in range(self.layers):
                 x = getattr(self, f"fc{i}")(x)
             return x
@@ -65,7 +66,7 @@ class SynthesisLayer(nn.Module):
     noise_const: Tensor
     resample_filter: Tensor
 
-    def __init__(self, c_in: int, c_out: int, w_dim: int, size: int, up: int, clamp: float | None) -> None:
+    def __init__(self, c_in: int, c_out: int, w_dim: int, *, size: int, up: int, clamp: float | None) -> None:
         super().__init__()
         self.size, self.up, self.clamp = size, up, clamp
         self.affine = FullyConnected(w_dim, c_in, bias_init=1.0)
@@ -84,11 +85,12 @@ class SynthesisLayer(nn.Module):
         x: Tensor,
         styles: Tensor,
         noise: Tensor | None,
+        *,
         gain: float = 1.0,
         next_styles: Tensor | None = None,
         carried: bool = False,
     ) -> Tensor:
-        """next_styles: the next layer's, applied to the result. carried: x has its own already."""
+        """next_styles: the next layer's, applied to the result. carried: x is multiplied by `styles` already."""
         layer = ops.chained_styled_conv2d if carried else ops.styled_conv2d
         return layer(
             x,
@@ -124,21 +126,21 @@ class ToRGB(nn.Module):
 
 
 def in_range(styles: Tensor, dtype: torch.dtype) -> Tensor:
-    """Of a demodulated layer, for activations that carry them in float16: scaled by powers of two, which cancel."""
-    return normalized(styles, dtype)[0]
+    """Styles of a demodulated layer scaled by powers of two, which cancel: then float16 activations can carry them."""
+    return normalize_rows(styles, dtype)[0]
 
 
 class SynthesisBlock(nn.Module):
     """The layers of one resolution R: two convolutions (one at 4x4) and, where there is an image, to-RGB.
 
-    "skip": images of all resolutions add up. "residual": features do, and the last block alone makes an image.
+    residual: features of all resolutions add up, and the last block alone makes an image; else images add up.
     Under autocast a block that is not `low_precision` computes in float32.
     """
 
     resample_filter: Tensor
 
     def __init__(
-        self, c_in: int, c_out: int, size: int, w_dim: int, channels: int, residual: bool, last: bool, low: bool
+        self, c_in: int, c_out: int, size: int, w_dim: int, *, channels: int, residual: bool, last: bool, low: bool
     ) -> None:
         super().__init__()
         self.size, self.low_precision, self.residual = size, low, residual and size > 4
@@ -146,11 +148,11 @@ class SynthesisBlock(nn.Module):
         if size == 4:
             self.const = nn.Parameter(torch.randn(c_out, 4, 4))
         else:
-            self.conv0 = SynthesisLayer(c_in, c_out, w_dim, size, 2, clamp)
-        self.conv1 = SynthesisLayer(c_out, c_out, w_dim, size, 1, clamp)
+            self.conv0 = SynthesisLayer(c_in, c_out, w_dim, size=size, up=2, clamp=clamp)
+        self.conv1 = SynthesisLayer(c_out, c_out, w_dim, size=size, up=1, clamp=clamp)
         self.torgb = ToRGB(c_out, channels, w_dim, clamp) if last or not residual else None
         if self.residual:
-            self.skip = EqualisedConv2d(c_in, c_out, 1, bias=False, up=2, gain=HALF)
+            self.skip = EqualizedConv2d(c_in, c_out, 1, bias=False, up=2, gain=HALF)
         self.register_buffer("resample_filter", ops.setup_filter((1, 3, 3, 1)), persistent=False)
 
     @property
@@ -169,13 +171,13 @@ class SynthesisBlock(nn.Module):
                 x = self.const.expand(len(w[0]), -1, -1, -1).contiguous(memory_format=torch.channels_last)
                 x = self.conv1(x, self.conv1.styles(w[0]), noise[0])
             else:
-                x = x if self.low_precision else wide(x)
+                x = x if self.low_precision else to_accumulation(x)
                 shortcut = self.skip(x) if self.residual else None
-                styles = in_range(self.conv1.styles(w[1]), autocast(x).dtype)
+                styles = in_range(self.conv1.styles(w[1]), cast_to_autocast_dtype(x).dtype)
                 x = self.conv0(x, self.conv0.styles(w[0]), noise[0], next_styles=styles)
-                x = self.conv1(x, styles, noise[1], HALF if self.residual else 1.0, carried=True)
+                x = self.conv1(x, styles, noise[1], gain=HALF if self.residual else 1.0, carried=True)
                 x = x if shortcut is None else shortcut + x
-            rgb = None if self.torgb is None else wide(self.torgb(x, w[-1]))
+            rgb = None if self.torgb is None else to_accumulation(self.torgb(x, w[-1]))
         if image is not None and rgb is not None:
             rgb = rgb + ops.upsample2d(image, self.resample_filter.float())
         return x, rgb
@@ -192,6 +194,7 @@ class SynthesisNetwork(nn.Module):
         size: int,
         c_dim: int,
         w_dim: int,
+        *,
         channel_base: int,
         channel_max: int,
         channels: int,
@@ -205,27 +208,29 @@ class SynthesisNetwork(nn.Module):
         self.levels = resolutions(size)
         self.recompute, self.code_from, self.code_to = recompute, code_from, code_to
         c_in = 0
-        for at in self.levels:
-            c_out = channels_at(at, channel_base, channel_max)
-            low, last = is_low_precision(at, size, low_precision_levels), at == size
-            style_dim = w_dim + (c_dim if self.takes_code(at) else 0)
-            residual = architecture == "residual"
-            block = SynthesisBlock(c_in, c_out, at, style_dim, channels, residual, last, low)
-            setattr(self, f"b{at}", block)
+        for resolution in self.levels:
+            c_out = channels_at(resolution, channel_base, channel_max)
+            block = SynthesisBlock(
+                c_in,
+                c_out,
+                resolution,
+                w_dim + (c_dim if self.takes_code(resolution) else 0),
+                channels=channels,
+                residual=architecture == "residual",
+                last=resolution == size,
+                low=is_low_precision(resolution, size, low_precision_levels),
+            )
+            setattr(self, f"b{resolution}", block)
             c_in = c_out
         self.num_ws = 2 * len(self.levels)
+        self.noise_numel = sum(block.convolutions * block.size**2 for block in self.blocks())
 
     def takes_code(self, resolution: int) -> bool:
         return self.code_from <= resolution <= self.code_to
 
     def blocks(self) -> Iterator[SynthesisBlock]:
-        for at in self.levels:
-            yield getattr(self, f"b{at}")
-
-    @property
-    def noise_numel(self) -> int:
-        """Numbers of noise that one picture takes."""
-        return sum(block.convolutions * block.size**2 for block in self.blocks())
+        for resolution in self.levels:
+            yield getattr(self, f"b{resolution}")
 
     def forward(self, w: Tensor, c: Tensor, noise: Tensor | None = None) -> Tensor:
         """noise: N(0, 1) [N, noise_numel], or None for each layer's fixed one. Raises ValueError for wrong shapes."""
@@ -234,9 +239,9 @@ class SynthesisNetwork(nn.Module):
         if noise is not None:
             check_shape("StyleGAN2Generator", "noise", noise, n, self.noise_numel)
         x = image = None
-        at = taken = 0
+        entry = taken = 0
         for block in self.blocks():
-            styles = list(w[:, at : at + block.convolutions + 1].unbind(1))
+            styles = list(w[:, entry : entry + block.convolutions + 1].unbind(1))
             if self.takes_code(block.size):
                 styles = [torch.cat([style, c.to(style.dtype)], dim=1) for style in styles]
             noises: list[Tensor | None] = []
@@ -246,12 +251,12 @@ class SynthesisNetwork(nn.Module):
                 noises.append(None if part is None else part.reshape(-1, 1, block.size, block.size))
                 taken += pixels
             x, image = run_block(block, self.recompute, x, image, styles, noises)
-            at += block.convolutions
+            entry += block.convolutions
         assert image is not None
         return image
 
 
-class StyleGAN2Generator(nn.Module):
+class StyleGAN2Generator(Generator):
     """G(s, c): s [N, s_dim] and c [N, c_dim] -> images [N, channels, size, size], around [-1, 1].
 
     channel_base, channel_max: a block of resolution R has min(channel_base / R, channel_max) channels.
@@ -266,6 +271,7 @@ class StyleGAN2Generator(nn.Module):
         size: int = 256,
         s_dim: int = 512,
         c_dim: int = 20,
+        *,
         w_dim: int = 512,
         mapping_layers: int = 8,
         channel_base: int = 16384,
@@ -286,36 +292,49 @@ class StyleGAN2Generator(nn.Module):
         self.s_dim, self.c_dim, self.code = s_dim, c_dim, code
         in_styles = c_dim if code == "style" else 0
         self.mapping = MappingNetwork(s_dim, c_dim - in_styles, w_dim, mapping_layers)
-        widths = (channel_base, channel_max)
         self.synthesis = SynthesisNetwork(
-            size, in_styles, w_dim, *widths, channels, architecture, code_from, code_to, low_precision_levels, recompute
+            size,
+            in_styles,
+            w_dim,
+            channel_base=channel_base,
+            channel_max=channel_max,
+            channels=channels,
+            architecture=architecture,
+            code_from=code_from,
+            code_to=code_to,
+            low_precision_levels=low_precision_levels,
+            recompute=recompute,
         )
-
-    @property
-    def num_ws(self) -> int:
-        return self.synthesis.num_ws
+        self.num_ws, self.noise_numel = self.synthesis.num_ws, self.synthesis.noise_numel
 
     def map(self, s: Tensor, c: Tensor) -> Tensor:
-        """w [N, w_dim]."""
+        """w [N, w_dim] of s [N, s_dim] and c [N, c_dim]."""
         return self.mapping(s, c if self.code == "mapping" else None)
 
-    def everywhere(self, w: Tensor) -> Tensor:
+    def broadcast_w(self, w: Tensor) -> Tensor:
         """w [N, w_dim] -> [N, num_ws, w_dim]: the same in every layer."""
         return w[:, None].expand(-1, self.num_ws, -1)
 
-    def mixed(self, s: Tensor, other: Tensor, first: Tensor, c: Tensor) -> Tensor:
-        """Style mixing (arXiv 1812.04948, section 3.1): w [N, num_ws, w_dim], of `other` from entry first [N] on."""
-        at = torch.arange(self.num_ws, device=s.device)[None, :, None]
+    def styles(self, latents: Latents, c: Tensor) -> Tensor:
+        """w [N, num_ws, w_dim]; style mixing (arXiv 1812.04948, section 3.1): of `other` from entry first [N] on."""
+        s, _, other, first = latents
+        if other is None or first is None:
+            return self.broadcast_w(self.map(s, c))
+        entries = torch.arange(self.num_ws, device=s.device)[None, :, None]
         w, w_other = self.map(torch.cat([s, other]), torch.cat([c, c])).chunk(2)
-        return torch.where(at < first[:, None, None], w[:, None], w_other[:, None])
+        return torch.where(entries < first[:, None, None], w[:, None], w_other[:, None])
 
-    def synthesise(self, w: Tensor, c: Tensor, noise: Tensor | None = None) -> Tensor:
+    def synthesize(self, styles: Tensor, c: Tensor, noise: Tensor | None = None) -> Tensor:
         """Images of w [N, num_ws, w_dim], c [N, c_dim] and noise as in `SynthesisNetwork`."""
-        return self.synthesis(w, c if self.code == "style" else c[:, :0], noise)
+        return self.synthesis(styles, c if self.code == "style" else c[:, :0], noise)
+
+    @torch.no_grad()
+    def update_w_average(self, styles: Tensor) -> None:
+        self.mapping.w_avg.lerp_(styles[:, 0].detach().mean(0), 1 - W_AVERAGE_DECAY)
 
     def forward(self, s: Tensor, c: Tensor, noise: Tensor | None = None, truncation: float = 1.0) -> Tensor:
-        """truncation: w is drawn towards its average by this factor (arXiv 1812.04948, appendix B)."""
+        """truncation: the share of w's distance to its average that stays (arXiv 1812.04948, appendix B)."""
         w = self.map(s, c)
         if truncation != 1:
             w = self.mapping.w_avg.lerp(w, truncation)
-        return self.synthesise(self.everywhere(w), c, noise)
+        return self.synthesize(self.broadcast_w(w), c, noise)

@@ -7,10 +7,10 @@ and parameter names are those of the published stylegan2-ada weights.
 import torch
 from torch import Tensor, nn
 
-from idgan_fast.models.equalised import (
+from idgan_fast.models.equalized import (
     CLAMP,
     HALF,
-    EqualisedConv2d,
+    EqualizedConv2d,
     FullyConnected,
     channels_at,
     check_shape,
@@ -18,10 +18,10 @@ from idgan_fast.models.equalised import (
     no_autocast,
     resolutions,
     run_block,
-    wide,
+    to_accumulation,
 )
 
-GROUP = 4  # samples at the most that share a statistic
+GROUP = 4  # the most samples that share a statistic
 
 
 def minibatch_std(x: Tensor, group: int = GROUP) -> Tensor:
@@ -48,16 +48,16 @@ class DiscriminatorBlock(nn.Module):
         self.low_precision = low
         clamp = CLAMP if low else None
         if c_image:
-            self.fromrgb = EqualisedConv2d(c_image, c_in, 1, act="lrelu", clamp=clamp)
+            self.fromrgb = EqualizedConv2d(c_image, c_in, 1, act="lrelu", clamp=clamp)
         self.has_image = c_image > 0
-        self.conv0 = EqualisedConv2d(c_in, c_in, 3, act="lrelu", clamp=clamp)
-        halved = None if clamp is None else clamp * HALF
-        self.conv1 = EqualisedConv2d(c_in, c_out, 3, act="lrelu", down=2, gain=HALF, clamp=halved)
-        self.skip = EqualisedConv2d(c_in, c_out, 1, bias=False, down=2, gain=HALF)
+        self.conv0 = EqualizedConv2d(c_in, c_in, 3, act="lrelu", clamp=clamp)
+        scaled_clamp = None if clamp is None else clamp * HALF
+        self.conv1 = EqualizedConv2d(c_in, c_out, 3, act="lrelu", down=2, gain=HALF, clamp=scaled_clamp)
+        self.skip = EqualizedConv2d(c_in, c_out, 1, bias=False, down=2, gain=HALF)
 
     def forward(self, x: Tensor) -> Tensor:
         with no_autocast(x, when=not self.low_precision):
-            x = x if self.low_precision else wide(x)
+            x = x if self.low_precision else to_accumulation(x)
             x = self.fromrgb(x) if self.has_image else x
             return self.skip(x) + self.conv1(self.conv0(x))
 
@@ -67,13 +67,13 @@ class DiscriminatorEpilogue(nn.Module):
 
     def __init__(self, c: int) -> None:
         super().__init__()
-        self.conv = EqualisedConv2d(c + 1, c, 3, act="lrelu")
+        self.conv = EqualizedConv2d(c + 1, c, 3, act="lrelu")
         self.fc = FullyConnected(c * 16, c, "lrelu")
         self.out = FullyConnected(c, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         with no_autocast(x):
-            x = self.conv(minibatch_std(wide(x)))
+            x = self.conv(minibatch_std(to_accumulation(x)))
             return self.out(self.fc(x.flatten(1))).squeeze(1)
 
 
@@ -83,6 +83,7 @@ class StyleGAN2Discriminator(nn.Module):
     def __init__(
         self,
         size: int = 256,
+        *,
         channel_base: int = 16384,
         channel_max: int = 512,
         channels: int = 3,
@@ -93,14 +94,14 @@ class StyleGAN2Discriminator(nn.Module):
         self.levels, self.recompute = resolutions(size)[:0:-1], recompute
         self.size, self.channels = size, channels
         widths = (channel_base, channel_max)
-        for at in self.levels:
-            c_in, c_out = channels_at(at, *widths), channels_at(at // 2, *widths)
-            low = is_low_precision(at, size, low_precision_levels)
-            setattr(self, f"b{at}", DiscriminatorBlock(channels if at == size else 0, c_in, c_out, low))
+        for resolution in self.levels:
+            c_in, c_out = channels_at(resolution, *widths), channels_at(resolution // 2, *widths)
+            low = is_low_precision(resolution, size, low_precision_levels)
+            setattr(self, f"b{resolution}", DiscriminatorBlock(channels if resolution == size else 0, c_in, c_out, low))
         self.b4 = DiscriminatorEpilogue(channels_at(4, *widths))
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("StyleGAN2Discriminator", "x", x, "N", self.channels, self.size, self.size)
-        for at in self.levels:
-            x = run_block(getattr(self, f"b{at}"), self.recompute, x)
+        for resolution in self.levels:
+            x = run_block(getattr(self, f"b{resolution}"), self.recompute, x)
         return self.b4(x)

@@ -6,6 +6,8 @@ Source: ID-GAN (arXiv 2001.04296), appendix; layer numbers inside `layer` are th
 import torch
 from torch import Tensor, nn
 
+from idgan_fast.models.generator import Generator
+
 IMAGE_SIZE = 64  # the encoder's four strided convolutions and its 4x4 head fix this size
 
 
@@ -63,7 +65,7 @@ class Decoder(nn.Module):
 class VAE(nn.Module):
     """Encoder and decoder of stage 1.
 
-    `init`: "normal" draws the weights from N(0, 0.02) with zero biases, as the public code does; "kaiming"
+    `init`: "normal" samples the weights from N(0, 0.02) with zero biases, as the public code does; "kaiming"
     keeps the variance of activations through the ReLUs, which short schedules need.
     """
 
@@ -82,15 +84,15 @@ class VAE(nn.Module):
     def forward(self, x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images [N, C, 64, 64] in [0, 1] and eps ~ N(0, I) [N, c_dim] -> logits, mean, log-variance."""
         mean, logvar = self.encoder(x)
-        return self.decoder(reparameterise(mean, logvar, eps)), mean, logvar
+        return self.decoder(reparameterize(mean, logvar, eps)), mean, logvar
 
 
-def reparameterise(mean: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
+def reparameterize(mean: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
     """A sample mean + std * eps of N(mean, exp(logvar)) (Kingma & Welling, arXiv 1312.6114, section 2.4)."""
     return mean + eps * torch.exp(0.5 * logvar)
 
 
-class DSpritesGenerator(nn.Module):
+class DSpritesGenerator(Generator):
     """The VAE's decoder with a tanh: G(s, c), s [N, s_dim] and c [N, c_dim] -> [N, C, 64, 64] in [-1, 1]."""
 
     def __init__(self, s_dim: int = 0, c_dim: int = 10, channels: int = 1, width: int = 32) -> None:
@@ -105,11 +107,11 @@ class DSpritesGenerator(nn.Module):
     def copy_decoder(self, decoder: Decoder) -> None:
         """Start from the VAE: then G(0, c) = 2 sigmoid(decoder(c)) - 1, exactly, as tanh(l/2) = 2 sigmoid(l) - 1.
 
-        The weights by which s enters stay as they were drawn.
+        The weights by which s enters stay as they are.
         """
-        by_s = self.layer.state_dict()["0.weight"][:, : self.s_dim]
+        weights_of_s = self.layer.state_dict()["0.weight"][:, : self.s_dim]
         weights = decoder.layer.state_dict()
-        weights["0.weight"] = torch.cat([by_s, weights["0.weight"]], dim=1)
+        weights["0.weight"] = torch.cat([weights_of_s, weights["0.weight"]], dim=1)
         weights["11.weight"], weights["11.bias"] = weights["11.weight"] / 2, weights["11.bias"] / 2
         self.layer.load_state_dict(weights)
 

@@ -1,4 +1,4 @@
-"""Files that torch.save wrote: read weights-only, their checksums verified."""
+"""Reading of files that torch.save wrote: weights only, with their checksums verified."""
 
 import pickle
 import warnings

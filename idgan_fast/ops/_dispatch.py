@@ -5,7 +5,6 @@ triton     `torch.ops.idgan_fast_triton.<name>`: Triton kernels under the same s
 reference  plain torch, called directly, so that torch.compile sees through it
 """
 
-import inspect
 import logging
 import os
 import warnings
@@ -13,13 +12,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, lru_cache
+from importlib import import_module
 from importlib.util import find_spec
+from pkgutil import iter_modules
 from typing import Any
 
 import torch
 
+from idgan_fast.ops._errors import ArgumentValueError, BackendError
 from idgan_fast.ops._libraries import load_cpu, load_cuda
-from idgan_fast.ops._tensors import no_autocast
+from idgan_fast.ops._registry import CUSTOM_OPS, OPERATORS, Operator
 
 BACKENDS = ("native", "triton", "reference")
 # What other libraries call them: "cuda" is their fast path with its own fall-back, "ref" their plain one.
@@ -28,56 +30,31 @@ IMPLS = {"auto": "auto", "cuda": "auto", "ref": "reference", **{name: name for n
 _from_environment: str = os.environ.get("IDGAN_FAST_BACKEND", "auto")
 _requested: ContextVar[str] = ContextVar("idgan_fast_backend", default=_from_environment)
 _log = logging.getLogger("idgan_fast.ops")
-_library = torch.library.Library("idgan_fast", "DEF")
 _triton_library = torch.library.Library("idgan_fast_triton", "DEF")
-
-
 _no_cpu_library = load_cpu()
 _no_cuda_library = load_cuda()
 
 
-class BackendError(RuntimeError):
-    """A backend was asked for by name and cannot run. One line, with the reason."""
-
-
-custom_ops: dict[str, "CustomOp"] = {}
-
-
-class CustomOp:
-    """A registered operator `torch.ops.idgan_fast.<name>`, opaque to torch.compile, and its plain torch twin.
-
-    The twin is the registered operator's kernel wherever nothing faster is compiled, and its fake kernel, so that
-    shapes, dtypes and strides of every kernel have one definition.
-    roundings: how many numbers are rounded to the images' dtype, one after the other, on the way to a result; of an
-    operator with more than one its matrix products also take TF32, where torch's convolutions do.
-    """
-
-    def __init__(self, name: str, schema: str, reference: Callable[..., Any], roundings: int = 1) -> None:
-        self.name, self.schema, self.reference, self.roundings = name, schema, reference, roundings
-        custom_ops[name] = self
-        _library.define(name + schema)
-        _library.impl(name, reference, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"idgan_fast::{name}", reference, lib=_library)
-
-    def __call__(self, backend: str, *args: Any) -> Any:
-        if backend == "reference":
-            return self.reference(*args)
-        namespace = torch.ops.idgan_fast if backend == "native" else torch.ops.idgan_fast_triton
-        return getattr(namespace, self.name).default(*args)
-
-
 @cache
-def _triton_operators() -> frozenset[str]:
-    """Registers the Triton kernels under the schemas and fake kernels of their twins; returns their names."""
-    from idgan_fast.kernels.operators import OPERATORS  # imports triton
+def triton_kernels() -> dict[str, Callable[..., Any]]:
+    """{custom op: its Triton kernel's launcher}: the functions in idgan_fast.kernels that bear a custom op's name.
 
-    for name, function in OPERATORS.items():
-        low = custom_ops[name]
-        _triton_library.define(name + low.schema)
+    Registers them under the schemas and fake kernels of their references. Needs triton.
+    """
+    from idgan_fast import kernels
+
+    found: dict[str, Callable[..., Any]] = {}
+    for info in iter_modules(kernels.__path__):
+        if not info.name.startswith("_"):
+            module = import_module(f"{kernels.__name__}.{info.name}")
+            found |= {name: value for name, value in vars(module).items() if name in CUSTOM_OPS and callable(value)}
+    for name, function in found.items():
+        op = CUSTOM_OPS[name]
+        _triton_library.define(name + op.schema)
         for key in ("CUDA", "CPU"):
             _triton_library.impl(name, function, key)
-        torch.library.register_fake(f"idgan_fast_triton::{name}", low.reference, lib=_triton_library)
-    return frozenset(OPERATORS)
+        torch.library.register_fake(f"idgan_fast_triton::{name}", op.reference, lib=_triton_library)
+    return found
 
 
 def _interpreting() -> bool:
@@ -87,7 +64,7 @@ def _interpreting() -> bool:
 
 @lru_cache
 def why_not(backend: str, names: tuple[str, ...], device: str) -> str | None:
-    """Why a backend cannot run these low-level operators on a device type; None if it can."""
+    """Why a backend cannot run these custom ops on a device type; None if it can."""
     if backend == "reference":
         return None
     if backend == "native":
@@ -103,7 +80,7 @@ def why_not(backend: str, names: tuple[str, ...], device: str) -> str | None:
         return "it has kernels for GPUs, the tensor is on cpu"
     if find_spec("triton") is None:
         return "triton is not installed: pip install triton"
-    missing = [name for name in names if name not in _triton_operators()]
+    missing = [name for name in names if name not in triton_kernels()]
     return f"no Triton kernel of {', '.join(missing)} in this installation" if missing else None
 
 
@@ -125,9 +102,9 @@ def refused(backend: str, names: tuple[str, ...], device: str) -> str | None:
 
 
 @cache
-def _warn_of_plain_torch(function: str) -> None:
+def _warn_of_plain_torch(operator: str) -> None:
     warnings.warn(
-        f"{function}: runs as plain torch, slowly, since no fast backend can run on this GPU; "
+        f"{operator}: runs as plain torch, slowly, since no fast backend can run on this GPU; "
         "`idgan-fast doctor` says why, ops.backend('reference') asks for it without this warning",
         RuntimeWarning,
         stacklevel=2,
@@ -135,10 +112,10 @@ def _warn_of_plain_torch(function: str) -> None:
 
 
 @torch.compiler.assume_constant_result
-def _choose(function: str, names: tuple[str, ...], device: str, impl: str, requested: str) -> str:
+def _choose(operator: str, names: tuple[str, ...], device: str, impl: str, requested: str) -> str:
     wanted = IMPLS.get(impl)
     if wanted is None:
-        raise ValueError(f"{function}: impl must be one of {', '.join(IMPLS)}, got {impl!r}")
+        raise ArgumentValueError(f"impl must be one of {', '.join(IMPLS)}, got {impl!r}")
     if wanted == "auto":
         wanted = requested
     if wanted == "auto":
@@ -148,20 +125,18 @@ def _choose(function: str, names: tuple[str, ...], device: str, impl: str, reque
             reason = why_not(backend, names, device) or refused(backend, names, device)
             if reason is None:
                 if backend == "reference" and device == "cuda":
-                    _warn_of_plain_torch(function)
+                    _warn_of_plain_torch(operator)
                 return backend
-            _log.debug("%s: not %s: %s", function, backend, reason)
+            _log.debug("%s: not %s: %s", operator, backend, reason)
     if wanted not in BACKENDS:
         raise ValueError(f"IDGAN_FAST_BACKEND: must be one of auto, {', '.join(BACKENDS)}, got {wanted!r}")
     reason = why_not(wanted, names, device)
     if reason is not None:
-        raise BackendError(f"{function}: the {wanted} backend was asked for and cannot run: {reason}")
+        raise BackendError(f"the {wanted} backend was asked for and cannot run: {reason}")
     return wanted
 
 
-def choose(
-    function: str, operators: tuple[CustomOp, ...], device: torch.device, impl: str, fusible: bool = False
-) -> str:
+def choose(operator: Operator, device: torch.device, impl: str, *, fusible: bool = False) -> str:
     """The backend for one call: `impl` if it names one, else `backend(...)` or IDGAN_FAST_BACKEND, else the fastest.
 
     fusible: of operators that torch.compile makes as fast on a CPU as the kernels are (docs/performance.md), and
@@ -170,7 +145,12 @@ def choose(
     requested = _requested.get()
     if fusible and device.type == "cpu" and requested == "auto" and torch.compiler.is_compiling():
         requested = "reference"
-    return _choose(function, tuple([op.name for op in operators]), device.type, impl, requested)
+    return _choose(operator.name, operator.names, device.type, impl, requested)
+
+
+def check_impl(impl: str) -> None:
+    """Refuses an unknown `impl` where no backend has to be chosen."""
+    _choose("", (), "cpu", impl, "reference")
 
 
 @torch.compiler.assume_constant_result
@@ -178,13 +158,13 @@ def _usable(backend: str, names: tuple[str, ...], device: str, by_name: bool) ->
     return why_not(backend, names, device) is None and (by_name or refused(backend, names, device) is None)
 
 
-def usable(backend: str, operators: tuple[CustomOp, ...], device: torch.device, impl: str) -> bool:
-    """Whether a backend, chosen for a function, may also run these operators of its own.
+def usable(backend: str, operator: Operator, device: torch.device, impl: str) -> bool:
+    """Whether a backend, chosen for one operator, may also run this one.
 
     Where the backend was asked for by name it need not have agreed with the reference.
     """
     by_name = backend in (IMPLS.get(impl), _requested.get())
-    return _usable(backend, tuple([op.name for op in operators]), device.type, by_name)
+    return _usable(backend, operator.names, device.type, by_name)
 
 
 def automatic(impl: str) -> bool:
@@ -207,27 +187,22 @@ def backend(name: str) -> Iterator[None]:
         _requested.reset(token)
 
 
-def function(cls: type[torch.autograd.Function]) -> Callable[..., Any]:
-    """`cls.apply` as one node for torch.compile, which then differentiates it with torch's own autograd.
+def available(device: str = "cpu") -> dict[str, dict[str, str | None]]:
+    """{operator: {backend: None if it can run on the device type, else the reason}}, fastest backend first.
 
-    Without it dynamo rewrites the Function into a higher-order operator, and drops, without an error, the part of a
-    second derivative that flows through the Function's output (torch 2.14; tests/ops/test_compile.py has the case).
+    Operators with kernels of their own; the others are made of these and of torch's convolutions. On a GPU a backend
+    whose kernels disagree with the reference there counts as one that cannot run.
     """
-    apply = cls.apply
+    return {
+        operator.name: {
+            backend: why_not(backend, operator.names, device) or refused(backend, operator.names, device)
+            for backend in BACKENDS
+        }
+        for operator in OPERATORS.values()
+        if operator.custom_ops
+    }
 
-    def call(*args: Any) -> Any:
-        return apply(*args)
 
-    return torch.compiler.allow_in_graph(call)
-
-
-def without_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Runs a Function's forward or backward with autocast off: dtypes were settled before `apply`."""
-
-    def call(*args: Any) -> Any:
-        device = next(arg for arg in args if isinstance(arg, torch.Tensor)).device.type
-        with no_autocast(device):
-            return method(*args)
-
-    call.__signature__ = inspect.signature(call)  # type: ignore[attr-defined]  # torch asks for it at every apply
-    return call
+def libraries() -> dict[str, str | None]:
+    """{device type: None if the compiled kernels for it are loaded, else the reason}."""
+    return {"cpu": _no_cpu_library, "cuda": _no_cuda_library}

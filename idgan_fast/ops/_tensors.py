@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from idgan_fast.ops._errors import ArgumentTypeError, ArgumentValueError
+
 
 def accumulation(dtype: torch.dtype) -> torch.dtype:
     """The type in which an operator computes: float32 for the half types, otherwise the tensor's own."""
@@ -55,14 +57,20 @@ def padded(x: Tensor, padding: Sequence[int]) -> Tensor:
     return x[:, :, max(-y0, 0) : x.shape[2] - max(-y1, 0), max(-x0, 0) : x.shape[3] - max(-x1, 0)]
 
 
-def check_floating(function: str, name: str, x: Tensor) -> None:
+def sum_except(t: Tensor, dim: int) -> Tensor:
+    """The sum over all dimensions but one."""
+    others = [i for i in range(t.ndim) if i != dim]
+    return t.sum(others) if others else t.clone()  # torch takes no dimensions for all
+
+
+def check_floating(name: str, x: Tensor) -> None:
     if not isinstance(x, Tensor):
-        raise TypeError(f"{function}: {name} must be a tensor, got {type(x).__name__}")
+        raise ArgumentTypeError(f"{name} must be a tensor, got {type(x).__name__}")
     if not x.is_floating_point():
-        raise TypeError(f"{function}: {name} must be float16, bfloat16, float32 or float64, got {x.dtype}")
+        raise ArgumentTypeError(f"{name} must be float16, bfloat16, float32 or float64, got {x.dtype}")
 
 
-def check_images(function: str, x: Tensor) -> None:
-    check_floating(function, "x", x)
+def check_images(x: Tensor) -> None:
+    check_floating("x", x)
     if x.ndim != 4:
-        raise ValueError(f"{function}: x must be [N, C, H, W], got shape {tuple(x.shape)}")
+        raise ArgumentValueError(f"x must be [N, C, H, W], got shape {tuple(x.shape)}")

@@ -4,15 +4,16 @@ slope, of lrelu below 0, is 1 for linear and 0 for relu, and at least 0: so the 
 y is all that the gradients need. dx = dy gain (1 or slope), 0 where |y| reaches the clamp; db is its sum.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from idgan_fast.ops import _dispatch
-from idgan_fast.ops._dispatch import CustomOp, without_autocast
-from idgan_fast.ops._tensors import accumulation, laid_out_like, per_channel
+from idgan_fast.ops._autograd import as_function, without_autocast
+from idgan_fast.ops._registry import CustomOp, Operator
+from idgan_fast.ops._tensors import accumulation, laid_out_like, per_channel, sum_except
 
 
 def lrelu(v: Tensor, slope: float) -> Tensor:
@@ -33,23 +34,20 @@ def clamp_backward(dy: Tensor, y: Tensor, clamp: float) -> Tensor:
     return torch.ops.aten.hardtanh_backward(dy, y, -clamp, clamp)
 
 
-def pre_activation(x: Tensor, b: Tensor | None, dim: int) -> Tensor:
+def add_bias(x: Tensor, b: Tensor | None, dim: int) -> Tensor:
+    """x + b in the accumulation type."""
     v = x.to(accumulation(x.dtype))
     return v if b is None else v + per_channel(b, x.ndim, dim)
 
 
-def finished(v: Tensor, gain: float, clamp: float | None, x: Tensor) -> Tensor:
+def gain_and_clamp(v: Tensor, gain: float, clamp: float | None, x: Tensor) -> Tensor:
+    """clamp(gain * v) in the dtype and layout of x."""
     v = v * gain
     return laid_out_like((v if clamp is None else v.clamp(-clamp, clamp)).to(x.dtype), x)
 
 
-def sum_except(t: Tensor, dim: int) -> Tensor:
-    others = [i for i in range(t.ndim) if i != dim]
-    return t.sum(others) if others else t.clone()  # torch takes no dimensions for all
-
-
 def _forward_reference(x: Tensor, b: Tensor | None, dim: int, slope: float, gain: float, clamp: float | None) -> Tensor:
-    return finished(lrelu(pre_activation(x, b, dim), slope), gain, clamp, x)
+    return gain_and_clamp(lrelu(add_bias(x, b, dim), slope), gain, clamp, x)
 
 
 def _backward_reference(
@@ -61,36 +59,55 @@ def _backward_reference(
     return laid_out_like(dx.to(y.dtype), y), db
 
 
+SLOPE_GAIN_CLAMP = (0.2, 1.4, 1.0)  # of samples: a clamp that binds
+
+
+def sample_bias(x: Tensor) -> Tensor:
+    return torch.randn(x.shape[1], dtype=accumulation(x.dtype))
+
+
+def _forward_samples(x: Tensor) -> Iterator[tuple]:
+    yield x, sample_bias(x), 1, *SLOPE_GAIN_CLAMP
+
+
+def _backward_samples(x: Tensor) -> Iterator[tuple]:
+    for sample in _forward_samples(x):
+        yield torch.randn_like(x), _forward_reference(*sample), 1, *SLOPE_GAIN_CLAMP, True
+
+
 _forward = CustomOp(
     "bias_lrelu_fwd",
     "(Tensor x, Tensor? b, int dim, float slope, float gain, float? clamp) -> Tensor",
     _forward_reference,
+    _forward_samples,
 )
 _backward = CustomOp(
     "bias_lrelu_bwd",
     "(Tensor dy, Tensor y, int dim, float slope, float gain, float? clamp, bool want_db) -> (Tensor, Tensor)",
     _backward_reference,
+    _backward_samples,
 )
-LOW_LEVEL = (_forward, _backward)
+OPERATOR = Operator("bias_lrelu", (_forward, _backward))
 
 
 class _BiasLrelu(torch.autograd.Function):
     @staticmethod
     @without_autocast
-    def forward(x: Tensor, b: Tensor | None, *args: Any) -> Tensor:
-        *parameters, backend = args
-        return _forward(backend, x, b, *parameters)
+    def forward(
+        x: Tensor, b: Tensor | None, dim: int, slope: float, gain: float, clamp: float | None, backend: str
+    ) -> Tensor:
+        return _forward(backend, x, b, dim, slope, gain, clamp)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        _, _, *ctx.args = inputs
+        _, _, *ctx.parameters, ctx.backend = inputs
         ctx.save_for_backward(output)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple:
         want_db = ctx.needs_input_grad[1]
-        dx, db = _bias_lrelu_grad(dy, *ctx.saved_tensors, want_db, *ctx.args)
-        return dx, db if want_db else None, *[None] * len(ctx.args)
+        dx, db = _bias_lrelu_grad(dy, *ctx.saved_tensors, *ctx.parameters, want_db, ctx.backend)
+        return dx, db if want_db else None, None, None, None, None, None
 
 
 class _BiasLreluGrad(torch.autograd.Function):
@@ -98,13 +115,14 @@ class _BiasLreluGrad(torch.autograd.Function):
 
     @staticmethod
     @without_autocast
-    def forward(dy: Tensor, y: Tensor, want_db: bool, *args: Any) -> tuple[Tensor, Tensor]:
-        *parameters, backend = args
-        return _backward(backend, dy, y, *parameters, want_db)
+    def forward(
+        dy: Tensor, y: Tensor, dim: int, slope: float, gain: float, clamp: float | None, want_db: bool, backend: str
+    ) -> tuple[Tensor, Tensor]:
+        return _backward(backend, dy, y, dim, slope, gain, clamp, want_db)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-        _, y, ctx.want_db, *ctx.args = inputs
+        _, y, *ctx.parameters, ctx.want_db, ctx.backend = inputs
         ctx.save_for_backward(y)
 
     @staticmethod
@@ -112,10 +130,11 @@ class _BiasLreluGrad(torch.autograd.Function):
     def backward(ctx: Any, ddx: Tensor, ddb: Tensor) -> tuple:
         (y,) = ctx.saved_tensors
         if ctx.want_db:
-            ddx = (ddx + per_channel(ddb, ddx.ndim, ctx.args[0])).to(ddx.dtype)
-        to_dy, _ = _bias_lrelu_grad(ddx, y, False, *ctx.args)
-        return to_dy, None, None, *[None] * len(ctx.args)
+            ddx = (ddx + per_channel(ddb, ddx.ndim, ctx.parameters[0])).to(ddx.dtype)
+        to_dy, _ = _bias_lrelu_grad(ddx, y, *ctx.parameters, False, ctx.backend)
+        return to_dy, None, None, None, None, None, None, None
 
 
-apply = _dispatch.function(_BiasLrelu)
-_bias_lrelu_grad = _dispatch.function(_BiasLreluGrad)
+bias_lrelu = as_function(_BiasLrelu)
+"""(x, b, dim, slope, gain, clamp, backend) -> y; b in the accumulation type."""
+_bias_lrelu_grad = as_function(_BiasLreluGrad)

@@ -8,7 +8,7 @@ Source: Karras et al., Alias-Free Generative Adversarial Networks (arXiv 2106.12
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,17 +16,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from idgan_fast.ops import _dispatch
-from idgan_fast.ops._dispatch import CustomOp, without_autocast
+from idgan_fast.ops._autograd import as_function, without_autocast
+from idgan_fast.ops._errors import public
+from idgan_fast.ops._registry import Case, CustomOp, Operator
+from idgan_fast.ops._resampling import Pair, adjoint_padding, check_filter, check_size, output_size, paddings, scaling
 from idgan_fast.ops._tensors import accumulation, check_images, laid_out_like, per_channel
-from idgan_fast.ops.bias_act import checked
-from idgan_fast.ops.bias_lrelu import lrelu
-from idgan_fast.ops.upfirdn2d import Pair, adjoint_padding, check_filter, check_size, output_size, paddings, scaling
+from idgan_fast.ops.bias_act import check_arguments
+from idgan_fast.ops.bias_lrelu import lrelu, sample_bias
+from idgan_fast.ops.upfirdn2d import blur_filter, plain_upfirdn2d
 from idgan_fast.ops.upfirdn2d import reference as fir
 
 ONE, NO_PADDING = (1, 1), (0, 0, 0, 0)
 NEGATIVE, CLAMPED = 1, 2
 
 
+@public
 def filtered_lrelu(
     x: Tensor,
     fu: Tensor | None = None,
@@ -49,20 +53,19 @@ def filtered_lrelu(
     the upsampled image. Returns [N, C, H', W'] of x's dtype and memory format. Gradients of every order, by x and b.
     Raises TypeError, ValueError: one line on the argument. BackendError: impl cannot run here.
     """
-    function = "filtered_lrelu"
-    check_images(function, x)
-    check_filter(function, "fu", fu)
-    check_filter(function, "fd", fd)
-    up_xy, down_xy, pad = scaling(function, "up", up), scaling(function, "down", down), paddings(function, padding)
-    _, slope, gain, clamp = checked(function, x, b, 1, "lrelu", slope, gain, clamp)
+    check_images(x)
+    check_filter("fu", fu)
+    check_filter("fd", fd)
+    up_xy, down_xy, pad = scaling("up", up), scaling("down", down), paddings(padding)
+    _, slope, gain, clamp = check_arguments(x, b, 1, "lrelu", slope, gain, clamp)
     b = None if b is None else b.to(accumulation(x.dtype))
-    middle = check_size(function, x.shape, fu, up_xy, ONE, pad)
-    check_size(function, (*x.shape[:2], *middle), fd, ONE, down_xy, NO_PADDING)
-    backend = _dispatch.choose(function, LOW_LEVEL, x.device, impl)
+    middle = check_size(x.shape, fu, up_xy, ONE, pad)
+    check_size((*x.shape[:2], *middle), fd, ONE, down_xy, NO_PADDING)
+    backend = _dispatch.choose(OPERATOR, x.device, impl)
     fu, fd = (None if f is None else f.to(x.device) for f in (fu, fd))
-    numbers = (up_xy, down_xy, pad, gain, slope, clamp, bool(flip_filter))
     # x.requires_grad does not tell under torch.func, whose levels nest, nor within a compiled graph.
-    return _filtered_lrelu(x, b, fu, fd, *numbers, torch.is_grad_enabled(), backend)[0]
+    keep = torch.is_grad_enabled()
+    return _filtered_lrelu(x, b, fu, fd, up_xy, down_xy, pad, gain, slope, clamp, bool(flip_filter), keep, backend)[0]
 
 
 def _forward_reference(
@@ -127,19 +130,35 @@ def _linear_reference(
     return laid_out_like(fir(z, fd, ONE, down, padding_down, flip_filter, 1).to(x.dtype), x)
 
 
+_SAMPLE_FACTORS = ([2, 2], [2, 2], [9, 8, 9, 8])  # up, down, padding
+
+
+def _forward_samples(x: Tensor) -> Iterator[tuple]:
+    yield x, sample_bias(x), torch.rand(12), torch.rand(12), *_SAMPLE_FACTORS, 1.4, 0.2, 1.0, False, True
+
+
+def _linear_samples(x: Tensor) -> Iterator[tuple]:
+    for sample in _forward_samples(x):
+        _, codes = _forward_reference(*sample)
+        fu, fd, up, down, padding = sample[2:7]
+        middle = output_size(x.shape, fu, up, ONE, padding)
+        yield x, codes, list(middle), fu, fd, up, down, padding, [0, 0, 0, 0], 1.4, 0.2, False
+
+
 _forward = CustomOp(
     "filtered_lrelu_fwd",
     "(Tensor x, Tensor? b, Tensor? fu, Tensor? fd, SymInt[] up, SymInt[] down, SymInt[] padding, float gain, "
     "float slope, float? clamp, bool flip_filter, bool want_codes) -> (Tensor, Tensor)",
     _forward_reference,
+    _forward_samples,
 )
 _linear = CustomOp(
     "filtered_lrelu_linear",
     "(Tensor x, Tensor codes, SymInt[] middle, Tensor? fu, Tensor? fd, SymInt[] up, SymInt[] down, SymInt[] padding, "
     "SymInt[] padding_down, float gain, float slope, bool flip_filter) -> Tensor",
     _linear_reference,
+    _linear_samples,
 )
-LOW_LEVEL = (_forward, _linear)
 
 
 class _FilteredLrelu(torch.autograd.Function):
@@ -198,5 +217,27 @@ class _FilteredLreluLinear(torch.autograd.Function):
         return dx, *[None] * 12
 
 
-_filtered_lrelu = _dispatch.function(_FilteredLrelu)
-_filtered_lrelu_linear = _dispatch.function(_FilteredLreluLinear)
+_filtered_lrelu = as_function(_FilteredLrelu)
+_filtered_lrelu_linear = as_function(_FilteredLreluLinear)
+
+
+def plain_filtered_lrelu(x: Tensor, b: Tensor, f: Tensor, clamp: float) -> Tensor:
+    """As StyleGAN code without kernels writes it: up and down by 2, padding 3."""
+    y = plain_upfirdn2d(x + b.reshape(1, -1, 1, 1), f, up=2, padding=(3, 3, 3, 3), gain=4)
+    y = (F.leaky_relu(y, 0.2) * math.sqrt(2)).clamp(-clamp, clamp)
+    return plain_upfirdn2d(y, f, down=2)
+
+
+def _cases(device: str, channels: int, size: int) -> Iterator[Case]:
+    f = blur_filter(device)
+
+    def ours(x: Tensor, b: Tensor) -> Tensor:
+        return filtered_lrelu(x, f, f, b, up=2, down=2, padding=3, clamp=1.5)
+
+    def plain(x: Tensor, b: Tensor) -> Tensor:
+        return plain_filtered_lrelu(x, b, f, 1.5)
+
+    yield Case("filtered_lrelu", ((2, channels, size, size), (channels,)), ours, (plain,))
+
+
+OPERATOR = Operator("filtered_lrelu", (_forward, _linear), _cases)

@@ -1,17 +1,30 @@
 """A whole StyleGAN2 layer: modulated convolution, resampling, noise, bias, activation, gain and clamp."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
 
 from torch import Tensor
 
+from idgan_fast.ops._errors import ArgumentValueError, public
+from idgan_fast.ops._registry import Case, Operator
+from idgan_fast.ops._resampling import check_filter
 from idgan_fast.ops._tensors import check_floating, no_autocast
-from idgan_fast.ops.bias_act import biased, checked, negative_slope
-from idgan_fast.ops.modulated_conv2d import autocast, check_operands, normalized, prepared
-from idgan_fast.ops.styled_epilogue import modulate
-from idgan_fast.ops.styled_layer import Resampling, styled_layer
-from idgan_fast.ops.upfirdn2d import check_filter, setup_filter
+from idgan_fast.ops.bias_act import bias_act, check_arguments, negative_slope, plain_bias_act
+from idgan_fast.ops.layer.composition import Resampling, apply_layer
+from idgan_fast.ops.layer.styled_epilogue import Activation, Vectors, modulate
+from idgan_fast.ops.modulated_conv2d import (
+    PLAIN_FORMS,
+    cast_to_autocast_dtype,
+    check_operands,
+    layer_shapes,
+    normalize_rows,
+    weight_and_demodulation,
+)
+from idgan_fast.ops.upfirdn2d import blur_filter, setup_filter
 
 
+@public
 def styled_conv2d(
     x: Tensor,
     weight: Tensor,
@@ -19,6 +32,8 @@ def styled_conv2d(
     noise: Tensor | None = None,
     noise_strength: Tensor | None = None,
     bias: Tensor | None = None,
+    next_styles: Tensor | None = None,
+    *,
     up: int = 1,
     resample_filter: Tensor | Sequence[float] = (1, 3, 3, 1),
     demodulate: bool = True,
@@ -26,31 +41,29 @@ def styled_conv2d(
     gain: float | None = None,
     clamp: float | None = None,
     impl: str = "auto",
-    next_styles: Tensor | None = None,
 ) -> Tensor:
     """clamp(gain * act(modulated convolution of x + noise_strength * noise + bias)); arXiv 1912.04958, figure 2.
 
     x: [N, I, H, W]. weight: [O, I, k, k], k odd, padded by k // 2. styles: [N, I]. bias: [O] or None.
     noise: [N, 1, H up, W up] or [H up, W up], or None; noise_strength: a scalar tensor or None for 1.
     up: int. resample_filter: taps (made into a filter at each call) or a filter as in `upfirdn2d`.
-    act, gain, clamp: as in `bias_act`. next_styles: as in `chained_styled_conv2d`, whose chain this layer begins.
-    Autocast and float16: as in `modulated_conv2d`. In the half types all that
-    follows the convolution is computed in float32 and, but for the smooth activations, rounded once.
+    act, gain, clamp: as in `bias_act`. next_styles: [N, O] or None, as in `chained_styled_conv2d`.
+    Autocast and float16: as in `modulated_conv2d`. In the half types all that follows the convolution is computed
+    in float32 and, but for the smooth activations, rounded once.
     Returns [N, O, H up, W up] in the dtype of x. Gradients of every order by every tensor but the filter.
     Raises TypeError, ValueError: one line on the argument. BackendError: impl cannot run here.
     """
-    check_operands("styled_conv2d", x, weight, styles)
-    x = autocast(x)
-    factor = None
+    check_operands(x, weight, styles)
+    x, factors = cast_to_autocast_dtype(x), None
     with no_autocast(x.device.type):
         if demodulate:
-            styles, factor = normalized(styles, x.dtype)
-    return _layer(
-        "styled_conv2d", x, weight, styles, styles, factor, noise, noise_strength, bias, next_styles, up,
-        resample_filter, demodulate, act, gain, clamp, impl,
-    )  # fmt: skip
+            styles, factors = normalize_rows(styles, x.dtype)
+    options = _Options(up, resample_filter, demodulate, act, gain, clamp, impl)
+    vectors = Vectors(None, noise, noise_strength, bias, next_styles)
+    return _layer(x, weight, styles, factors, vectors, options, carries_styles=False)
 
 
+@public
 def chained_styled_conv2d(
     x: Tensor,
     weight: Tensor,
@@ -59,6 +72,7 @@ def chained_styled_conv2d(
     noise_strength: Tensor | None = None,
     bias: Tensor | None = None,
     next_styles: Tensor | None = None,
+    *,
     up: int = 1,
     resample_filter: Tensor | Sequence[float] = (1, 3, 3, 1),
     demodulate: bool = True,
@@ -80,63 +94,113 @@ def chained_styled_conv2d(
     the factor, up to its epsilon, and the activations stay in range.
     The other arguments, the result, gradients and errors: as in `styled_conv2d`.
     """
-    check_operands("chained_styled_conv2d", x, weight, styles)
-    return _layer(
-        "chained_styled_conv2d", autocast(x), weight, None, styles, None, noise, noise_strength, bias, next_styles, up,
-        resample_filter, demodulate, act, gain, clamp, impl,
-    )  # fmt: skip
+    check_operands(x, weight, styles)
+    options = _Options(up, resample_filter, demodulate, act, gain, clamp, impl)
+    vectors = Vectors(None, noise, noise_strength, bias, next_styles)
+    return _layer(cast_to_autocast_dtype(x), weight, styles, None, vectors, options, carries_styles=True)
+
+
+class _Options(NamedTuple):
+    up: int
+    resample_filter: Tensor | Sequence[float]
+    demodulate: bool
+    act: str
+    gain: float | None
+    clamp: float | None
+    impl: str
 
 
 def _layer(
-    function: str,
     x: Tensor,
     weight: Tensor,
-    prologue: Tensor | None,
     styles: Tensor,
-    factor: Tensor | None,
-    noise: Tensor | None,
-    noise_strength: Tensor | None,
-    bias: Tensor | None,
-    next_styles: Tensor | None,
-    up: int,
-    resample_filter: Tensor | Sequence[float],
-    demodulate: bool,
-    act: str,
-    gain: float | None,
-    clamp: float | None,
-    impl: str,
+    style_factors: Tensor | None,
+    vectors: Vectors,
+    options: _Options,
+    *,
+    carries_styles: bool,
 ) -> Tensor:
-    """prologue: the styles, where x does not carry them yet."""
-    kh, kw = weight.shape[2:]
-    if kh % 2 == 0 or kw % 2 == 0:
-        raise ValueError(f"{function}: weight must have an odd kernel, got {kh} x {kw}")
-    if bias is not None:
-        check_floating(function, "bias", bias)
-        if bias.shape != weight.shape[:1]:
-            raise ValueError(f"{function}: bias must have shape ({weight.shape[0]},), got {tuple(bias.shape)}")
-    if noise_strength is not None:
-        check_floating(function, "noise_strength", noise_strength)
-        if noise is None or noise_strength.numel() != 1:
-            shape = tuple(noise_strength.shape)
-            raise ValueError(f"{function}: noise_strength must be a scalar that comes with noise, got shape {shape}")
-    if next_styles is not None:
-        check_floating(function, "next_styles", next_styles)
-        wanted = (x.shape[0], weight.shape[0])
-        if next_styles.shape != wanted:
-            raise ValueError(f"{function}: next_styles must be {list(wanted)}, got {tuple(next_styles.shape)}")
+    """carries_styles: whether x has been multiplied by the styles."""
+    up, resample_filter, demodulate, act, gain, clamp, impl = options
+    _check_vectors(x, weight, vectors)
     with no_autocast(x.device.type):
-        weight, scale = prepared(function, weight, styles, factor, x.dtype, demodulate, impl)
+        weight, scale = weight_and_demodulation(
+            weight, styles, style_factors, x.dtype, demodulate=demodulate, impl=impl
+        )
         f = None
         if up != 1:
             f = resample_filter if isinstance(resample_filter, Tensor) else setup_filter(resample_filter, x.device)
-            check_filter(function, "resample_filter", f)
+            check_filter("resample_filter", f)
+        kh, kw = weight.shape[2:]
         resampling = Resampling(f, up, 1, (kw // 2, kw // 2, kh // 2, kh // 2))
-        _, alpha, gain, clamp = checked(function, x, None, 1, act, None, gain, clamp)
+        _, alpha, gain, clamp = check_arguments(x, None, 1, act, None, gain, clamp)
         slope = negative_slope(act, alpha)
-        after = (1.0, 1.0, None) if slope is None else (slope, gain, clamp)
-        tensors = (scale, noise, noise_strength, bias, None if slope is None else next_styles)
-        out = styled_layer(function, x, weight, prologue, resampling, tensors, *after, impl)
+        vectors, prologue = vectors._replace(scale=scale), None if carries_styles else styles
         if slope is not None:
-            return out
-        out = biased(function, out, None, 1, act, alpha, gain, clamp, impl)
-        return out if next_styles is None else modulate(function, out, next_styles, impl)
+            return apply_layer(x, weight, prologue, resampling, vectors, Activation(slope, gain, clamp), impl=impl)
+        linear = vectors._replace(next_styles=None)
+        y = apply_layer(x, weight, prologue, resampling, linear, Activation(), impl=impl)
+        y = bias_act(y, act=act, gain=gain, clamp=clamp, impl=impl)
+        return y if vectors.next_styles is None else modulate(y, vectors.next_styles, impl)
+
+
+def _check_vectors(x: Tensor, weight: Tensor, vectors: Vectors) -> None:
+    _, noise, strength, bias, next_styles = vectors
+    kh, kw = weight.shape[2:]
+    if kh % 2 == 0 or kw % 2 == 0:
+        raise ArgumentValueError(f"weight must have an odd kernel, got {kh} x {kw}")
+    if bias is not None:
+        check_floating("bias", bias)
+        if bias.shape != weight.shape[:1]:
+            raise ArgumentValueError(f"bias must have shape ({weight.shape[0]},), got {tuple(bias.shape)}")
+    if strength is not None:
+        check_floating("noise_strength", strength)
+        if noise is None or strength.numel() != 1:
+            shape = tuple(strength.shape)
+            raise ArgumentValueError(f"noise_strength must be a scalar that comes with noise, got shape {shape}")
+    if next_styles is not None:
+        check_floating("next_styles", next_styles)
+        wanted = (x.shape[0], weight.shape[0])
+        if next_styles.shape != wanted:
+            raise ArgumentValueError(f"next_styles must be {list(wanted)}, got {tuple(next_styles.shape)}")
+
+
+def plain_styled_conv2d(
+    x: Tensor, weight: Tensor, styles: Tensor, noise: Tensor, strength: Tensor, b: Tensor,
+    *, f: Tensor, up: int, clamp: float, modulated: Callable[..., Tensor] = PLAIN_FORMS[0],
+) -> Tensor:  # fmt: skip
+    """As StyleGAN code without kernels writes it."""
+    return plain_bias_act(modulated(x, weight, styles, f, up) + noise * strength, b, clamp=clamp)
+
+
+def _cases(device: str, channels: int, size: int) -> Iterator[Case]:
+    f = blur_filter(device)
+    for up in (1, 2):
+        ours = partial(styled_conv2d, up=up, resample_filter=f, clamp=1.5)
+        plain = tuple(partial(plain_styled_conv2d, f=f, up=up, clamp=1.5, modulated=m) for m in PLAIN_FORMS)
+        yield Case(f"styled_conv2d up={up}", layer_shapes(channels, size, up), ours, plain)
+
+
+def _chained_cases(device: str, channels: int, size: int) -> Iterator[Case]:
+    """From x without to a result with its style, as the first of two layers."""
+    f = blur_filter(device)
+    for up in (1, 2):
+
+        def ours(x: Tensor, weight: Tensor, styles: Tensor, *others: Tensor, up: int = up) -> Tensor:
+            x = x * styles[:, :, None, None]
+            return chained_styled_conv2d(x, weight, styles, *others, up=up, resample_filter=f, clamp=1.5)
+
+        def plain(*tensors: Tensor, up: int = up, modulated: Callable[..., Tensor]) -> Tensor:
+            *layer, next_styles = tensors
+            return (
+                plain_styled_conv2d(*layer, f=f, up=up, clamp=1.5, modulated=modulated) * next_styles[:, :, None, None]
+            )
+
+        shapes = (*layer_shapes(channels, size, up), (2, channels))
+        yield Case(
+            f"chained_styled_conv2d up={up}", shapes, ours, tuple(partial(plain, modulated=m) for m in PLAIN_FORMS)
+        )
+
+
+Operator("styled_conv2d", cases=_cases)
+Operator("chained_styled_conv2d", cases=_chained_cases)

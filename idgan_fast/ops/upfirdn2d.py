@@ -1,6 +1,7 @@
 """Upsample by zero insertion, pad or crop, filter by a FIR, keep every down-th pixel; and its usual special cases."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,12 +9,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from idgan_fast.ops import _dispatch
-from idgan_fast.ops._dispatch import CustomOp, without_autocast
+from idgan_fast.ops._autograd import as_function, without_autocast
+from idgan_fast.ops._errors import ArgumentValueError, public
+from idgan_fast.ops._registry import Case, CustomOp, Operator
+from idgan_fast.ops._resampling import (
+    Pair,
+    adjoint_padding,
+    check_filter,
+    check_size,
+    output_size,
+    padded_for,
+    paddings,
+    scaling,
+)
 from idgan_fast.ops._tensors import accumulation, check_images, laid_out_like, padded
 
-Pair = int | Sequence[int]
 
-
+@public
 def upfirdn2d(
     x: Tensor,
     f: Tensor | None,
@@ -34,9 +46,16 @@ def upfirdn2d(
     x is the same operator with up and down exchanged and the filter flipped, so every order of it exists.
     Raises TypeError, ValueError: one line on the argument. BackendError: impl cannot run here.
     """
-    return resample("upfirdn2d", x, f, up, down, padding, flip_filter, gain, impl)
+    check_images(x)
+    check_filter("f", f)
+    up_xy, down_xy, pad = scaling("up", up), scaling("down", down), paddings(padding)
+    check_size(x.shape, f, up_xy, down_xy, pad)
+    backend = _dispatch.choose(OPERATOR, x.device, impl)
+    f = None if f is None else f.to(x.device)
+    return fir_resample(x, f, up_xy, down_xy, pad, bool(flip_filter), float(gain), backend)
 
 
+@public
 def filter2d(
     x: Tensor,
     f: Tensor | None,
@@ -46,10 +65,10 @@ def filter2d(
     impl: str = "auto",
 ) -> Tensor:
     """Filter x with f; padding 0 keeps the size. Arguments, result and errors as for `upfirdn2d`."""
-    padding = padded_for("filter2d", f, 1, 1, padding)
-    return resample("filter2d", x, f, 1, 1, padding, flip_filter, gain, impl)
+    return upfirdn2d(x, f, 1, 1, padded_for(f, 1, 1, padding), flip_filter, gain, impl)
 
 
+@public
 def upsample2d(
     x: Tensor,
     f: Tensor | None,
@@ -60,11 +79,11 @@ def upsample2d(
     impl: str = "auto",
 ) -> Tensor:
     """Upsample x by `up`, its mean kept; padding 0 gives exactly `up` times the size. Otherwise as `upfirdn2d`."""
-    up_x, up_y = scaling("upsample2d", "up", up)
-    padding = padded_for("upsample2d", f, up, 1, padding)
-    return resample("upsample2d", x, f, up, 1, padding, flip_filter, gain * up_x * up_y, impl)
+    up_x, up_y = scaling("up", up)
+    return upfirdn2d(x, f, up, 1, padded_for(f, up, 1, padding), flip_filter, gain * up_x * up_y, impl)
 
 
+@public
 def downsample2d(
     x: Tensor,
     f: Tensor | None,
@@ -75,10 +94,10 @@ def downsample2d(
     impl: str = "auto",
 ) -> Tensor:
     """Downsample x by `down`; padding 0 divides the size by it. Otherwise as `upfirdn2d`."""
-    padding = padded_for("downsample2d", f, 1, down, padding)
-    return resample("downsample2d", x, f, 1, down, padding, flip_filter, gain, impl)
+    return upfirdn2d(x, f, 1, down, padded_for(f, 1, down, padding), flip_filter, gain, impl)
 
 
+@public
 def setup_filter(
     f: Any,
     device: torch.device | str = "cpu",
@@ -95,12 +114,12 @@ def setup_filter(
     on = f.device if isinstance(f, Tensor) else "cpu"  # not the default device, which a caller may have set
     f = torch.as_tensor(1.0 if f is None else f, dtype=torch.float32, device=on).detach().clone()
     if f.ndim > 2 or f.numel() == 0:
-        raise ValueError(f"setup_filter: f must be 1-D or 2-D with at least one tap, got shape {tuple(f.shape)}")
+        raise ArgumentValueError(f"f must be 1-D or 2-D with at least one tap, got shape {tuple(f.shape)}")
     f = f.reshape(1) if f.ndim == 0 else f
     if separable is None:
         separable = f.ndim == 1 and f.numel() >= 8
     if separable and f.ndim == 2:
-        raise ValueError(f"setup_filter: a separable f must be 1-D, got shape {tuple(f.shape)}")
+        raise ArgumentValueError(f"a separable f must be 1-D, got shape {tuple(f.shape)}")
     if f.ndim == 1 and not separable:
         f = torch.outer(f, f)
     if normalize:
@@ -108,138 +127,6 @@ def setup_filter(
     if flip_filter:
         f = f.flip(tuple(range(f.ndim)))
     return (f * gain ** (f.ndim / 2)).to(device)
-
-
-def resample(
-    function: str,
-    x: Tensor,
-    f: Tensor | None,
-    up: Pair,
-    down: Pair,
-    padding: Pair,
-    flip_filter: bool,
-    gain: float,
-    impl: str,
-) -> Tensor:
-    """`upfirdn2d`, with errors in the name of the function that the user called."""
-    check_images(function, x)
-    check_filter(function, "f", f)
-    up_xy, down_xy = scaling(function, "up", up), scaling(function, "down", down)
-    pad = paddings(function, padding)
-    check_size(function, x.shape, f, up_xy, down_xy, pad)
-    backend = _dispatch.choose(function, LOW_LEVEL, x.device, impl)
-    f = None if f is None else f.to(x.device)
-    return apply(x, f, up_xy, down_xy, pad, bool(flip_filter), float(gain), backend)
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
-
-
-def _ints(value: Any) -> tuple:
-    """The ints of a list or of one int; empty where anything else came."""
-    values = (value,) if _is_int(value) else tuple(value) if isinstance(value, (list, tuple)) else ()
-    return values if all(_is_int(v) for v in values) else ()
-
-
-def scaling(function: str, name: str, value: Pair) -> tuple[int, int]:
-    """int or [x, y] -> (x, y)."""
-    values = _ints(value)
-    if (len(values) != 2 and not _is_int(value)) or min(values) < 1:
-        raise ValueError(f"{function}: {name} must be a positive int or [x, y] of them, got {value!r}")
-    return values[0], values[-1]
-
-
-def paddings(function: str, padding: Pair) -> tuple[int, int, int, int]:
-    """int, [x, y] or [x0, x1, y0, y1] -> (x0, x1, y0, y1)."""
-    values = _ints(padding)
-    if _is_int(padding):
-        return values[0], values[0], values[0], values[0]
-    if len(values) == 2:
-        return values[0], values[0], values[1], values[1]
-    if len(values) == 4:
-        return values
-    raise ValueError(f"{function}: padding must be an int, [x, y] or [x0, x1, y0, y1], got {padding!r}")
-
-
-def padded_for(function: str, f: Tensor | None, up: Pair, down: Pair, padding: Pair) -> tuple[int, int, int, int]:
-    """`padding` plus what keeps the image centred, so that its size changes by up / down alone."""
-    check_filter(function, "f", f)
-    (up_x, up_y), (down_x, down_y) = scaling(function, "up", up), scaling(function, "down", down)
-    fh, fw = filter_size(f)
-    x0, x1, y0, y1 = paddings(function, padding)
-    if up_x > 1 or up_y > 1 or (down_x == 1 and down_y == 1):
-        x0, x1 = x0 + (fw + up_x - 1) // 2, x1 + (fw - up_x) // 2
-        y0, y1 = y0 + (fh + up_y - 1) // 2, y1 + (fh - up_y) // 2
-    if down_x > 1 or down_y > 1:
-        x0, x1 = x0 + (fw - down_x + 1) // 2, x1 + (fw - down_x) // 2
-        y0, y1 = y0 + (fh - down_y + 1) // 2, y1 + (fh - down_y) // 2
-    return x0, x1, y0, y1
-
-
-def filter_size(f: Tensor | None) -> tuple[int, int]:
-    """(fh, fw)."""
-    return (1, 1) if f is None else (f.shape[0], f.shape[-1])
-
-
-def output_size(
-    shape: Sequence[int], f: Tensor | None, up: Sequence[int], down: Sequence[int], padding: Sequence[int]
-) -> tuple[int, int]:
-    """(height, width) of the result; up, down: (x, y), padding: (x0, x1, y0, y1)."""
-    fh, fw = filter_size(f)
-    height = (shape[2] * up[1] + padding[2] + padding[3] - fh) // down[1] + 1
-    width = (shape[3] * up[0] + padding[0] + padding[1] - fw) // down[0] + 1
-    return height, width
-
-
-def check_size(
-    function: str,
-    shape: Sequence[int],
-    f: Tensor | None,
-    up: Sequence[int],
-    down: Sequence[int],
-    padding: Sequence[int],
-) -> tuple[int, int]:
-    """`output_size`, refused below one pixel."""
-    height, width = output_size(shape, f, up, down, padding)
-    if height < 1 or width < 1:
-        raise ValueError(
-            f"{function}: the result must have at least one pixel, got {height} x {width} from x {tuple(shape)}, "
-            f"f {filter_size(f)}, up {up}, down {down}, padding {padding}: pad more"
-        )
-    return height, width
-
-
-def adjoint_padding(
-    size: Sequence[int],
-    out_size: Sequence[int],
-    f: Tensor | None,
-    up: Sequence[int],
-    down: Sequence[int],
-    padding: Sequence[int],
-) -> tuple[int, int, int, int]:
-    """The padding of the adjoint, which has up and down exchanged and the filter flipped; sizes: (height, width)."""
-    fh, fw = filter_size(f)
-    (h, w), (out_h, out_w), (x0, _, y0, _) = size, out_size, padding
-    return (
-        fw - x0 - 1,
-        w * up[0] - out_w * down[0] + x0 - up[0] + 1,
-        fh - y0 - 1,
-        h * up[1] - out_h * down[1] + y0 - up[1] + 1,
-    )
-
-
-def check_filter(function: str, name: str, f: Tensor | None) -> None:
-    if f is None:
-        return
-    if not isinstance(f, Tensor):
-        raise TypeError(f"{function}: {name} must be a tensor or None, got {type(f).__name__}; setup_filter makes one")
-    if f.ndim not in (1, 2) or f.numel() == 0:
-        raise ValueError(f"{function}: {name} must be 1-D or 2-D float32, got shape {tuple(f.shape)}")
-    if f.dtype != torch.float32:
-        raise TypeError(f"{function}: {name} must be 1-D or 2-D float32, got {f.dtype}")
-    if f.requires_grad:
-        raise ValueError(f"{function}: {name} has no gradient, got one that requires it: pass f.detach()")
 
 
 def reference(
@@ -272,33 +159,87 @@ def reference(
     return laid_out_like(y.to(x.dtype), x)
 
 
+def _samples(x: Tensor) -> Iterator[tuple]:
+    for f, up, down in (
+        (torch.rand(4, 4), 1, 1),
+        (torch.rand(4, 4), 2, 1),
+        (torch.rand(4), 1, 2),
+        (torch.rand(12), 2, 2),
+        (None, 2, 1),
+    ):
+        yield x, f, [up, up], [down, down], [2, 3, 1, 4] if f is not None else [0, 0, 0, 0], False, 1.5
+
+
+LARGE_IMAGE = (4, 64, 96, 96)  # where a program of a FIR goes down several rows
+
 _resample = CustomOp(
     "upfirdn2d",
     "(Tensor x, Tensor? f, SymInt[] up, SymInt[] down, SymInt[] padding, bool flip_filter, float gain) -> Tensor",
     reference,
+    _samples,
+    sample_shape=LARGE_IMAGE,
 )
-LOW_LEVEL = (_resample,)
 
 
 class _Upfirdn2d(torch.autograd.Function):
     @staticmethod
     @without_autocast
-    def forward(x: Tensor, f: Tensor | None, *args: Any) -> Tensor:
-        *parameters, backend = args
-        return _resample(backend, x, f, *parameters)
+    def forward(
+        x: Tensor,
+        f: Tensor | None,
+        up: Sequence[int],
+        down: Sequence[int],
+        padding: Sequence[int],
+        flip_filter: bool,
+        gain: float,
+        backend: str,
+    ) -> Tensor:
+        return _resample(backend, x, f, up, down, padding, flip_filter, gain)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        x, f, *ctx.args = inputs
+        x, f, *ctx.parameters = inputs
         ctx.save_for_backward(f)
         ctx.size, ctx.out_size = x.shape[2:], output.shape[2:]
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple:
         (f,) = ctx.saved_tensors
-        up, down, padding, flip_filter, gain, backend = ctx.args
+        up, down, padding, flip_filter, gain, backend = ctx.parameters
         padding = adjoint_padding(ctx.size, ctx.out_size, f, up, down, padding)
-        return apply(dy, f, down, up, padding, not flip_filter, gain, backend), *[None] * 7
+        dx = fir_resample(dy, f, down, up, padding, not flip_filter, gain, backend)
+        return dx, None, None, None, None, None, None, None
 
 
-apply = _dispatch.function(_Upfirdn2d)
+fir_resample = as_function(_Upfirdn2d)
+"""(x, f, (up x, up y), (down x, down y), (x0, x1, y0, y1), flip_filter, gain, backend) -> y; nothing is checked."""
+
+
+def plain_upfirdn2d(
+    x: Tensor, f: Tensor, up: int = 1, down: int = 1, padding: tuple = (0, 0, 0, 0), gain: float = 1
+) -> Tensor:
+    """As StyleGAN code without kernels writes it, in the tensors' own dtype."""
+    n, c, h, w = x.shape
+    if up > 1:
+        x = F.pad(x.reshape(n, c, h, 1, w, 1), (0, up - 1, 0, 0, 0, up - 1)).reshape(n, c, h * up, w * up)
+    x = F.pad(x, list(padding))
+    taps = (f * gain).flip((0, 1)).to(x.dtype)[None, None].expand(c, 1, -1, -1)
+    return F.conv2d(x, taps, groups=c)[:, :, ::down, ::down]
+
+
+def blur_filter(device: torch.device | str = "cpu") -> Tensor:
+    """[1, 3, 3, 1], normalized, 2-D: that of StyleGAN2."""
+    return setup_filter([1.0, 3.0, 3.0, 1.0], device)
+
+
+def _cases(device: str, channels: int, size: int) -> Iterator[Case]:
+    """For a filter of 4 taps the paddings are those that keep the image centered."""
+    f = blur_filter(device)
+    plain = partial(plain_upfirdn2d, f=f)
+    shapes = ((2, channels, size, size),)
+    yield Case("upsample2d", shapes, partial(upsample2d, f=f), (partial(plain, up=2, padding=(2, 1, 2, 1), gain=4),))
+    yield Case("downsample2d", shapes, partial(downsample2d, f=f), (partial(plain, down=2, padding=(1, 1, 1, 1)),))
+    yield Case("filter2d", shapes, partial(filter2d, f=f), (partial(plain, padding=(2, 1, 2, 1)),))
+
+
+OPERATOR = Operator("upfirdn2d", (_resample,), _cases)

@@ -1,22 +1,24 @@
 """The sum of squares of every kernel of a weight, which demodulation needs: square_sum[o, i] = sum_k weight[o, i, k]^2.
 
-Its gradient, 2 weight dE, is one product, which torch does at the speed of memory; the sum itself is not, being over
-few neighbours each.
+Its gradient, 2 weight times that of the sum, is one product, which torch does at the speed of memory; the sum itself is
+not, being over few neighbors each.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from idgan_fast.ops import _dispatch
-from idgan_fast.ops._dispatch import CustomOp, without_autocast
-from idgan_fast.ops._tensors import accumulation
+from idgan_fast.ops._autograd import as_function, without_autocast
+from idgan_fast.ops._registry import CustomOp, Operator
+from idgan_fast.ops._tensors import accumulation, memory_format
 
 
-def weight_square_sum(function: str, weight: Tensor, impl: str) -> Tensor:
+def weight_square_sum(weight: Tensor, impl: str) -> Tensor:
     """[O, I, kh, kw] -> [O, I], in float32 (float64 for float64)."""
-    backend = _dispatch.choose(function, LOW_LEVEL, weight.device, impl, fusible=True)
+    backend = _dispatch.choose(OPERATOR, weight.device, impl, fusible=True)
     return _reference(weight) if backend == "reference" else _apply(weight, backend)
 
 
@@ -24,8 +26,12 @@ def _reference(weight: Tensor) -> Tensor:
     return weight.to(accumulation(weight.dtype)).square().sum((2, 3)).contiguous()
 
 
-_square_sum = CustomOp("weight_square_sum", "(Tensor weight) -> Tensor", _reference)
-LOW_LEVEL = (_square_sum,)
+def _samples(x: Tensor) -> Iterator[tuple]:
+    yield (x[:, :, :3, :3].contiguous(memory_format=memory_format(x)),)
+
+
+_square_sum = CustomOp("weight_square_sum", "(Tensor weight) -> Tensor", _reference, _samples)
+OPERATOR = Operator("weight_square_sum", (_square_sum,))
 
 
 class _WeightSquareSum(torch.autograd.Function):
@@ -45,4 +51,4 @@ class _WeightSquareSum(torch.autograd.Function):
         return (2 * weight.to(g.dtype) * g[:, :, None, None]).to(weight.dtype), None
 
 
-_apply = _dispatch.function(_WeightSquareSum)
+_apply = as_function(_WeightSquareSum)

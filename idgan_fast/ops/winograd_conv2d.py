@@ -8,6 +8,7 @@ NaN. Larger tiles would multiply less, and amplify errors.
 Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (arXiv 1509.09308), section 4.1.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ from torch.nn.grad import conv2d_weight
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from idgan_fast.ops import _dispatch
-from idgan_fast.ops._dispatch import CustomOp, without_autocast
+from idgan_fast.ops._autograd import as_function, without_autocast
+from idgan_fast.ops._registry import Case, CustomOp, Operator
 from idgan_fast.ops._tensors import autocasting, memory_format
 
 DTYPES = (torch.float32, torch.float64)
@@ -28,7 +30,7 @@ DTYPES = (torch.float32, torch.float64)
 CHANNELS, TILES, PRODUCTS = 32, 128, 2**21
 
 
-def takes(function: str, x: Tensor, weight: Tensor, impl: str) -> bool:
+def is_faster(x: Tensor, weight: Tensor, impl: str) -> bool:
     """Whether `winograd_conv2d` is for this convolution of stride 1 and padding 1, and faster than torch's."""
     if x.device.type != "cpu" or x.dtype not in DTYPES or x.dtype != weight.dtype or autocasting("cpu"):
         return False
@@ -38,7 +40,7 @@ def takes(function: str, x: Tensor, weight: Tensor, impl: str) -> bool:
     tiles = n * ((height + 1) // 2) * ((width + 1) // 2)
     if tiles < TILES or min(height, width) < 8 or tiles * c * weight.shape[0] < PRODUCTS or _without_rule():
         return False
-    return _dispatch.choose(function, LOW_LEVEL, x.device, impl) == "native"
+    return _dispatch.choose(OPERATOR, x.device, impl) == "native"
 
 
 def _without_rule() -> bool:
@@ -52,7 +54,7 @@ def _without_rule() -> bool:
 
 def winograd_conv2d(x: Tensor, weight: Tensor, impl: str = "auto") -> Tensor:
     """[N, I, H, W] by [O, I, 3, 3], both float32 or float64 on a CPU -> [N, O, H, W] in channels_last."""
-    return _convolved(x, weight, _dispatch.choose("winograd_conv2d", LOW_LEVEL, x.device, impl))
+    return _convolved(x, weight, _dispatch.choose(OPERATOR, x.device, impl))
 
 
 def _reference(x: Tensor, weight: Tensor) -> Tensor:
@@ -60,8 +62,11 @@ def _reference(x: Tensor, weight: Tensor) -> Tensor:
     return torch.empty_like(y, memory_format=torch.channels_last).copy_(y)
 
 
-_winograd = CustomOp("winograd_conv2d", "(Tensor x, Tensor weight) -> Tensor", _reference)
-LOW_LEVEL = (_winograd,)
+def _samples(x: Tensor) -> Iterator[tuple]:
+    yield x, torch.randn(2 * x.shape[1], x.shape[1], 3, 3).to(x.dtype)
+
+
+_winograd = CustomOp("winograd_conv2d", "(Tensor x, Tensor weight) -> Tensor", _reference, _samples)
 
 
 @register_flop_formula(torch.ops.idgan_fast.winograd_conv2d)
@@ -119,11 +124,27 @@ class _OfWeight(torch.autograd.Function):
         return conv2d_weight(x, ctx.size, dy, padding=1), None
 
 
-_apply = _dispatch.function(_Winograd)
-_of_weight = _dispatch.function(_OfWeight)
+_apply = as_function(_Winograd)
+_of_weight = as_function(_OfWeight)
 
 
 def _convolved(x: Tensor, weight: Tensor, backend: str) -> Tensor:
     if not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)):
         return _winograd(backend, x, weight)
     return _apply(x, [weight], _of_weight(weight, [x]), backend)
+
+
+def plain_conv2d(x: Tensor, weight: Tensor) -> Tensor:
+    return F.conv2d(x, weight, padding=weight.shape[2] // 2)
+
+
+def _cases(device: str, channels: int, size: int) -> Iterator[Case]:
+    shapes = ((2, channels, size, size), (channels, channels, 3, 3))
+
+    def ours(x: Tensor, weight: Tensor) -> Tensor:
+        return winograd_conv2d(x, weight) if x.dtype in DTYPES else plain_conv2d(x, weight)
+
+    yield Case("winograd_conv2d", shapes, ours, (plain_conv2d,))
+
+
+OPERATOR = Operator("winograd_conv2d", (_winograd,), _cases)

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written atomically, loaded weights-only."""
+"""A run's checkpoints, which are written atomically and loaded weights-only."""
 
 import re
 from io import BytesIO
@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from idgan_fast.errors import UserError, disk_full
-from idgan_fast.files import atomically
+from idgan_fast.errors import UserError
+from idgan_fast.files import write_bytes
 from idgan_fast.models.weights_file import read_weights
 
 FORMAT = 2
@@ -16,47 +16,35 @@ KEEP = 2  # the newest checkpoints that stay, so that a damaged one never costs 
 STAGES = ("vae", "gan")
 
 
-def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """The file holds either all of `data` or what it held before. Raises UserError on a full disk."""
-    try:
-        with atomically(path) as file:
-            file.write(data)
-    except OSError as error:
-        if disk_full(error):
-            need = len(data) / 2**20
-            raise UserError(f"disk full: {path} needs {need:.0f} MiB; free some space and start again") from error
-        raise
-
-
 def save(folder: Path, state: dict[str, Any]) -> Path:
-    """Write `state` (see Trainer._save) as STAGE-ITERATION.pt into `folder`; drop all but the newest.
+    """Write `state`, which `Trainer._save` makes, as STAGE-ITERATION.pt; drop all but the newest. Returns its path.
 
-    The last one of stage 1 stays: other generators can start from its encoder.
+    The last checkpoint of stage 1 stays: other generators can start from its encoder. Raises UserError on a full disk.
     """
     buffer = BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     path = folder / f"{state['stage']}-{state['iteration']:08d}.pt"
-    write_atomically(path, buffer.getbuffer())
-    kept = newest_first(folder)
-    stage_1 = [old for old in kept if old.name.startswith("vae-")]
-    for old in kept[KEEP:]:
+    write_bytes(path, buffer.getbuffer())
+    paths = newest_first(folder)
+    stage_1 = [old for old in paths if old.name.startswith("vae-")]
+    for old in paths[KEEP:]:
         if old not in stage_1[:1]:
             old.unlink()
     return path
 
 
 def newest_first(folder: Path) -> list[Path]:
-    """The run's checkpoints, furthest first."""
-    found = []
+    """List the checkpoints in a folder, the furthest first."""
+    places = []
     for path in folder.glob("*.pt"):
         match = re.fullmatch(r"(vae|gan)-(\d+)\.pt", path.name)
         if match:
-            found.append((STAGES.index(match[1]), int(match[2]), path))
-    return [path for _, _, path in sorted(found, reverse=True)]
+            places.append((STAGES.index(match[1]), int(match[2]), path))
+    return [path for _, _, path in sorted(places, reverse=True)]
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A checkpoint of ours, on the CPU. Raises UserError with one line that says what is wrong with the file."""
+    """Load a checkpoint of this project onto the CPU. Raises UserError with a line on what is wrong with the file."""
     state = read_weights(path)
     if not isinstance(state, dict) or "format" not in state:
         raise UserError(f"checkpoint: {path} is not one of idgan-fast; the public code's load by load_public")

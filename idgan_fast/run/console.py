@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a progress bar on a terminal, plain lines elsewhere."""
+"""What a person sees while a run goes on: a progress bar on a terminal, and plain lines elsewhere."""
 
 import sys
 import time
@@ -13,15 +13,16 @@ QUIET_SECONDS = 10.0  # between two plain lines
 
 
 def format_time(seconds: float) -> str:
+    """Format as 0:05, 12:34 or 1:23:45, to the nearest second."""
     minutes, seconds = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
 class StageProgress:
-    """Progress of one stage; a context manager. `update` takes the newest numbers."""
+    """The progress of one stage, as a context manager. `update` takes the newest numbers."""
 
-    def __init__(self, console: RichConsole, name: str, start: int, total: int, batch_size: int) -> None:
+    def __init__(self, console: RichConsole, name: str, *, start: int, total: int, batch_size: int) -> None:
         self.name, self.start, self.total, self.batch_size = name, start, total, batch_size
         self._began = self._last_line = time.monotonic()
         self._text = ""
@@ -47,10 +48,11 @@ class StageProgress:
             self._bar.stop()
 
     def images_per_second(self, done: int) -> float:
+        """Return the rate since the stage was begun or resumed."""
         return (done - self.start) * self.batch_size / max(time.monotonic() - self._began, 1e-9)
 
     def update(self, done: int, values: Mapping[str, str] | None = None) -> None:
-        """`done` iterations of the stage are finished; `values` replace the numbers shown."""
+        """Show that `done` iterations of the stage are over. values: replace the numbers that are shown."""
         if values is not None:
             self._text = "  ".join(f"{name} {value}" for name, value in values.items())
         speed = self.images_per_second(done)
@@ -63,14 +65,16 @@ class StageProgress:
 
 
 class Console:
-    """Lines to standard output, and a progress display for each stage."""
+    """Lines on standard output, and a progress display for each stage."""
 
     def __init__(self) -> None:
         self._rich = RichConsole(highlight=False, markup=False, soft_wrap=True)
 
     def line(self, text: str) -> None:
+        """Print a line at once."""
         self._rich.print(text)
         sys.stdout.flush()
 
-    def stage(self, name: str, start: int, total: int, batch_size: int) -> StageProgress:
-        return StageProgress(self._rich, name, start, total, batch_size)
+    def stage(self, name: str, *, start: int, total: int, batch_size: int) -> StageProgress:
+        """Make the progress display of a stage of `total` iterations, `start` of which are over."""
+        return StageProgress(self._rich, name, start=start, total=total, batch_size=batch_size)

@@ -1,4 +1,4 @@
-"""A run's folder: settings, statistics and where everything else goes."""
+"""A run's folder: its settings, its statistics, and the places of everything else."""
 
 import json
 import math
@@ -15,9 +15,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from idgan_fast.config.settings import Config, to_yaml
 from idgan_fast.errors import UserError
-from idgan_fast.run.checkpoint import STAGES, write_atomically
+from idgan_fast.files import write_bytes
+from idgan_fast.run.checkpoint import STAGES
 
-PICTURES = {"samples": "gan", "traversals": "gan", "reconstructions": "vae"}  # which stage draws them
+PICTURES = {"samples": "gan", "traversals": "gan", "reconstructions": "vae"}  # the stage that draws each kind
 
 
 class RunFolder:
@@ -31,13 +32,14 @@ class RunFolder:
         self._lock_file: IO[str] | None = None
 
     def prepare(self, config: Config) -> None:
+        """Make the folders, lock the run's own, and write config.yaml. Raises UserError if it is locked."""
         for name in ("checkpoints", *PICTURES):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         self._lock()
-        write_atomically(self.path / "config.yaml", to_yaml(config).encode())
+        write_bytes(self.path / "config.yaml", to_yaml(config).encode())
 
     def _lock(self) -> None:
-        """Hold the folder for this process. Raises UserError if another one holds it."""
+        """Lock the folder for this process. Raises UserError if another one has locked it."""
         if fcntl is None:
             return
         self._lock_file = open(self.path / ".lock", "w")  # noqa: SIM115 (open for as long as the process lives)
@@ -47,7 +49,7 @@ class RunFolder:
             raise UserError(f"--out: another process is training into {self.path}; give another folder") from error
 
     def set_aside(self) -> Path | None:
-        """Rename an existing run out of the way; where it is now."""
+        """Rename an existing run out of the way. Returns its new path; None where there is no run."""
         if not any((self.path / name).exists() for name in ("config.yaml", "checkpoints")):
             return None
         number = 1
@@ -57,17 +59,20 @@ class RunFolder:
         return old
 
     def picture(self, kind: str, stage: str, iteration: int) -> Path:
+        """Return the path of a picture of that kind after so many iterations."""
         return self.path / kind / f"{stage}-{iteration:07d}.png"
 
     def has_pictures(self, stage: str, iteration: int) -> bool:
+        """Whether all that the stage draws after so many iterations is there."""
         return all(self.picture(kind, by, iteration).exists() for kind, by in PICTURES.items() if by == stage)
 
     def newest_picture(self, kind: str, stage: str) -> Path | None:
-        found = sorted((self.path / kind).glob(f"{stage}-*.png"))
-        return found[-1] if found else None
+        """Return the path of the last picture of that kind; None where there is none."""
+        paths = sorted((self.path / kind).glob(f"{stage}-*.png"))
+        return paths[-1] if paths else None
 
     def log(self, stage: str, iteration: int, values: dict[str, Any]) -> None:
-        """One line of stats.jsonl and, for the numbers in it, TensorBoard. What is not finite becomes null."""
+        """Write a line of stats.jsonl and, for the numbers in it, TensorBoard. What is not finite becomes null."""
         values = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
         with open(self._stats, "a") as file:
             file.write(json.dumps({"stage": stage, "iteration": iteration, **values}) + "\n")
@@ -82,10 +87,10 @@ class RunFolder:
         return self._writers[stage]
 
     def rewind(self, stage: str = STAGES[0], iteration: int = 0) -> None:
-        """Forget statistics and pictures after `iteration` of `stage`: a resumed run makes them again."""
+        """Remove statistics and pictures after `iteration` of `stage`, which a resumed run makes again."""
         here = (STAGES.index(stage), iteration)
-        kept = [row for row in self.stats() if (STAGES.index(row["stage"]), row["iteration"]) <= here]
-        write_atomically(self._stats, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        rows = [row for row in self.stats() if (STAGES.index(row["stage"]), row["iteration"]) <= here]
+        write_bytes(self._stats, "".join(json.dumps(row) + "\n" for row in rows).encode())
         for path in (path for kind in PICTURES for path in (self.path / kind).glob("*-*.png")):
             name, number = path.stem.split("-")
             if (STAGES.index(name), int(number)) > here:
@@ -95,7 +100,7 @@ class RunFolder:
         self._writer(stage, purge_step=iteration + 1)
 
     def stats(self) -> list[dict[str, Any]]:
-        """The lines so far; one cut short by a crash is left out."""
+        """Read the lines of stats.jsonl, but for one that a crash cut short."""
         if not self._stats.exists():
             return []
         rows = []
@@ -107,7 +112,7 @@ class RunFolder:
         return rows
 
     def close(self) -> None:
-        """Write out what TensorBoard still holds and let the folder go."""
+        """Write out what TensorBoard still holds, and unlock the folder."""
         for writer in self._writers.values():
             writer.close()
         if self._lock_file is not None:

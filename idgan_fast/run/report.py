@@ -1,6 +1,6 @@
-"""report.html: one self-contained page with a run's pictures, numbers and departures from the paper.
+"""report.html, one self-contained page with a run's pictures, numbers and departures from the paper.
 
-summary.json beside it holds the numbers for programs.
+summary.json beside it has the numbers for programs.
 """
 
 import base64
@@ -18,11 +18,12 @@ from idgan_fast.config.presets import departures
 from idgan_fast.config.settings import Config, to_yaml
 from idgan_fast.data.dsprites import FACTORS
 from idgan_fast.evaluation import drawing
-from idgan_fast.evaluation.codes import ACTIVE_NATS, Codes, Summary
-from idgan_fast.run.checkpoint import write_atomically
+from idgan_fast.evaluation.codes import Codes, Summary
+from idgan_fast.files import write_bytes
 from idgan_fast.run.console import format_time
 from idgan_fast.run.folder import RunFolder
 from idgan_fast.training.gan import GANStage
+from idgan_fast.training.losses import ACTIVE_NATS
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1060px; margin: 2em auto; padding: 0 1em; color: #1b1f24 }
@@ -36,7 +37,7 @@ th { background: #f6f8fa } td:first-child, th:first-child { text-align: left }
 
 
 def embed(path: Path | None, caption: str) -> str:
-    """An image file as part of the page."""
+    """Return a figure with the image file itself in it; nothing where there is no file."""
     if path is None or not path.exists():
         return ""
     data = base64.b64encode(path.read_bytes()).decode()
@@ -46,7 +47,7 @@ def embed(path: Path | None, caption: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Cells are shown as they are; a float in [0, 1] is shaded by its size."""
+    """Return a table of cells as they are, with a shade that grows with the value behind each float in [0, 1]."""
 
     def cell(value: Any) -> str:
         if isinstance(value, float):
@@ -60,7 +61,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _numbers(summary: Summary, seconds: float, codes: Codes) -> str:
-    shown = {
+    numbers = {
         "active code dimensions": f"{len(summary.active)} of {len(summary.kl)}",
         "R² of c, from the posterior": _number(summary.mean_r2("posterior")),
         "R² of c, from the prior": _number(summary.mean_r2("prior")),
@@ -68,8 +69,8 @@ def _numbers(summary: Summary, seconds: float, codes: Codes) -> str:
         "time": format_time(seconds),
     }
     if summary.mig is None:
-        del shown["MIG"]
-    boxes = "".join(f"<div><b>{value}</b>{name}</div>" for name, value in shown.items())
+        del numbers["MIG"]
+    boxes = "".join(f"<div><b>{value}</b>{name}</div>" for name, value in numbers.items())
     return f'<div class="numbers">{boxes}</div>'
 
 
@@ -118,22 +119,26 @@ def _skipped(skipped: Mapping[str, str]) -> str:
 def write(
     folder: RunFolder,
     config: Config,
-    choices: Mapping[str, Any],
+    *,
+    resolved: Mapping[str, Any],
     summary: Summary,
     codes: Codes,
     stage: GANStage,
     seconds: float,
     skipped: Mapping[str, str],
 ) -> Path:
-    """Draw what is still missing, write the page, return its path."""
+    """Draw what is still missing, and write the page and summary.json. Returns the page's path.
+
+    resolved: `ResolvedSettings.record`. seconds: of the whole run. skipped: by path, why an image was left out.
+    """
     gif, curves = folder.path / "traversals" / "gan.gif", folder.path / "curves.png"
     drawing.save_gif(gif, drawing.traversal_frames(stage, codes))
     drawing.curves(folder.stats()).savefig(curves, dpi=110)
-    chosen = ", ".join(f"{name} {value}" for name, value in choices.items())
+    machine = ", ".join(f"{name} {value}" for name, value in resolved.items())
     title = f"ID-GAN: {config.preset}, seed {config.seed}"
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>",
-        f"<h1>{title}</h1><p class=note>idgan-fast {__version__}; {html.escape(chosen)}</p>",
+        f"<h1>{title}</h1><p class=note>idgan-fast {__version__}; {html.escape(machine)}</p>",
         _numbers(summary, seconds, codes),
         f'<p class="note">A dimension is active above {ACTIVE_NATS} nats. R² says how well the frozen encoder reads c '
         "back from G(s, c), over the active dimensions, with fresh s.</p>",
@@ -161,7 +166,7 @@ def write(
         f"<h2>Settings</h2><details><summary>config.yaml</summary><pre>{html.escape(to_yaml(config))}</pre></details>",
     ]
     numbers = {**asdict(summary), "seconds": round(seconds), "skipped": len(skipped)}
-    write_atomically(folder.path / "summary.json", json.dumps(numbers, indent=1).encode())
+    write_bytes(folder.path / "summary.json", json.dumps(numbers, indent=1).encode())
     page = folder.path / "report.html"
-    write_atomically(page, "\n".join(part for part in parts if part).encode())
+    write_bytes(page, "\n".join(part for part in parts if part).encode())
     return page

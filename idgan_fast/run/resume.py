@@ -1,4 +1,4 @@
-"""Where a run starts: afresh, or from a checkpoint whose settings agree."""
+"""Where a run starts: afresh, or from a checkpoint whose settings and images agree."""
 
 import itertools
 from collections.abc import Callable
@@ -6,24 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from idgan_fast.config.fields import settings_of
 from idgan_fast.config.settings import Config, flatten, to_yaml
 from idgan_fast.errors import UserError
 from idgan_fast.models.weights_file import Damaged
-from idgan_fast.run import checkpoint
+from idgan_fast.run.checkpoint import load, newest_first
 from idgan_fast.run.folder import RunFolder
-
-# Settings that a resumed run may change: they say how a run is kept, not what it computes.
-FREE = {
-    *("out", "device", "compile", "tf32", "resume", "config", "data", "workers"),
-    *("log_every", "picture_every", "save_every", "images.cache_gib", "gan.sample_code"),
-}
-# Those that it may change because a run that got stuck needs it; one line says so.
-REMEDIES = {"amp", "vae.lr", "vae.batch_size", "gan.lr_g", "gan.lr_d", "gan.batch_size"}
 
 
 @dataclass(frozen=True)
-class Resumed:
-    """A checkpoint and where it stands."""
+class Checkpoint:
+    """A checkpoint to go on from."""
 
     path: Path
     state: dict[str, Any]
@@ -37,12 +30,13 @@ class Resumed:
         return self.state["iteration"]
 
     @property
-    def choices(self) -> dict[str, Any]:
+    def resolved_settings(self) -> dict[str, Any]:
+        """The record of the run that wrote it, as `ResolvedSettings.record` made it."""
         return self.state["choices"]
 
 
 def default_folder(config: Config) -> Path:
-    """runs/PRESET-seedSEED, or the first of -2, -3, ... that holds no finished run of other settings."""
+    """Return runs/PRESET-seedSEED, or the first of -2, -3, ... that holds no finished run of other settings."""
     first = Path("runs") / f"{config.preset}-seed{config.seed}"
     for number in itertools.count(1):
         path = first if number == 1 else first.with_name(f"{first.name}-{number}")
@@ -51,70 +45,87 @@ def default_folder(config: Config) -> Path:
     raise AssertionError("itertools.count ended")
 
 
-def find(config: Config, say: Callable[[str], None]) -> tuple[RunFolder, Resumed | None]:
-    """The run's folder and the checkpoint to go on from, as --resume has it. Raises UserError."""
+def find(config: Config, say: Callable[[str], None]) -> tuple[RunFolder, Checkpoint | None]:
+    """Find the run's folder and the checkpoint to go on from, as --resume has it. say: is told of both, line by line.
+
+    Raises UserError where the checkpoint or the settings do not allow it.
+    """
     folder = RunFolder(config.out or default_folder(config))
     if config.resume == "never":
         old = folder.set_aside()
         if old is not None:
             say(f"the run that was in {folder.path} is now in {old}")
         return folder, None
-    there = checkpoint.newest_first(folder.checkpoints)
+    paths = newest_first(folder.checkpoints)
     if config.resume == "auto":
-        newest = _newest_readable(there, folder, say)
+        newest = _newest_readable(paths, folder, say)
         if newest is None:
             return folder, None
-        resumed = newest
+        checkpoint = newest
     else:
         path = Path(config.resume)
-        resumed = Resumed(path, checkpoint.load(path))
-        if there and there[0].resolve() != path.resolve():
-            raise UserError(f"resume: {folder.path} has gone further, to {there[0].name}; give another --out")
-    say(f"resuming from {resumed.path} ({resumed.stage} iteration {resumed.iteration})")
-    _require_agreement(resumed, config, say)
-    return folder, resumed
+        checkpoint = Checkpoint(path, load(path))
+        if paths and paths[0].resolve() != path.resolve():
+            raise UserError(f"resume: {folder.path} has gone further, to {paths[0].name}; give another --out")
+    say(f"resuming from {checkpoint.path} ({checkpoint.stage} iteration {checkpoint.iteration})")
+    _require_agreement(checkpoint, config, say)
+    return folder, checkpoint
 
 
-def _newest_readable(paths: list[Path], folder: RunFolder, say: Callable[[str], None]) -> Resumed | None:
-    """Damaged files are passed over, and renamed once an older one has been read."""
-    damaged: list[Path] = []
+def _newest_readable(paths: list[Path], folder: RunFolder, say: Callable[[str], None]) -> Checkpoint | None:
+    """Load the newest checkpoint that is whole. Damaged ones are renamed once an older one has been read.
+
+    Raises UserError where all are damaged: a run never starts anew by itself.
+    """
+    damaged_paths: list[Path] = []
     for path in paths:
         try:
-            state = checkpoint.load(path)
+            state = load(path)
         except Damaged as error:
-            damaged.append(path)
+            damaged_paths.append(path)
             say(f"{error}; trying the one before")
             continue
-        for old in damaged:
+        for old in damaged_paths:
             old.rename(old.with_suffix(".damaged"))
-        return Resumed(path, state)
-    if damaged:
+        return Checkpoint(path, state)
+    if damaged_paths:
         raise UserError(f"no checkpoint in {folder.checkpoints} can be read; --resume never starts anew")
     return None
 
 
-def _require_agreement(resumed: Resumed, config: Config, say: Callable[[str], None]) -> None:
+def _require_agreement(checkpoint: Checkpoint, config: Config, say: Callable[[str], None]) -> None:
     """Raise UserError unless the run that wrote the checkpoint had the same settings, or ones that may change."""
-    before, now = resumed.state["config"], flatten(config)
-    free = FREE | _extendable(config, resumed)
+    old, new = checkpoint.state["config"], flatten(config)
+    on_resume = {key: traits.on_resume for key, _, traits in settings_of(config)}
+    free = {key for key, rule in on_resume.items() if rule == "free"} | _extendable(config, checkpoint)
     # A setting that the checkpoint does not know is newer than it, and had the default's effect.
-    changed = [key for key in now if key not in free and key in before and before[key] != now[key]]
-    refused = [key for key in changed if key not in REMEDIES]
-    if refused:
-        key, more = refused[0], f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+    changes = [key for key in new if key not in free and key in old and old[key] != new[key]]
+    refusals = [key for key in changes if on_resume[key] != "remedy"]
+    if refusals:
+        key, more = refusals[0], f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
         raise UserError(
-            f"resume: {key} was {before[key]} in {resumed.path} and is {now[key]} now{more}; take the old settings "
-            f"with --config {resumed.path.parent.parent / 'config.yaml'}, another --out, or --resume never"
+            f"resume: {key} was {old[key]} in {checkpoint.path} and is {new[key]} now{more}; take the old settings "
+            f"with --config {checkpoint.path.parent.parent / 'config.yaml'}, another --out, or --resume never"
         )
-    for key in changed:
-        say(f"from here on {key} is {now[key]}, it was {before[key]}")
+    for key in changes:
+        say(f"from here on {key} is {new[key]}, it was {old[key]}")
 
 
-def _extendable(config: Config, resumed: Resumed) -> set[str]:
-    """Settings that nothing done so far depends on: more iterations; after stage 1 alone, all of stage 2's."""
-    if resumed.stage == "gan":
+def _extendable(config: Config, checkpoint: Checkpoint) -> set[str]:
+    """Return the settings that nothing done so far depends on: more iterations; within stage 1, all of stage 2's."""
+    if checkpoint.stage == "gan":
         return {"gan.iters"}
-    keys = {key for key in flatten(config) if key.startswith("gan.")}
-    keys |= {"preset", "images.size", "images.flip", "images.dequantise"}
+    keys = {key for key, _, traits in settings_of(config) if key.startswith("gan.") or traits.on_resume == "stage 2"}
     scheduled = config.vae.beta_start is not None or config.vae.lr_decay + config.vae.lr_warmup > 0
     return keys if scheduled else keys | {"vae.iters"}
+
+
+def require_same_data(checkpoint: Checkpoint | None, fingerprint: str, config: Config) -> None:
+    """Raise UserError unless a run goes on with the images that it began with; a finished stage 1 may meet others."""
+    if checkpoint is None or checkpoint.state["data"] == fingerprint:
+        return
+    if checkpoint.stage == "gan" or checkpoint.iteration < config.vae.iters:
+        raise UserError(
+            f"resume: the pictures are not those that {checkpoint.path} was trained on; bring them back, or take "
+            "another --out"
+        )

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP as a flag that the training loop reads between two iterations."""
+"""SIGINT, SIGTERM and SIGHUP become a flag that the training loop reads between two iterations."""
 
 import signal
 from types import FrameType
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class StopSignal:
-    """A context manager; true once a signal has come. A second signal ends the process at once."""
+    """A context manager that is true once a signal has come. A second signal ends the process at once."""
 
     CAUGHT = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -16,7 +16,7 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         for number in self.CAUGHT:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish stands
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP, which stays so
                 self._before[number] = signal.signal(number, self._catch)
         return self
 

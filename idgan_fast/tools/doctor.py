@@ -16,9 +16,10 @@ from rich.table import Table
 
 from idgan_fast import __version__, ops
 from idgan_fast.data import dali
-from idgan_fast.ops import numerics
-from idgan_fast.ops.available import libraries
-from idgan_fast.ops.cases import Case, cases, draw
+from idgan_fast.ops._dispatch import libraries
+from idgan_fast.ops._registry import Case
+from idgan_fast.ops.validation import numerics
+from idgan_fast.ops.validation.numerics import cases, sample
 
 PACKAGES = ("torch", "triton", "numpy", "ninja", "pybind11", "nvidia-dali-cuda130")
 
@@ -98,7 +99,7 @@ def checks(device: str) -> list[dict[str, Any]]:
 
 def forward_us(case: Case, dtype: torch.dtype, layout: str, backend: str, device: str) -> float:
     """The best of a few forward passes, in microseconds."""
-    tensors = draw(case, dtype, layout, device)
+    tensors = sample(case, dtype, layout, device)
     best = float("inf")
     with ops.backend(backend), torch.no_grad():
         for _ in range(5):

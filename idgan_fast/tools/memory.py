@@ -2,9 +2,9 @@
 
 The stages of `idgan-fast train` are built of torch's fake tensors, which have shapes and strides and no numbers, and
 run their own steps. A mode adds up the storages that are alive, and what the CPU's kernels hold while they run by the
-rules of `scratch`. What is counted is tensors: not Python, not torch's libraries, not the pictures in the cache.
+rules of `scratch`. What is counted is tensors: not Python, not torch's libraries, not the images in the cache.
 
-    persisting   what lies there between the steps: weights, optimiser state, average of G, teacher, in stage 2 also all
+    persisting   what stays between the steps: weights, optimiser state, average of G, teacher, in stage 2 also all
                  of stage 1, which the checkpoints need
     step         the most that is alive during an update besides, its batch and its inputs included
     peak         the most that is alive at once
@@ -159,7 +159,7 @@ def held(*owners: Any) -> int:
 
 
 def persisting(vae: VAEStage, gan: GANStage | None = None) -> dict[str, int]:
-    """Bytes that lie there between the steps of stage 1, or of stage 2, by what they are."""
+    """Bytes that stay between the steps of stage 1, or of stage 2, by what they are."""
     if gan is None:
         return {"weights": held(vae.vae), "optimiser state": held(vae.optimizer.state)}
     return {
@@ -175,7 +175,7 @@ def predict(config: Config, device: torch.device, precision: Precision) -> dict[
     """For each stage its batch size and, in bytes, what persists, the peak of each step on top of it, and the peak."""
     alive = Alive(device.type)
     steps, channels = Steps(alive, device), config.images.channels
-    found: dict[str, dict[str, Any]] = {}
+    stages: dict[str, dict[str, Any]] = {}
 
     def run(stage: VAEStage | GANStage, size: int, at: Sequence[int], kept: dict[str, int]) -> None:
         alive.peak = before = alive.now
@@ -185,7 +185,7 @@ def predict(config: Config, device: torch.device, precision: Precision) -> dict[
         for iteration in at:
             stage.step(batch, iteration)
         peaks = {name: peak - before for name, peak in steps.peaks.items()}
-        found[stage.name] = {"batch_size": stage.batch_size, "persisting": kept, "steps": peaks, "peak": alive.peak}
+        stages[stage.name] = {"batch_size": stage.batch_size, "persisting": kept, "steps": peaks, "peak": alive.peak}
 
     with warnings.catch_warnings(), Fake(), alive:
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")  # by copy.deepcopy
@@ -194,7 +194,7 @@ def predict(config: Config, device: torch.device, precision: Precision) -> dict[
         gan = GANStage(config, channels, device, precision, vae.vae, steps)
         both = config.gan.r1_weight > 0 and config.gan.r1_every > 1  # D's update with R1 and that without it
         run(gan, config.images.size, [0, 1] if both else [0], persisting(vae, gan))
-    return found
+    return stages
 
 
 def shown(size: int) -> str:
@@ -202,17 +202,17 @@ def shown(size: int) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
-def show(found: dict[str, dict[str, Any]], title: str) -> None:
+def show(stages: dict[str, dict[str, Any]], title: str) -> None:
     """Print a table with a column for each stage."""
     table = Table("", box=None, title=title, title_justify="left")
-    for number, stage in enumerate(found.values(), 1):
+    for number, stage in enumerate(stages.values(), 1):
         table.add_column(f"stage {number}, batch {stage['batch_size']}", justify="right")
     columns = []
-    for stage in found.values():
+    for stage in stages.values():
         kept, peaks = stage["persisting"], {f"step {name}": size for name, size in stage["steps"].items()}
         columns.append({**kept, TOTAL: sum(kept.values()), **peaks, "peak": stage["peak"]})
     steps = [name for column in columns for name in column if name.startswith("step ")]
-    for name in (*found["gan"]["persisting"], TOTAL, *steps, "peak"):
+    for name in (*stages["gan"]["persisting"], TOTAL, *steps, "peak"):
         cells = [shown(column[name]) if name in column else "" for column in columns]
         table.add_row(name, *cells, style="bold" if name in (TOTAL, "peak") else None)
     Console(highlight=False).print(table, "Predicted: steps on top of what persists, not compiled.", sep="\n")
@@ -230,16 +230,16 @@ def main(argv: Sequence[str] | None = None, prog: str = "idgan-fast memory") -> 
         no_gpu = config.device.startswith("cuda") and not torch.cuda.is_available()
         device = torch.device("cpu") if no_gpu else pick_device(config.device)
         precision = choose(config.amp, device)
-        found = predict(config, device, precision)
+        stages = predict(config, device, precision)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if no_gpu:
         print("no CUDA device here: the prediction is for the CPU's steps", file=sys.stderr)
-    peak = max(stage["peak"] for stage in found.values())
+    peak = max(stage["peak"] for stage in stages.values())
     if "--json" in given:
         run = {"preset": config.preset, "device": str(device), "amp": precision.name}
-        print(json.dumps({**run, "stages": found, "peak": peak}, indent=2))
+        print(json.dumps({**run, "stages": stages, "peak": peak}, indent=2))
     else:
-        show(found, f"{config.preset}, {device}, amp {precision.name}: {shown(peak)}")
+        show(stages, f"{config.preset}, {device}, amp {precision.name}: {shown(peak)}")
     return 0

@@ -38,8 +38,8 @@ RECORD, LOCK = "pack.json", ".lock"
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Make the folder and hold it for this process.
+def locked(folder: Path) -> Iterator[None]:
+    """Make the folder and lock it for this process.
 
     Raises UserError if it cannot be made, holds other files, or another process holds it.
     """
@@ -62,7 +62,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def require_same(job: Job) -> None:
-    """Write the record of settings and pictures, or compare with the one there. Raises UserError where they differ."""
+    """Write the record of settings and images, or compare with the one there. Raises UserError where they differ."""
     names, labels = job.source.names, json.dumps(job.labels, sort_keys=True).encode()
     now = {
         **asdict(job.settings),
@@ -95,7 +95,7 @@ def clear(folder: Path) -> None:
 
 
 def open_source(path: Path, dest: Path) -> Source:
-    """The pictures. Raises UserError where there are none, or DEST cannot be what it should be."""
+    """The images. Raises UserError where there are none, or DEST cannot be what it should be."""
     is_zip = dest.suffix.lower() == ".zip"
     if dest.suffix.lower() == ".tar" or (not is_zip and dest.exists() and not dest.is_dir()):
         raise UserError(f"DEST: wants a name that ends in .zip, or a folder for tar shards, got {dest}; give another")
@@ -110,15 +110,15 @@ def open_source(path: Path, dest: Path) -> Source:
 
 
 def pack(path: Path, dest: Path, settings: Settings, workers: int, console: Console, stop: StopSignal) -> None:
-    """Write what of the pictures is not there yet. Raises UserError, OSError, and Stopped with a line to show."""
+    """Write the images that are not there yet. Raises UserError, OSError, and Stopped with a line to show."""
     began = time.monotonic()
     source = open_source(path, dest)
-    found = source.labels() or {}
-    labels = {name: found[name] for name in source.names if name in found}
+    all_labels = source.labels() or {}
+    labels = {name: all_labels[name] for name in source.names if name in all_labels}
     into_zip = settings.container == "zip"
     job = Job(source, labels, settings, dest.with_name(dest.name + ".parts") if into_zip else dest)
     total = len(source.names)
-    with held(job.folder):
+    with locked(job.folder):
         require_same(job)
         todo = [part for part in job.parts if not job.shard(part).exists()]
         before = total - sum(len(job.indices(part)) for part in todo)
@@ -152,9 +152,9 @@ def pack(path: Path, dest: Path, settings: Settings, workers: int, console: Cons
 
 
 def _write_parts(job: Job, todo: Sequence[int], workers: int, before: int, console: Console, stop: StopSignal) -> None:
-    """before: pictures in the parts that are there."""
+    """Write the parts of `todo`, with a progress bar. before: images in the parts that are there already."""
     total, shown = len(job.source.names), before
-    with console.stage("pack", before, total, 1) as progress:
+    with console.stage("pack", start=before, total=total, batch_size=1) as progress:
 
         def tick(done: int) -> bool:
             nonlocal shown

@@ -14,7 +14,7 @@ How our kernels move memory (I, A: input and output activations; W: weight)
 
     styled conv        one implicit GEMM with the style in its prologue and demodulation, noise, bias, leaky ReLU and
                        clamp in its epilogue: I + W + noise + A; before it the coefficients: W and its sums of squares
-    styled conv up=2   the faster of two forms (idgan_fast.ops.up2_plan): composite, I + 4W + noise + A at 4 times the
+    styled conv up=2   the faster of two forms (ops/layer/up2_plan.py): composite, I + 4W + noise + A at 4 times the
                        arithmetic, after making 4W; or two kernels, I + W + M, then M + noise + A with M = (2H + 1)^2
     to-RGB             1x1 modulated convolution with bias, one kernel: I + W + A
     skip up=2          upsampling and addition in one kernel: a quarter and this level's image read, the sum written
@@ -31,7 +31,7 @@ import argparse
 import csv
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -39,8 +39,8 @@ from rich.table import Table
 
 from idgan_fast.config.presets import PRESETS
 from idgan_fast.errors import UserError, nearest
-from idgan_fast.ops.devices import DEVICES
-from idgan_fast.ops.up2_plan import composite_is_faster, seconds
+from idgan_fast.ops.layer.devices import DEVICES
+from idgan_fast.ops.layer.up2_plan import composite_is_faster, seconds
 from idgan_fast.tools.costs.layer import Layer
 from idgan_fast.tools.costs.resnet import resnet_layers
 from idgan_fast.tools.costs.stylegan2 import stylegan2_layers
@@ -123,34 +123,6 @@ def rows_of(layers: Sequence[Layer], dtype: str) -> list[Row]:
     return rows
 
 
-def with_measured(rows: Sequence[Row], device: str, measured: Mapping[tuple[str, str], float]) -> list[Row]:
-    """The rows with two columns more: 'measured' (µs) and 'measured / predicted' (ours on that device).
-
-    device: a key of DEVICES. measured: (network, layer) -> microseconds; layers without one stay blank, and a
-    network's totals are filled in only when all of its layers are there.
-    Raises ValueError, one line, for an unknown device, an unknown layer or a time that is not positive.
-    """
-    if device not in DEVICES:
-        raise ValueError(f"with_measured: no device {device!r}; {nearest(device, DEVICES)}")
-    known = [(str(row["network"]), str(row["layer"])) for row in rows if row["layer"] != "total"]
-    for key, value in measured.items():
-        if key not in known:
-            raise ValueError(f"with_measured: no layer {' '.join(key)}")
-        if not value > 0:
-            raise ValueError(f"with_measured: {' '.join(key)} must take a positive time in µs, got {value}")
-    extended: list[Row] = []
-    for row in rows:
-        network, layer = str(row["network"]), str(row["layer"])
-        times = [measured.get(key) for key in known if key[0] == network and layer in (key[1], "total")]
-        there = [taken for taken in times if taken is not None]
-        new: Row = {"measured": "", "measured / predicted": ""}
-        if len(there) == len(times):
-            taken, predicted = sum(there), float(row[f"{device}_ours_predicted_us"])
-            new = {"measured": round(taken, 3), "measured / predicted": round(taken / predicted, 3)}
-        extended.append({**row, **new})
-    return extended
-
-
 def to_csv(rows: Sequence[Row]) -> str:
     """Text with a head line; microseconds with three places."""
     text = io.StringIO()
@@ -206,6 +178,16 @@ def _cells(row: Row) -> list[str]:
     return cells
 
 
+def parse(arguments: argparse.Namespace, dtypes: Collection[str]) -> tuple[str, str, int]:
+    """Preset, type and batch size of a command line. Raises UserError for a type that is not among `dtypes`."""
+    preset, dtype, batch = arguments.preset, arguments.dtype, arguments.batch
+    if dtype not in dtypes:
+        raise UserError(f"--dtype: no type {dtype!r}; known: {', '.join(dtypes)}")
+    if batch is not None and not (batch.isdecimal() and int(batch) > 0):
+        raise UserError(f"--batch: must be a positive whole number, got {batch!r}")
+    return preset, dtype, default_batch(preset) if batch is None else int(batch)
+
+
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Run the command; the exit status. What the user can mend is one line on standard error."""
     parser = argparse.ArgumentParser(
@@ -217,12 +199,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every column there")
     arguments = parser.parse_args(argv)
     try:
-        preset, dtype, batch = arguments.preset, arguments.dtype, arguments.batch
-        if dtype not in ELEMENT:
-            raise UserError(f"--dtype: no type {dtype!r}; known: {', '.join(ELEMENT)}")
-        if batch is not None and not (batch.isdecimal() and int(batch) > 0):
-            raise UserError(f"--batch: must be a positive whole number, got {batch!r}")
-        n = default_batch(preset) if batch is None else int(batch)
+        preset, dtype, n = parse(arguments, ELEMENT)
         rows = rows_of(layers_of(preset, n, dtype), dtype)
         if arguments.csv is not None:
             _write(arguments.csv, to_csv(rows))

@@ -1,19 +1,19 @@
-"""Adaptive discriminator augmentation: random changes of every picture D sees, each with a probability that adapts.
+"""Adaptive discriminator augmentation: random changes of every image D sees, each with a probability that adapts.
 
 Source: Karras et al., Training Generative Adversarial Networks with Limited Data (arXiv 2006.06676), section 3 and
-appendix B, pipeline "bgc", written from the paper. A picture is changed in this order:
+appendix B, pipeline "bgc", written from the paper. An image is changed in this order:
 
 1. pixel blitting: x-flip, quarter turns, translation by whole pixels;
 2. general geometry: isotropic scale, rotation, anisotropic scale, rotation again, fractional translation;
-3. colour: brightness, contrast, luma flip, hue rotation, saturation (of one channel: the first three).
+3. color: brightness, contrast, luma flip, hue rotation, saturation (of one channel: the first three).
 
-1 and 2 are one affine map of the plane, about the middle of the picture, which is continued beyond its edges by its
+1 and 2 are one affine map of the plane, about the middle of the image, which is continued beyond its edges by its
 mirror images. Where 1 alone acts, pixels are copied; else they are resampled at twice the resolution, between the
 wavelet filter sym6 and its transpose. All is affine in the pixels and pure: random numbers come in as an argument.
 
-Departures from the paper: R1 is taken at the augmented pictures (what D sees), as grid_sample has no second
+Departures from the paper: R1 is taken at the augmented images (what D sees), as grid_sample has no second
 derivative. sym6 is not quite symmetric, so positions are counted from its centroid, not from its middle; without
-that, a turned picture moves by up to 0.4 pixels.
+that, a turned image moves by up to 0.4 pixels.
 """
 
 import math
@@ -43,26 +43,26 @@ STD_CONTRAST = 0.5  # of log2
 STD_SATURATION = 1.0  # of log2
 
 
-# The columns of `numbers`. A transformation acts on a picture where its gate, use_*, is below its probability.
+# The columns of `numbers`. A transformation acts on an image where its gate, use_*, is below its probability.
 COLUMNS = (
     *("use_flip", "flip", "use_turn", "turn", "use_shift", "shift_x", "shift_y"),
     *("use_scale", "scale", "use_rotate", "rotate", "use_stretch", "stretch", "use_rotate_again", "rotate_again"),
     *("use_move", "move_x", "move_y", "use_brightness", "brightness", "use_contrast", "contrast"),
     *("use_luma_flip", "luma_flip", "use_hue", "hue", "use_saturation", "saturation"),
 )
-NUMBERS = len(COLUMNS)  # how many random numbers one picture takes
+NUMBERS = len(COLUMNS)  # how many random numbers one image takes
 
 
-def draw(n: int, rng: torch.Generator, device: torch.device | str) -> Tensor:
-    """The random numbers of n pictures: [n, NUMBERS], float32, uniform in [0, 1); rng lives on `device`."""
+def random_numbers(n: int, rng: torch.Generator, device: torch.device | str) -> Tensor:
+    """The random numbers of n images: [n, NUMBERS], float32, uniform in [0, 1); rng lives on `device`."""
     return torch.rand(n, NUMBERS, generator=rng, device=device)
 
 
 def augment(x: Tensor, numbers: Tensor, p: Tensor) -> Tensor:
-    """Pictures x [N, C, S, S] changed at random, each transformation acting on a picture with probability p.
+    """Images x [N, C, S, S] changed at random, each transformation acting on an image with probability p.
 
-    x: C = 1 or 3, S >= 3, in [-1, 1]; half types are computed in float32. numbers: [N, NUMBERS], from `draw`.
-    p: scalar tensor in [0, 1]. Returns x's shape and type; values may leave [-1, 1]. A picture that no transformation
+    x: C = 1 or 3, S >= 3, in [-1, 1]; half types are computed in float32. numbers: [N, NUMBERS], from `random_numbers`.
+    p: scalar tensor in [0, 1]. Returns x's shape and type; values may leave [-1, 1]. An image that no transformation
     acts on is returned as it is. Affine in x, with one derivative by it. Raises ValueError: one line on the argument.
     """
     if x.ndim != 4 or x.shape[1] not in (1, 3) or x.shape[2] != x.shape[3] or x.shape[2] < MARGIN:
@@ -73,7 +73,7 @@ def augment(x: Tensor, numbers: Tensor, p: Tensor) -> Tensor:
     y, numbers, p = x.to(dtype), numbers.detach().to(dtype), p.detach().to(dtype)
     inverse, copied = _geometry(numbers, p, x.shape[-1])
     y = torch.where(copied[:, None, None, None], _copy(y, inverse), _resample(y, inverse))
-    return _colour(y, numbers, p).to(x.dtype)
+    return _color(y, numbers, p).to(x.dtype)
 
 
 class AdaptiveProbability:
@@ -89,7 +89,7 @@ class AdaptiveProbability:
 
     @torch.no_grad()
     def observe(self, logits: Tensor) -> None:
-        """Count in D's logits of real pictures, of any shape."""
+        """Count D's logits of real images, of any shape."""
         self.signs.add_(logits.sign().sum(dtype=torch.float32))
         self.count.add_(logits.numel())
 
@@ -97,7 +97,7 @@ class AdaptiveProbability:
     def adjust(self, images: int, target: float = 0.6, speed_images: int = 500_000) -> None:
         """p <- clamp(p + sign(r_t - target) images / speed_images, 0, 1), r_t over what came since the last call.
 
-        images: real pictures shown to D since the last call. speed_images: how many take p from 0 to 1.
+        images: real images shown to D since the last call. speed_images: how many take p from 0 to 1.
         With nothing observed, p stays.
         """
         direction = (self.signs - target * self.count).sign()  # that of r_t - target; 0 if nothing was observed
@@ -117,7 +117,7 @@ class AdaptiveProbability:
 
 
 def _where(gate: Tensor, p: Tensor, value: Tensor, neutral: float) -> Tensor:
-    """`value` where the transformation acts, else what leaves a picture as it is."""
+    """`value` where the transformation acts, else what leaves an image as it is."""
     return torch.where(gate < p, value, neutral)
 
 
@@ -148,7 +148,7 @@ def _translate(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _rotate(angle: Tensor) -> Tensor:
-    """Anticlockwise as one sees it, in radians: x goes right and y down."""
+    """A counterclockwise turn as one sees it, in radians: x goes right and y down."""
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     return _matrix(cos, sin, -sin, cos, zero, zero)
 
@@ -193,12 +193,12 @@ def _places(inverse: Tensor, places: Tensor, side: int) -> tuple[Tensor, Tensor]
     """
     middle = (side - 1) / 2
     across, down = (places - middle)[None, None, :], (places - middle)[None, :, None]
-    found = []
+    positions = []
     for row in inverse[:, :2].unbind(1):
         a, b, c = row[:, :, None, None].unbind(1)
         folded = (a * across + b * down + (c + side / 2)).remainder(2 * side)
-        found.append(side - (folded - side).abs() - 0.5)
-    return found[0], found[1]
+        positions.append(side - (folded - side).abs() - 0.5)
+    return positions[0], positions[1]
 
 
 def _copy(x: Tensor, inverse: Tensor) -> Tensor:
@@ -212,7 +212,7 @@ def _copy(x: Tensor, inverse: Tensor) -> Tensor:
 def _resample(x: Tensor, inverse: Tensor) -> Tensor:
     """Twice the resolution by sym6, bilinear samples there, and back by the transpose of sym6.
 
-    Pixel k lies at 2 k + CENTROID of the upsampled picture, before its cropping; so it does on the way back.
+    Pixel k lies at 2 k + CENTROID of the upsampled image, before its cropping; so it does on the way back.
     """
     side = x.shape[-1]
     taps = ops.setup_filter(torch.stack([torch.full((), tap, device=x.device) for tap in SYM6]), x.device)
@@ -220,7 +220,7 @@ def _resample(x: Tensor, inverse: Tensor) -> Tensor:
     x = torch.cat((x[:, :, :MARGIN].flip(2), x, x[:, :, -MARGIN:].flip(2)), 2)
     x = ops.upsample2d(x, taps, padding=-CROP)  # 2 side + 2: all that the samples below touch
     size = 2 * side + 2
-    first = len(SYM6) // 2 - 1 + CROP - 2 * MARGIN  # of the pixels of the upsampled picture, those cropped
+    first = len(SYM6) // 2 - 1 + CROP - 2 * MARGIN  # how many pixels of the upsampled image are cropped
     places = (torch.arange(2 * side + 2 * CROP, device=x.device, dtype=x.dtype) - CENTROID) / 2
     across, down = _places(inverse, places, side)
     grid = torch.stack((across, down), 3) * 2 + (CENTROID - first)
@@ -229,7 +229,7 @@ def _resample(x: Tensor, inverse: Tensor) -> Tensor:
     return ops.downsample2d(x, taps, padding=-CROP, flip_filter=True)
 
 
-def _colour(x: Tensor, numbers: Tensor, p: Tensor) -> Tensor:
+def _color(x: Tensor, numbers: Tensor, p: Tensor) -> Tensor:
     """Brightness, contrast and, of the three channels as a vector, a mirror, a turn and a scale about (1, 1, 1).
 
     With the mean m of the channels, d = x - m and v = (1, 1, 1) / sqrt(3), all five together are

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+ACTIVE_NATS = 0.5  # a dimension of the code with more KL than this is active: it carries information
 VARIANCE_EPS = 1e-8
 
 
@@ -61,9 +62,9 @@ def gradient_penalty(gradient: Tensor) -> Tensor:
 
 
 def path_lengths(gradient: Tensor) -> Tensor:
-    """|J^T y| for each picture [N], from the gradient of sum(G(w) y) by w [N, L, w_dim]; root mean square over L.
+    """|J^T y| for each image [N], from the gradient of sum(G(w) y) by w [N, L, w_dim]; root mean square over L.
 
-    y ~ N(0, I) / sqrt(H W), one for each picture [N, C, H, W] (arXiv 1912.04958, equation 4).
+    y ~ N(0, I) / sqrt(H W), one for each image [N, C, H, W] (arXiv 1912.04958, equation 4).
     """
     return gradient.square().sum(2).mean(1).sqrt()
 

@@ -1,7 +1,8 @@
-"""Optimisers as functions of their inputs: one call updates all parameters in place, and torch.compile takes it whole.
+"""Optimizers as functions of their inputs: one call updates all parameters in place, and torch.compile takes it whole.
 
-torch.optim's `step` breaks a graph. These give its numbers (tests/test_optim.py), take the learning rate as a number or
-a tensor, and leave everything alone where `overflow` says that a gradient is not finite, without asking the device.
+torch.optim's `step` breaks a graph. These give its numbers (tests/training/test_optimizers.py), take the learning rate
+as a number or a tensor, and change nothing where `overflow` says that a gradient is not finite, without asking the
+device.
 """
 
 from collections.abc import Iterable, Sequence
@@ -78,11 +79,11 @@ class Adam(_Optimizer):
                 t if t.stride() == q.stride() else torch.empty_like(q).copy_(t)
                 for t, q in zip(gradients, p, strict=True)
             ]
-            found = None if overflow is None else overflow.float()
+            found_inf = None if overflow is None else overflow.float()
             numbers: dict[str, Any] = {"beta1": b1, "beta2": b2, "weight_decay": 0.0, "eps": self.eps}
             torch._fused_adam_(
                 p, g, g if m is None else m, v, [], [self.steps] * len(p), lr=lr, **numbers,
-                amsgrad=False, maximize=False, found_inf=found,
+                amsgrad=False, maximize=False, found_inf=found_inf,
             )  # fmt: skip
             return
         g = _finite(gradients, overflow)
@@ -100,6 +101,7 @@ class Adam(_Optimizer):
 
 
 def _unless(overflow: Tensor | None, value: float) -> float | Tensor:
+    """The value, or 0 where a gradient overflowed."""
     return value if overflow is None else torch.where(overflow, 0.0, value)
 
 

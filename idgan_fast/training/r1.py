@@ -23,14 +23,14 @@ from idgan_fast.training import losses
 _WEIGHTED = {F.conv2d, F.linear}
 _ACTIVATIONS = {F.relu, F.leaky_relu}  # F.relu comes without a slope: 0
 _LINEAR = {F.avg_pool2d, torch.flatten, Tensor.flatten, Tensor.squeeze, Tensor.unflatten}
-_NEUTRAL = {Tensor.dim, Tensor.size}
-_NEUTRAL_NAMES = {"__get__", "_set_grad_enabled"}  # attributes' getters; torch's own switch
+_SIZES = {Tensor.dim, Tensor.size}
+_SIZE_NAMES = {"__get__", "_set_grad_enabled"}  # attributes' getters; torch's own switch
 
 
 class _Layers(TorchFunctionMode):
     """Sees every torch function that the network calls, and refuses those that are not piecewise linear.
 
-    What it finds goes into lists that the caller holds: torch.compile follows these through a mode, not attributes.
+    Results go into lists that the caller holds, since torch.compile follows lists through a mode, but not attributes.
     """
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -40,8 +40,8 @@ class _Layers(TorchFunctionMode):
         if func in _ACTIVATIONS:
             return self.activation(*args, **kwargs)
         sum_of_signals = func is torch.add and all(map(self.is_signal, args))
-        neutral = func in _NEUTRAL or getattr(func, "__name__", "") in _NEUTRAL_NAMES
-        if sum_of_signals or func in _LINEAR or neutral:
+        is_size = func in _SIZES or getattr(func, "__name__", "") in _SIZE_NAMES
+        if sum_of_signals or func in _LINEAR or is_size:
             return func(*args, **kwargs)
         raise TypeError(
             "piecewise_linear: the network may call convolutions, linear layers, average pooling, (leaky) ReLU and "
@@ -86,13 +86,13 @@ class _Record(_Layers):
 
 
 class _Replay(_Layers):
-    """The pass with recorded signs and scaled biases; adds (parameter, its gradient) to `found` on the way."""
+    """The pass with recorded signs and scaled biases; adds (parameter, its gradient) to `gradients` on the way."""
 
     def __init__(
-        self, signs: list[Tensor], deltas: list[Tensor], scale: Tensor, found: list[tuple[Tensor, Tensor]]
+        self, signs: list[Tensor], deltas: list[Tensor], scale: Tensor, gradients: list[tuple[Tensor, Tensor]]
     ) -> None:
         super().__init__()
-        self.signs, self.deltas, self.scale, self.found = signs, deltas, scale, found
+        self.signs, self.deltas, self.scale, self.gradients = signs, deltas, scale, gradients
 
     def weighted(
         self, func: Callable, x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kw: Any
@@ -102,10 +102,10 @@ class _Replay(_Layers):
         if weight.requires_grad:
             linear = func is F.linear
             gradient = delta.t() @ x if linear else conv2d_weight(x, weight.shape, delta, *args, **kw)
-            self.found.append((weight, gradient.to(weight.dtype)))
+            self.gradients.append((weight, gradient.to(weight.dtype)))
         if bias is not None and bias.requires_grad:
             by_sample = delta if delta.ndim == 2 else delta.sum((2, 3), dtype=self.scale.dtype)
-            self.found.append((bias, (self.scale @ by_sample.to(self.scale.dtype)).to(bias.dtype)))
+            self.gradients.append((bias, (self.scale @ by_sample.to(self.scale.dtype)).to(bias.dtype)))
         if not self.deltas:  # nobody reads the last output
             return delta
         out = func(x, weight, None, *args, **kw)
@@ -141,11 +141,11 @@ def real_gradients(
         gradient = gradient / delta_scale
         scale = -torch.sigmoid(-logits)  # of softplus(-f)
         start = scale[:, None, None, None] * x.detach() + 2 * r1_weight * gradient
-        found: list[tuple[Tensor, Tensor]] = []
-        with _Replay(signs, deltas, scale, found):
+        by_layer: list[tuple[Tensor, Tensor]] = []
+        with _Replay(signs, deltas, scale, by_layer):
             discriminator(start)
         gradients = []
         for parameter in discriminator.parameters():
-            parts = [part for owner, part in found if owner is parameter]
+            parts = [part for owner, part in by_layer if owner is parameter]
             gradients.append(sum(parts[1:], parts[0]) if parts else torch.zeros_like(parameter))
         return logits, losses.gradient_penalty(gradient), gradients

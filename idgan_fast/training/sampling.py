@@ -1,32 +1,21 @@
-"""What an iteration of stage 2 draws: everything random in it, from one generator on the device."""
-
-from typing import NamedTuple
+"""Everything random in an iteration of stage 2, from one generator of random numbers on the device."""
 
 import torch
 from torch import Tensor, nn
 
 from idgan_fast.config.settings import GANConfig, ImagesConfig
 from idgan_fast.data import to_signed
-from idgan_fast.models.stylegan2 import StyleGAN2Generator
-from idgan_fast.training.augmentation import draw as draw_augmentation
+from idgan_fast.models.generator import Generator, Latents
+from idgan_fast.training.augmentation import random_numbers
 
-ForD = dict[str, Tensor]
-
-
-class Latents(NamedTuple):
-    """What G draws beside c, for n pictures; all but s for StyleGAN2 alone."""
-
-    s: Tensor  # [n, s_dim]
-    noise: Tensor | None = None  # [n, noise_numel]
-    other: Tensor | None = None  # [n, s_dim]: the s that style mixing goes on with
-    first: Tensor | None = None  # [n]: from which entry of w on
+DiscriminatorNoise = dict[str, Tensor]
 
 
-class Draws:
+class Sampler:
     """Random numbers for the networks G and D of these settings. `rng` is all of its state."""
 
     def __init__(
-        self, config: GANConfig, images: ImagesConfig, generator: nn.Module, discriminator: nn.Module, seed: int
+        self, config: GANConfig, images: ImagesConfig, generator: Generator, discriminator: nn.Module, seed: int
     ) -> None:
         self.config, self.images, self.generator, self.discriminator = config, images, generator, discriminator
         self.device = next(generator.parameters()).device
@@ -39,28 +28,26 @@ class Draws:
         return torch.rand(shape, generator=self.rng, device=self.device)
 
     def real_images(self, batch: Tensor) -> Tensor:
-        """uint8 [N, C, S, S] -> what D sees of them, in channels_last: [-1, 1], mirrored and dequantised at random."""
+        """uint8 [N, C, S, S] -> what D sees of them, in channels_last: [-1, 1], flipped and dequantized at random."""
         flip = self.uniform(len(batch)) < 0.5 if self.images.flip else None
         noise = self.uniform(*batch.shape) if self.images.dequantise else None
         return to_signed(batch, self.device, flip, noise).contiguous(memory_format=torch.channels_last)
 
     def latents(self, n: int) -> Latents:
-        s = self.normal(n, self.config.s_dim)
-        if not isinstance(self.generator, StyleGAN2Generator):
-            return Latents(s)
-        noise = self.normal(n, self.generator.synthesis.noise_numel)
-        if self.config.stylegan2.style_mixing == 0:
+        """What G takes beside c to make n images."""
+        s, count = self.normal(n, self.config.s_dim), self.generator.num_ws
+        noise = self.normal(n, self.generator.noise_numel) if self.generator.noise_numel else None
+        if count == 1 or self.config.stylegan2.style_mixing == 0:
             return Latents(s, noise)
-        count = self.generator.num_ws
         first = torch.randint(1, count, (n,), generator=self.rng, device=self.device)
         mixed = self.uniform(n) < self.config.stylegan2.style_mixing
         return Latents(s, noise, self.normal(n, self.config.s_dim), torch.where(mixed, first, count))
 
-    def of_discriminator(self, n: int) -> ForD:
-        """What D draws to see n pictures: "eps" for VGAN's bottleneck, "augment" for the augmentation."""
-        draws = {}
+    def discriminator_noise(self, n: int) -> DiscriminatorNoise:
+        """What D takes to see n images: "eps" for VGAN's bottleneck, "augment" for the augmentation."""
+        noise = {}
         if self.config.bottleneck:
-            draws["eps"] = self.normal(n, *self.discriminator.bottleneck_shape)  # type: ignore[misc]
+            noise["eps"] = self.normal(n, *self.discriminator.bottleneck_shape)  # type: ignore[misc]
         if self.config.ada:
-            draws["augment"] = draw_augmentation(n, self.rng, self.device)
-        return draws
+            noise["augment"] = random_numbers(n, self.rng, self.device)
+        return noise

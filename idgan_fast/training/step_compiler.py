@@ -1,7 +1,7 @@
 """A step as one graph: torch.compile without breaks, and on a GPU a CUDA graph around what it compiled.
 
-A step is a function of tensors of fixed shapes that draws no random numbers and reads no number that changes from one
-iteration to the next but through a tensor. So one graph serves a whole run.
+A step is a function of tensors of fixed shapes. It makes no random numbers, and every number that changes from one
+iteration to the next reaches it in a tensor. So one graph serves a whole run.
 """
 
 import hashlib
@@ -69,7 +69,7 @@ def _marker(steps: str) -> Path:
 
 
 class StepCompiler:
-    """Makes steps; `on` says whether they are compiled. say: is told, in a line, what is compiled and how long it took.
+    """Makes steps; `on` says whether they are compiled. `say` gets a line on what is compiled and how long it took.
 
     `seconds`: how long each step's first call took, by name.
     """
@@ -120,7 +120,7 @@ class StepCompiler:
 class CUDAGraph:
     """Records a function of tensors on its third call and replays it from then on; not yet run on a GPU.
 
-    What the function changes in place (weights, optimiser state, averages) must keep its storage. Inputs are copied
+    What the function changes in place (weights, optimizer state, averages) must keep its storage. Inputs are copied
     into tensors of the graph's own, results out of them right after the replay: so graphs of one stream may share a
     memory pool, and take as much as the largest of them. Raises ValueError for a call of other shapes or dtypes.
     """
@@ -145,17 +145,17 @@ class CUDAGraph:
             with torch.cuda.graph(self.graph, self.pool, self.stream, capture_error_mode="thread_local"):
                 self.outputs = self.function(*self.inputs)
         else:
-            self._take(list(args))
+            self._copy_inputs(list(args))
         self.graph.replay()
         return pytree.tree_map_only(Tensor, torch.clone, self.outputs)
 
-    def _take(self, args: list[Any]) -> None:
-        for mine, given in zip(pytree.tree_leaves(self.inputs), pytree.tree_leaves(args), strict=True):
-            if not isinstance(mine, Tensor):
+    def _copy_inputs(self, args: list[Any]) -> None:
+        for own, new in zip(pytree.tree_leaves(self.inputs), pytree.tree_leaves(args), strict=True):
+            if not isinstance(own, Tensor):
                 continue
-            if (mine.shape, mine.dtype) != (given.shape, given.dtype):
+            if (own.shape, own.dtype) != (new.shape, new.dtype):
                 raise ValueError(
-                    f"CUDAGraph: wanted {mine.dtype} {list(mine.shape)}, as in the call that was recorded, got "
-                    f"{given.dtype} {list(given.shape)}"
+                    f"CUDAGraph: wanted {own.dtype} {list(own.shape)}, as in the call that was recorded, got "
+                    f"{new.dtype} {list(new.shape)}"
                 )
-            mine.copy_(given, non_blocking=True)
+            own.copy_(new, non_blocking=True)

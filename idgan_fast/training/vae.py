@@ -31,9 +31,10 @@ def lr_at(config: VAEConfig, iteration: int) -> float:
 
 
 class VAEStage:
-    """Network, optimiser and random state of stage 1. `state_dict()` holds all of it."""
+    """Network, optimizer and random state of stage 1. `state_dict()` holds all of it."""
 
     name = "vae"
+    may_overflow: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -41,7 +42,7 @@ class VAEStage:
         channels: int,
         device: torch.device,
         precision: Precision,
-        graphs: StepCompiler | None = None,
+        compiler: StepCompiler | None = None,
     ) -> None:
         self.config, self.device, self.precision = config.vae, device, precision
         self.iters, self.batch_size = self.config.iters, self.config.batch_size
@@ -51,7 +52,7 @@ class VAEStage:
         self.optimizer = Adam(self.parameters, betas=(0.9, 0.999))
         self.scale = precision.loss_scale(device)
         self.rng = torch.Generator(device).manual_seed(2 * config.seed)
-        self._update = (graphs or StepCompiler(False, device)).step("vae", self.update)
+        self._update = (compiler or StepCompiler(False, device)).step("vae", self.update)
 
     def step(self, batch: Tensor, iteration: int) -> dict[str, Tensor]:
         """One update from uint8 images [N, C, 64, 64]; returns detached metrics, `kl_per_dim` [c_dim] among them."""
@@ -78,8 +79,15 @@ class VAEStage:
         """Everything that training changes, by name."""
         return dict(self.vae.named_parameters())
 
-    def schedule(self, iteration: int) -> dict[str, float]:
-        return {"beta": beta_at(self.config, iteration), "lr": lr_at(self.config, iteration)}
+    def log_values(self, metrics: dict[str, Tensor], iteration: int) -> dict[str, Any]:
+        values: dict[str, Any] = {name: value.tolist() for name, value in metrics.items()}
+        values["active"] = sum(kl > losses.ACTIVE_NATS for kl in values["kl_per_dim"])
+        return values | {"beta": beta_at(self.config, iteration), "lr": lr_at(self.config, iteration)}
+
+    def collapsed(self, values: dict[str, Any], iteration: int) -> bool:
+        """No dimension of the code is active, though beta has fallen, or a tenth of the iterations is done."""
+        settled = self.config.beta_reach if self.config.beta_start is not None else 0.1
+        return values["active"] == 0 and iteration + 1 > settled * self.iters
 
     def state_dict(self) -> dict[str, Any]:
         return {

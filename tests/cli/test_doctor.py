@@ -6,13 +6,14 @@ import re
 import pytest
 
 from idgan_fast.__main__ import main
-from idgan_fast.ops import cases
+from idgan_fast.ops._registry import Case
+from idgan_fast.ops.validation import numerics
 from idgan_fast.tools import doctor
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = cases.cases()[:2]
+    few = numerics.cases()[:2]
     monkeypatch.setattr(doctor, "cases", lambda *_: few)
 
 
@@ -35,8 +36,8 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_wrong_operator_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    case = cases.cases()[0]
-    wrong = cases.Case(case.name, case.shapes, lambda x, b: case.ours(x, b) * 1.1, case.plain)
+    case = numerics.cases()[0]
+    wrong = Case(case.name, case.shapes, lambda x, b: case.ours(x, b) * 1.1, case.plain)
     monkeypatch.setattr(doctor, "cases", lambda *_: [wrong])
     assert doctor.main([]) == 1
     assert "FAIL" in capsys.readouterr().out

@@ -66,24 +66,7 @@ def test_empty_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "no pictures in" in line
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_signal_ends_a_process_cleanly(sent: signal.Signals, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "idgan_fast", "train", *TINY, "--vae.iters", "100000", "--out", str(run)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 60
-        while not list(run.glob("checkpoints/*.pt")) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.send_signal(sent)
-        output, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + sent
-    assert f"{sent.name}: stopped at vae iteration" in output.splitlines()[-1]
-    assert "Traceback" not in errors
-    saved = checkpoint.load(checkpoint.newest_first(run / "checkpoints")[0])
-    assert f"iteration {saved['iteration']}," in output.splitlines()[-1]
-
-
-def start(arguments: list[str], run: Path) -> subprocess.Popen:
+def start(arguments: list[str], run: Path) -> subprocess.Popen[str]:
     """The command in a process group of its own, once it has written a checkpoint."""
     command = [sys.executable, "-m", "idgan_fast", "train", *arguments, "--vae.iters", "100000", "--out", str(run)]
     process = subprocess.Popen(
@@ -109,6 +92,24 @@ def test_a_signal_to_the_whole_group_with_loader_processes(
     assert process.returncode == 128 + number
     saved = checkpoint.load(checkpoint.newest_first(run / "checkpoints")[0])
     assert f"stopped at vae iteration {saved['iteration']}," in output.splitlines()[-1]
+
+
+def test_a_process_has_its_folder_alone_until_a_signal_ends_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    process = start(TINY, run)
+    try:
+        assert run_train(*TINY, "--vae.iters", "100000", "--out", str(run)) == 2
+        assert "another process is training" in error_line(capsys)
+    finally:
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert errors == ""
+    assert "SIGINT: stopped at vae iteration" in output.splitlines()[-1]
+    saved = checkpoint.load(checkpoint.newest_first(run / "checkpoints")[0])
+    assert f"iteration {saved['iteration']}," in output.splitlines()[-1]
 
 
 def test_a_picture_that_cannot_be_drawn_costs_no_checkpoint(
@@ -160,17 +161,6 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path, capsys: pytest.Captur
     assert str(tmp_path / "run") in error_line(capsys)
 
 
-def test_two_processes_do_not_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = tmp_path / "run"
-    process = start(TINY, run)
-    try:
-        assert run_train(*TINY, "--vae.iters", "100000", "--out", str(run)) == 2
-        assert "another process is training" in error_line(capsys)
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
-
-
 def test_pictures_may_move_but_not_change(
     picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,42 +173,25 @@ def test_pictures_may_move_but_not_change(
     assert "the pictures are not those" in error_line(capsys)
 
 
-def test_a_lower_learning_rate_after_resuming_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [*TINY, "--out", str(tmp_path / "run")]
-    assert run_train(*arguments) == 0
-
+def test_a_lower_learning_rate_after_resuming_counts(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def newest() -> list[torch.Tensor]:
-        state = checkpoint.load(checkpoint.newest_first(tmp_path / "run" / "checkpoints")[0])
+        state = checkpoint.load(checkpoint.newest_first(finished_run / "checkpoints")[0])
         return list(state["gan"]["generator"].values())
 
     before = newest()
-    assert run_train(*arguments, "--gan.iters", "7", "--gan.lr-g", "1e-7") == 0
+    assert run_train(*TINY, "--out", str(finished_run), "--gan.iters", "7", "--gan.lr-g", "1e-7") == 0
     assert "from here on gan.lr_g is 1e-07, it was 0.0002" in capsys.readouterr().out
     moved = max((a - b).abs().max().item() for a, b in zip(before, newest(), strict=True))
     assert 0 < moved < 1e-5
 
 
-def test_going_on_with_another_kind_of_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_going_on_with_another_kind_of_device(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A GPU's random state means nothing to a CPU."""
-    run = tmp_path / "run"
-    assert run_train(*TINY, "--out", str(run)) == 0
-    path = checkpoint.newest_first(run / "checkpoints")[0]
+    path = checkpoint.newest_first(finished_run / "checkpoints")[0]
     state = checkpoint.load(path)
     state["choices"]["device"] = "cuda:0"
     for stage in ("vae", "gan"):
         state[stage]["rng"] = torch.zeros(16, dtype=torch.uint8)
     torch.save(state, path)
-    assert run_train(*TINY, "--out", str(run), "--gan.iters", "7") == 0
+    assert run_train(*TINY, "--out", str(finished_run), "--gan.iters", "7") == 0
     assert "device was cuda:0" in capsys.readouterr().out
-
-
-def test_a_large_picture_that_would_lose_its_edges_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i in range(4):
-        Image.new("RGB", (900, 700), (i, 9, 9)).save(folder / f"{i}.png")
-    assert run_train(*TINY_IMAGES, "--data", str(folder), "--out", str(tmp_path / "a")) == 0
-    assert "--images.crop None keeps all of it" in capsys.readouterr().out
-    whole = ["--images.crop", "None", "--data", str(folder), "--out", str(tmp_path / "b")]
-    assert run_train(*TINY_IMAGES, *whole) == 0
-    assert "--images.crop" not in capsys.readouterr().out

@@ -64,7 +64,7 @@ def test_a_whole_run_and_its_resumption(pictures: Path, tmp_path: Path, capsys: 
 def test_the_choice_to_compile_is_kept(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """auto on resumption is what it was before; the compiler is stood in for by a wrapper that tells its calls."""
+    """auto on resumption is what it was before; a wrapper that tells its calls stands in for the compiler."""
     compiled: list[str] = []
 
     def step(self: StepCompiler, name: str, function):  # type: ignore[no-untyped-def]
@@ -79,6 +79,8 @@ def test_the_choice_to_compile_is_kept(
     marked: list[str] = []
     monkeypatch.setattr(StepCompiler, "step", step)
     monkeypatch.setattr(trainer, "mark_warm", marked.append)
+    monkeypatch.setattr(trainer, "draw_samples", lambda *_: {})
+    monkeypatch.setattr(trainer.Trainer, "_finish", lambda *_: None)
     out = tmp_path / "run"
     assert run(pictures, out, "--compile", "on", "--gan.iters", "2") == 0
     assert newest(out)["choices"]["compile"] == "on"

@@ -12,10 +12,13 @@ import yaml
 from PIL import Image
 
 from idgan_fast import train
+from idgan_fast.evaluation import drawing
 from idgan_fast.run import checkpoint
 from idgan_fast.training.gan import GANStage
 from idgan_fast.training.vae import VAEStage
 from tests.common import TINY, TINY_IMAGES, assert_equal
+
+CURVES = drawing.curves
 
 
 @pytest.fixture
@@ -42,7 +45,10 @@ def run_train(arguments: Sequence[str]) -> int:
     return train.main(list(arguments))
 
 
-def test_whole_run_leaves_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_whole_run_leaves_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(drawing, "curves", CURVES)
     run = tmp_path / "run"
     assert run_train([*TINY, "--out", str(run), "--seed", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -68,6 +74,8 @@ def test_whole_run_leaves_everything(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [len(row) for row in summary["correlation"]] == [10] * 5
 
     page = (run / "report.html").read_text()
+    with Image.open(run / "curves.png") as image:
+        assert image.width > 500
     assert page.count("data:image/png;base64,") == 4
     assert page.count("data:image/gif;base64,") == 1
     assert "http" not in page
@@ -111,6 +119,16 @@ def test_both_loaders_train_alike(picture_folder: Path, tmp_path: Path, capsys: 
     assert all(0 <= row["waited_for_data"] <= 1 for row in stats(tmp_path / "dali") if "g" in row)
 
 
+def test_another_loader_goes_on(picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("nvidia.dali")
+    options = [*TINY_IMAGES, "--data", str(picture_folder), "--out", str(tmp_path / "run"), "--images.cache-gib", "0"]
+    options += ["--vae.iters", "1", "--picture-every", "9"]
+    assert run_train([*options, "--loader", "dali", "--workers", "1", "--gan.iters", "1"]) == 0
+    capsys.readouterr()
+    assert run_train([*options, "--loader", "torch", "--workers", "0", "--gan.iters", "2"]) == 0
+    assert "loader torch: as asked; dali before: pictures differ by rounding" in capsys.readouterr().out
+
+
 def test_vgan_run_with_lazy_r1(picture_folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = ["--data", str(picture_folder), "--out", str(run), "--gan.bottleneck", "--gan.r1-every", "2"]
@@ -120,12 +138,11 @@ def test_vgan_run_with_lazy_r1(picture_folder: Path, tmp_path: Path) -> None:
     assert all(row["bottleneck_beta"] > 0 for row in rows)
 
 
-@pytest.mark.parametrize("stop_at", [5, 11])
 @pytest.mark.parametrize("kind", ["dsprites", "images", "images by dali"])
 def test_resumed_run_equals_the_straight_one(
-    kind: str, stop_at: int, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bit for bit: every logged number and every weight, whichever stage the interruption falls into."""
+    """Bit for bit, after an interruption in each stage: every logged number and every weight."""
     arguments = TINY if kind == "dsprites" else [*TINY_IMAGES, "--data", str(picture_folder)]
     if kind == "images by dali":
         pytest.importorskip("nvidia.dali")
@@ -138,18 +155,18 @@ def test_resumed_run_equals_the_straight_one(
         def wrapped(self, batch, iteration):
             nonlocal steps
             steps += 1
-            if steps == stop_at:
+            if steps in (5, 11):
                 os.kill(os.getpid(), signal.SIGTERM)
             return step(self, batch, iteration)
 
         return wrapped
 
-    with monkeypatch.context() as patch:
-        patch.setattr(VAEStage, "step", interrupting(VAEStage.step))
-        patch.setattr(GANStage, "step", interrupting(GANStage.step))
+    monkeypatch.setattr(VAEStage, "step", interrupting(VAEStage.step))
+    monkeypatch.setattr(GANStage, "step", interrupting(GANStage.step))
+    for stopped_at in ("vae-00000005.pt", "gan-00000003.pt"):
+        torch.manual_seed(99)  # what the process did in between must not matter
         assert run_train([*arguments, "--out", str(tmp_path / "broken")]) == 128 + signal.SIGTERM
-    assert len(stats(tmp_path / "broken")) < len(stats(tmp_path / "straight"))
-    torch.manual_seed(99)  # what the process did in between must not matter
+        assert checkpoint.newest_first(tmp_path / "broken" / "checkpoints")[0].name == stopped_at
     assert run_train([*arguments, "--out", str(tmp_path / "broken")]) == 0
 
     assert comparable(tmp_path / "broken") == comparable(tmp_path / "straight")
@@ -159,22 +176,17 @@ def test_resumed_run_equals_the_straight_one(
         assert_equal(ends[0][stage], ends[1][stage])
 
 
-def test_finished_run_does_not_train_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = tmp_path / "run"
-    assert run_train([*TINY, "--out", str(run)]) == 0
-    before = comparable(run)
-    capsys.readouterr()
-    assert run_train([*TINY, "--out", str(run)]) == 0
+def test_finished_run_does_not_train_again(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = comparable(finished_run)
+    assert run_train([*TINY, "--out", str(finished_run)]) == 0
     assert "resuming" in capsys.readouterr().out
-    assert comparable(run) == before
+    assert comparable(finished_run) == before
 
 
-def test_resume_never_keeps_the_old_run(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    assert run_train([*TINY, "--out", str(run)]) == 0
-    assert run_train([*TINY, "--out", str(run), "--resume", "never", "--seed", "1"]) == 0
-    assert (tmp_path / "run-old1" / "report.html").exists()
-    assert yaml.safe_load((run / "config.yaml").read_text())["seed"] == 1
+def test_resume_never_keeps_the_old_run(finished_run: Path) -> None:
+    assert run_train([*TINY, "--out", str(finished_run), "--resume", "never", "--seed", "1"]) == 0
+    assert (finished_run.with_name("run-old1") / "report.html").exists()
+    assert yaml.safe_load((finished_run / "config.yaml").read_text())["seed"] == 1
 
 
 def test_auto_precision_stays_after_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,18 +206,15 @@ def test_low_precision_on_the_cpu(amp: str, tmp_path: Path) -> None:
     assert run_train([*TINY, "--out", str(tmp_path / "run"), "--amp", amp]) == 0
 
 
-def test_damaged_checkpoint_costs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = tmp_path / "run"
-    assert run_train([*TINY, "--out", str(run)]) == 0
-    newest, before, _ = checkpoint.newest_first(run / "checkpoints")
+def test_damaged_checkpoint_costs_nothing(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    newest, before, _ = checkpoint.newest_first(finished_run / "checkpoints")
     newest.write_bytes(newest.read_bytes()[:1000])
-    expected = comparable(run)
-    capsys.readouterr()
-    assert run_train([*TINY, "--out", str(run)]) == 0
+    expected = comparable(finished_run)
+    assert run_train([*TINY, "--out", str(finished_run)]) == 0
     output = capsys.readouterr().out
     assert "damaged" in output
     assert f"resuming from {before}" in output
-    assert comparable(run) == expected
+    assert comparable(finished_run) == expected
 
 
 def test_nan_stops_with_the_last_good_checkpoint(

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from idgan_fast import train
-from idgan_fast.config.arguments import normalise, parse
+from idgan_fast.config.arguments import expand_bare_amp, parse
 from idgan_fast.config.presets import PAPER, PRESETS, departures
 from idgan_fast.config.settings import Config, flatten, to_yaml
 from idgan_fast.errors import UserError
@@ -107,10 +107,10 @@ def test_amp(argv: str, amp: str) -> None:
     assert config.seed == ("--seed" in argv)
 
 
-def test_normalise_changes_only_a_bare_amp() -> None:
+def test_only_a_bare_amp_is_expanded() -> None:
     argv = ["--seed", "-1", "--amp", "--out", "--amp.d", "--data", "amp"]
-    assert normalise(argv) == ["--seed", "-1", "--amp", "auto", "--out", "--amp.d", "--data", "amp"]
-    assert normalise(["--amp", "off"]) == ["--amp", "off"]
+    assert expand_bare_amp(argv) == ["--seed", "-1", "--amp", "auto", "--out", "--amp.d", "--data", "amp"]
+    assert expand_bare_amp(["--amp", "off"]) == ["--amp", "off"]
 
 
 def test_a_wrong_amp_ends_with_its_choices(capsys: pytest.CaptureFixture[str]) -> None:

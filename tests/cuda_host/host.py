@@ -28,8 +28,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from idgan_fast import ops  # noqa: F401  # which fills custom_ops
-from idgan_fast.ops._dispatch import custom_ops
+from idgan_fast import ops  # noqa: F401  # which fills CUSTOM_OPS
+from idgan_fast.ops._registry import CUSTOM_OPS
 
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
@@ -156,7 +156,7 @@ def _loaded(mode: str, source: str) -> ctypes.CDLL:
     path = str(built(source, mode))
     if source == "kernels.cpp":
         definitions = torch.library.Library(library_name(mode), "DEF")
-        for low in custom_ops.values():
+        for low in CUSTOM_OPS.values():
             definitions.define(low.name + low.schema)
         _libraries.append(definitions)
         torch.ops.load_library(path)
@@ -214,7 +214,7 @@ class Host:
     traffic: Any = None  # of the last call, in the mode "counted"
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name not in custom_ops:
+        if name not in CUSTOM_OPS:
             raise AttributeError(name)
         return lambda *given: self._run(name, given)
 

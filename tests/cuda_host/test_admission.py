@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from idgan_fast.ops import admission
-from idgan_fast.ops._dispatch import custom_ops
+from idgan_fast.ops._registry import CUSTOM_OPS
+from idgan_fast.ops.validation import verification
 from tests.cuda_host import host
 from tests.cuda_host.host import Host
 
@@ -19,7 +19,7 @@ REGISTERED = sorted(
 
 def test_all_but_what_is_left_to_triton_and_the_cpu_is_registered() -> None:
     left = {"styled_layer_fwd", "styled_layer_bwd", "filtered_lrelu_fwd", "filtered_lrelu_linear"}
-    assert set(REGISTERED) == set(custom_ops) - left - {"winograd_conv2d"}
+    assert set(REGISTERED) == set(CUSTOM_OPS) - left - {"winograd_conv2d"}
 
 
 # float16 has the large images among its samples.
@@ -33,4 +33,4 @@ def test_admitted(name: str, dtypes: Sequence[torch.dtype], monkeypatch: pytest.
     torch.manual_seed(0)
     monkeypatch.setattr(admission, "DTYPES", dtypes)
     kernel = getattr(Host("random", processors=132), name)
-    assert admission.check(custom_ops[name], kernel, "cpu") is None
+    assert verification.check(CUSTOM_OPS[name], kernel, "cpu") is None

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from idgan_fast.ops import styled_epilogue
+from idgan_fast.ops.layer import styled_epilogue
 from tests.cuda_host import host
 from tests.cuda_host.host import Host
 from tests.ops import fuzz

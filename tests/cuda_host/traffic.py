@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from idgan_fast.ops import styled_epilogue
+from idgan_fast.ops.layer import styled_epilogue
 from tests.cuda_host.host import Host
 
 LAYOUTS = {"NHWC": torch.channels_last, "NCHW": torch.contiguous_format}

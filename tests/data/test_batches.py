@@ -21,7 +21,13 @@ CPU = torch.device("cpu")
 class Numbers:
     """A data set whose picture i is filled with i."""
 
-    name, channels = "numbers", 1
+    name, channels, fingerprint = "numbers", 1, "numbers"
+    cached, shorter_side = True, None
+
+    def __init__(self) -> None:
+        self.skipped: dict[str, str] = {}
+
+    def factors(self, indices: Tensor) -> None: ...
 
     def __len__(self) -> int:
         return 10

@@ -111,10 +111,10 @@ def test_lists_and_tensors_address_the_same_pictures(sprites: DSprites) -> None:
 
 @pytest.mark.parametrize("shape", range(3))
 def test_the_whole_shape_is_inside_at_every_corner(sprites: DSprites, shape: int) -> None:
-    centre = all_shapes_at(sprites, 16, 16)[shape].sum((-1, -2))
-    assert centre.min() > 50
+    center = all_shapes_at(sprites, 16, 16)[shape].sum((-1, -2))
+    assert center.min() > 50
     for x, y in product((0, 31), repeat=2):
-        assert torch.equal(all_shapes_at(sprites, x, y)[shape].sum((-1, -2)), centre)
+        assert torch.equal(all_shapes_at(sprites, x, y)[shape].sum((-1, -2)), center)
 
 
 def test_positions_use_the_picture_evenly(sprites: DSprites) -> None:
@@ -177,7 +177,7 @@ def test_the_heart_stands_upright_at_orientation_0(sprites: DSprites) -> None:
 
 
 def draw_slowly(inside: Callable[[float, float], bool], x: int, y: int) -> Tensor:
-    """A picture from a test of each pixel's centre; right and up are counted from the shape's centre."""
+    """A picture from a test of each pixel's center; right and up are counted from the shape's center."""
     picture = torch.zeros(64, 64, dtype=torch.bool)
     for row in range(64):
         for column in range(64):
@@ -187,7 +187,7 @@ def draw_slowly(inside: Callable[[float, float], bool], x: int, y: int) -> Tenso
 
 @pytest.mark.parametrize("orientation", [0, 5, 31])
 def test_an_ellipse_against_its_two_foci(sprites: DSprites, orientation: int) -> None:
-    """Half axes r and 0.6 r, the long one turned anticlockwise from the right."""
+    """Half axes r and 0.6 r, the long one turned counterclockwise from the right."""
     scale, x, y = 4, 20, 7
     half_axis = RADIUS * (0.5 + 0.1 * scale)
     angle = 2 * math.pi * orientation / 39
@@ -210,7 +210,7 @@ def test_a_square_against_its_four_corners(sprites: DSprites, orientation: int) 
     corners = [(radius * math.cos(a), radius * math.sin(a)) for a in angles]
 
     def inside(right: float, up: float) -> bool:
-        """On the left of every side, walking around anticlockwise."""
+        """On the left of every side, walking around counterclockwise."""
         sides = zip(corners[:-1], corners[1:], strict=True)
         return all((bx - ax) * (up - ay) - (by - ay) * (right - ax) >= 0 for (ax, ay), (bx, by) in sides)
 

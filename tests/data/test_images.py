@@ -135,23 +135,23 @@ def test_formats(tmp_path: Path, name: str, options: dict, tolerance: int) -> No
     assert abs(only(tmp_path).astype(int) - pixels).max() <= tolerance
 
 
-# ---- grey, transparent and unusual pictures
+# ---- gray, transparent and unusual pictures
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.bmp"])
-def test_grey_becomes_three_equal_channels(tmp_path: Path, name: str) -> None:
+def test_gray_becomes_three_equal_channels(tmp_path: Path, name: str) -> None:
     pixels = noise(channels=1)
     put(tmp_path, name, pixels)
     assert np.array_equal(only(tmp_path), np.repeat(pixels[:, :, None], 3, axis=2))
 
 
-def test_one_channel_of_a_grey_picture(tmp_path: Path) -> None:
+def test_one_channel_of_a_gray_picture(tmp_path: Path) -> None:
     pixels = noise(channels=1)
     put(tmp_path, "a.png", pixels)
     assert np.array_equal(only(tmp_path, channels=1)[:, :, 0], pixels)
 
 
-def test_one_channel_of_a_coloured_picture(tmp_path: Path) -> None:
+def test_one_channel_of_a_colored_picture(tmp_path: Path) -> None:
     pixels = noise()
     put(tmp_path, "a.png", pixels)
     luma = pixels @ np.array([0.299, 0.587, 0.114])
@@ -178,7 +178,7 @@ def test_transparent_webp(tmp_path: Path) -> None:
     assert np.array_equal(result[32:], pixels[32:, :, :3])
 
 
-def test_transparent_grey(tmp_path: Path) -> None:
+def test_transparent_gray(tmp_path: Path) -> None:
     pixels = np.dstack([noise(channels=1), np.full((64, 64), 255, np.uint8)])
     pixels[:, 10:20, 1] = 0
     put(tmp_path, "a.png", Image.fromarray(pixels, "LA"))
@@ -209,7 +209,7 @@ def test_palette_without_transparency(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("transparent", "pixels"), [((7, 8, 9), noise()), (7, noise(channels=1))])
-def test_one_transparent_colour(tmp_path: Path, transparent: int | tuple, pixels: np.ndarray) -> None:
+def test_one_transparent_color(tmp_path: Path, transparent: int | tuple, pixels: np.ndarray) -> None:
     pixels = pixels.copy()
     pixels[:5, :5] = transparent
     put(tmp_path, "a.png", pixels, transparency=transparent)
@@ -225,7 +225,7 @@ def test_black_and_white(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_sixteen_bit_grey_keeps_the_upper_byte(tmp_path: Path, channels: int) -> None:
+def test_sixteen_bit_gray_keeps_the_upper_byte(tmp_path: Path, channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 65536, (64, 64)).astype(np.uint16)
     put(tmp_path, "a.png", pixels)
     result = only(tmp_path, channels=channels)
@@ -282,14 +282,14 @@ def test_a_picture_of_the_right_size_is_untouched(tmp_path: Path, framing: str) 
 
 
 @pytest.mark.parametrize(("width", "height"), [(160, 64), (64, 160), (161, 64), (64, 65)])
-def test_the_crop_is_centred(tmp_path: Path, width: int, height: int) -> None:
+def test_the_crop_is_centered(tmp_path: Path, width: int, height: int) -> None:
     pixels = noise(width, height)
     put(tmp_path, "a.png", pixels)
     left, top = (width - 64) // 2, (height - 64) // 2
     assert np.array_equal(only(tmp_path), pixels[top : top + 64, left : left + 64])
 
 
-def test_a_given_crop_is_centred(tmp_path: Path) -> None:
+def test_a_given_crop_is_centered(tmp_path: Path) -> None:
     """CelebA's: 160 of 178 x 218."""
     pixels = np.zeros((218, 178, 3), np.uint8)
     pixels[29:189, 9:169] = 255

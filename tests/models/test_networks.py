@@ -1,4 +1,4 @@
-"""Sizes, names, initialisation and arithmetic of the networks."""
+"""Sizes, names, initialization and arithmetic of the networks."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from idgan_fast.models.resnet import (
     VGANDiscriminator,
     conv3_upsampled,
 )
-from idgan_fast.models.vae import VAE, Decoder, DSpritesDiscriminator, DSpritesGenerator, Encoder, reparameterise
+from idgan_fast.models.vae import VAE, Decoder, DSpritesDiscriminator, DSpritesGenerator, Encoder, reparameterize
 from tests.common import millions
 
 
@@ -37,7 +37,7 @@ def test_vae_parameter_counts():
 )
 def test_resnet_parameter_counts(size, width, generator, discriminator):
     with torch.device("meta"):
-        assert millions(ResnetGenerator(size, 256, 20, width)) == generator
+        assert millions(ResnetGenerator(size, 256, 20, width=width)) == generator
         assert millions(ResnetDiscriminator(size, width)) == discriminator
 
 
@@ -165,7 +165,7 @@ def test_kaiming_start_keeps_the_scale_by_fan_in():
     ],
     ids=["resnet D", "dSprites D", "resnet G"],
 )
-def test_other_networks_keep_the_default_initialisation(build, fan_in):
+def test_other_networks_keep_the_default_initialization(build, fan_in):
     layer = build()
     bound = fan_in**-0.5  # torch draws weights and biases from U[-bound, bound]
     assert 0.95 * bound < layer.weight.abs().max() <= bound
@@ -264,7 +264,7 @@ def test_whole_generator_and_discriminator_against_their_description():
 def test_reparameterised_sample_takes_the_log_of_the_variance():
     mean, logvar, eps = (normal(4, 3, seed=6 + i, dtype=torch.float64) for i in range(3))
     expected = mean.numpy() + np.sqrt(np.exp(logvar.numpy())) * eps.numpy()
-    np.testing.assert_allclose(reparameterise(mean, logvar, eps).numpy(), expected, rtol=1e-12)
+    np.testing.assert_allclose(reparameterize(mean, logvar, eps).numpy(), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -289,7 +289,7 @@ def test_generator_gives_the_familys_images(which):
         expected = images(p, ws, size)
         assert expected.shape == (3, CHANNELS, size, size)
         torch.testing.assert_close(g.map(s, no_code), w, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(g.synthesise(ws, no_code), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(g.synthesize(ws, no_code), expected, rtol=1e-5, atol=1e-5)
         expected = images(p, w[:, None].expand_as(ws), size)
         torch.testing.assert_close(g(s, no_code), expected, rtol=1e-5, atol=1e-5)
 

@@ -109,7 +109,7 @@ def to_rgb(p, name, x, w, bound):
     return limited(per_sample(x, weight) + p[f"{name}.bias"][:, None, None], bound)
 
 
-def synthesised(p, size, w, code, noise, residual, bounds):
+def synthesized(p, size, w, code, noise, residual, bounds):
     """w [N, num_ws, w_dim]; code: resolution -> what joins w there; bounds: resolution -> clamp."""
     levels = [4 << i for i in range(size.bit_length() - 2)]
     parts = iter([None] * 99)
@@ -196,15 +196,15 @@ def test_generator_against_its_formula(monkeypatch, size, n, architecture, code,
     with torch.no_grad():
         assert g.num_ws == ws.shape[1]
         torch.testing.assert_close(g.map(s, c), w, **CLOSE)
-        expected = synthesised(p, size, w[:, None].expand_as(ws), *more, bounds)
+        expected = synthesized(p, size, w[:, None].expand_as(ws), *more, bounds)
         assert expected.shape == (n, 3, size, size)
         torch.testing.assert_close(g(s, c), expected, **CLOSE)
         assert torch.equal(g(s, c), g(s, c))
         if low:
-            free = synthesised(p, size, w[:, None].expand_as(ws), *more, {})
+            free = synthesized(p, size, w[:, None].expand_as(ws), *more, {})
             assert (free - expected).abs().max() > 0.05  # the clamp binds
-        expected = synthesised(p, size, ws, more[0], noise, more[2], bounds)
-        torch.testing.assert_close(g.synthesise(ws, c, noise), expected, **CLOSE)
+        expected = synthesized(p, size, ws, more[0], noise, more[2], bounds)
+        torch.testing.assert_close(g.synthesize(ws, c, noise), expected, **CLOSE)
 
 
 @pytest.mark.parametrize(("size", "n", "low"), [(8, 1, 0), (8, 6, 1), (16, 3, 1), (16, 4, 2), (16, 6, 0), (16, 1, 4)])
@@ -226,7 +226,7 @@ def test_truncation_draws_w_towards_its_average(truncation, architecture):
     p, (s, c) = g.state_dict(), inputs(3)
     w = p["mapping.w_avg"] + truncation * (mapped(p, s, None) - p["mapping.w_avg"])
     codes = dict.fromkeys((4, 8, 16), c)
-    expected = synthesised(p, 16, w[:, None].expand(-1, 6, -1), codes, None, architecture == "residual", {})
+    expected = synthesized(p, 16, w[:, None].expand(-1, 6, -1), codes, None, architecture == "residual", {})
     with torch.no_grad():
         torch.testing.assert_close(g(s, c, truncation=truncation), expected, **CLOSE)
         same = torch.equal(g(s, c, truncation=truncation), g(s + 1, c, truncation=truncation))
@@ -314,11 +314,11 @@ def test_gradients_of_both_orders_with_and_without_recomputation(architecture):
     again.load_state_dict(g.state_dict())
     p, residual = g.state_dict(keep_vars=True), architecture == "residual"
     formula = path_length(
-        g, lambda w, c, noise: synthesised(p, 16, w, dict.fromkeys((4, 8, 16), c), noise, residual, {})
+        g, lambda w, c, noise: synthesized(p, 16, w, dict.fromkeys((4, 8, 16), c), noise, residual, {})
     )
     assert sum(t.any().item() for t in formula) > 0.9 * len(formula)
     for module in (g, again):
-        for a, b in zip(path_length(module, module.synthesise), formula, strict=True):
+        for a, b in zip(path_length(module, module.synthesize), formula, strict=True):
             torch.testing.assert_close(a, b, **ROUGHLY)
 
 

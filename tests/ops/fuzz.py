@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from idgan_fast.ops import bias_lrelu, styled_epilogue
-from idgan_fast.ops.bias_act import LOW_LEVEL as BIAS_ACT
-from idgan_fast.ops.upfirdn2d import output_size, reference
+from idgan_fast.ops import bias_lrelu
+from idgan_fast.ops._resampling import output_size
+from idgan_fast.ops.bias_act import OPERATOR as BIAS_ACT
+from idgan_fast.ops.layer import styled_epilogue
+from idgan_fast.ops.upfirdn2d import reference
 
 filtered_lrelu = importlib.import_module("idgan_fast.ops.filtered_lrelu")  # the module, not the function
 
@@ -103,16 +105,16 @@ def check_bias_act(kernels: Any, act: str, dtype: torch.dtype, count: int) -> No
         b = option(rng, torch.randn(x.shape[dim], dtype=wide))
         numbers = (dim, act, rng.choice([0.2, -0.5, 0.0]), gain, clamp)
         what = (x.shape, x.stride(), numbers)
-        y = BIAS_ACT[0].reference(x, b, *numbers)
+        y = BIAS_ACT.custom_ops[0].reference(x, b, *numbers)
         assert_same(kernels.bias_act_fwd(x, b, *numbers), y, ROUNDING[dtype], what)
         dy, want_db = torch.randn(x.shape).to(dtype), rng.random() < 0.7
         got = kernels.bias_act_bwd(dy, x, b, *numbers, want_db)
-        wanted = BIAS_ACT[1].reference(dy, x, b, *numbers, want_db)
+        wanted = BIAS_ACT.custom_ops[1].reference(dy, x, b, *numbers, want_db)
         assert_same(got[0], wanted[0], ROUNDING[dtype], what)
         assert_same(got[1], wanted[1], SUMS.get(dtype, 2e-5), what)
         ddx, ddb = torch.randn(x.shape).to(dtype), option(rng, torch.randn(x.shape[dim], dtype=wide))
         got = kernels.bias_act_bwd2(ddx, ddb, dy, x, b, *numbers, want_db)
-        wanted = BIAS_ACT[2].reference(ddx, ddb, dy, x, b, *numbers, want_db)
+        wanted = BIAS_ACT.custom_ops[2].reference(ddx, ddb, dy, x, b, *numbers, want_db)
         for i in range(2):
             assert_same(got[i], wanted[i], ROUNDING[dtype], what)
         assert_same(got[2], wanted[2], SUMS.get(dtype, 2e-5), what)

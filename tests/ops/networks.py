@@ -25,7 +25,9 @@ def taps(*values: float) -> Tensor:
 def generator(p: dict[str, Tensor], z: Tensor, noise: Tensor, f: Tensor) -> Tensor:
     """z [N, 3] -> images [N, 3, 8, 8]."""
     x = p["const"].expand(len(z), -1, -1, -1)
-    x = ops.styled_conv2d(x, p["w1"], z @ p["affine1"] + 1, noise, p["strength"], p["b1"], 2, f, clamp=1.5)
+    x = ops.styled_conv2d(
+        x, p["w1"], z @ p["affine1"] + 1, noise, p["strength"], p["b1"], up=2, resample_filter=f, clamp=1.5
+    )
     y = ops.modulated_conv2d(x, p["w2"], z @ p["affine2"] + 1, demodulate=False)
     return ops.bias_act(y, p["b2"], clamp=1.5)
 

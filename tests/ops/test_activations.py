@@ -12,7 +12,7 @@ from torch import Tensor
 
 from idgan_fast.ops import _dispatch
 from idgan_fast.ops.activations import SELU_ALPHA, SELU_SCALE, activation_funcs
-from idgan_fast.ops.bias_act import LOW_LEVEL as BIAS_ACT
+from idgan_fast.ops.bias_act import OPERATOR as BIAS_ACT
 
 NATIVE = torch.ops.idgan_fast
 pytestmark = pytest.mark.skipif(_dispatch._no_cpu_library is not None, reason=str(_dispatch._no_cpu_library))
@@ -122,15 +122,18 @@ def test_kernels_at_extremes(dtype: torch.dtype) -> None:
         for gain, clamp in ((1.0, None), (-0.5, None), (0.0, None), (-1.5, 2.0), (1.0, 0.0)):
             numbers = (0, act, ALPHA, gain, clamp)
             # Torch's own derivative of a clamp at NaN, which swish makes of -inf, is 0 in some places, 1 in others.
-            some = x if clamp is None else x[~BIAS_ACT[0].reference(x, None, *numbers).isnan()]
+            some = x if clamp is None else x[~BIAS_ACT.custom_ops[0].reference(x, None, *numbers).isnan()]
             for shape in ((1, -1), (3, -1), (-1, 1)):
                 args = some.reshape(shape), torch.zeros(len(some.reshape(shape)), dtype=wide)
                 one = torch.ones_like(args[0])
                 twice = (one, torch.zeros_like(args[1]), one, *args, *numbers, True)
                 got = NATIVE.bias_act_fwd(*args, *numbers), *NATIVE.bias_act_bwd(one, *args, *numbers, True)
                 got = *got, *NATIVE.bias_act_bwd2(*twice)
-                wanted = BIAS_ACT[0].reference(*args, *numbers), *BIAS_ACT[1].reference(one, *args, *numbers, True)
-                wanted = *wanted, *BIAS_ACT[2].reference(*twice)
+                wanted = (
+                    BIAS_ACT.custom_ops[0].reference(*args, *numbers),
+                    *BIAS_ACT.custom_ops[1].reference(one, *args, *numbers, True),
+                )
+                wanted = *wanted, *BIAS_ACT.custom_ops[2].reference(*twice)
                 for a, b, name in zip(got, wanted, ("y", "dx", "db", "to_dy", "to_x", "to_b"), strict=True):
                     assert torch.allclose(a, b, tolerance, 1e-6, equal_nan=True), (name, numbers, shape, a, b)
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
 
 from idgan_fast import ops
-from idgan_fast.ops import _dispatch, cases
+from idgan_fast.ops import _dispatch
+from idgan_fast.ops.validation import numerics
 from tests.ops import networks
 
 
@@ -106,8 +107,8 @@ def test_third_derivatives_of_a_smooth_activation(path: str) -> None:
 
 @pytest.mark.parametrize("name", ["chained_styled_conv2d up=2", "filtered_lrelu"])
 def test_an_operator_and_a_penalty_on_its_gradient(name: str, path: str) -> None:
-    case = next(case for case in cases.cases(size=4, channels=3) if case.name == name)
-    x, *rest = (t.requires_grad_() for t in cases.draw(case, torch.float64, "NCHW"))
+    case = next(case for case in numerics.cases(size=4, channels=3) if case.name == name)
+    x, *rest = (t.requires_grad_() for t in numerics.sample(case, torch.float64, "NCHW"))
 
     def penalty(x: Tensor, *rest: Tensor) -> Tensor:
         (gradient,) = torch.autograd.grad(case.ours(x, *rest).tanh().sum(), x, create_graph=True)

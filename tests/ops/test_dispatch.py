@@ -16,8 +16,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from idgan_fast import ops
-from idgan_fast.ops import _dispatch, samples, styled_epilogue
-from idgan_fast.ops.available import KERNELS
+from idgan_fast.ops import _dispatch
+from idgan_fast.ops._registry import CUSTOM_OPS
+from idgan_fast.ops.layer import conv_plan, styled_epilogue
+from idgan_fast.ops.validation import verification
 
 X = torch.randn(2, 3, 5, 4)
 
@@ -51,14 +53,14 @@ def test_a_whole_layer_in_triton_beside_cuda_kernels(
     chosen: str, impl: str, wanted: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unless the caller named another backend."""
-    layer = importlib.import_module("idgan_fast.ops.styled_layer")
+    layer = importlib.import_module("idgan_fast.ops.layer.composition")
     monkeypatch.setattr(_dispatch, "choose", lambda *_, **__: chosen)
     monkeypatch.setattr(_dispatch, "usable", lambda *_: True)
-    monkeypatch.setattr(layer.conv_plan, "planned", lambda *_: "same")
+    monkeypatch.setattr(conv_plan, "choose_form", lambda *_, **__: "same")
     with FakeTensorMode():
         x = torch.empty(2, 8, 16, 16, device="cuda").contiguous(memory_format=torch.channels_last)
         weight = torch.empty(8, 8, 3, 3, device="cuda")
-    plan = layer._plan("styled_conv2d", x, weight, layer.Resampling(None, 1, 1, (1, 1, 1, 1)), impl)
+    plan = layer._plan(x, weight, layer.Resampling(None, 1, 1, (1, 1, 1, 1)), impl)
     assert plan == (None if wanted is None else (wanted, None))
 
 
@@ -156,11 +158,11 @@ def test_opcheck_of_filtered_lrelu(layout: torch.memory_format, dtype: torch.dty
 
 
 def test_opcheck_of_styled_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samples, "SHAPES", ((2, 3, 5, 4),))
+    monkeypatch.setattr(verification, "SHAPES", ((2, 3, 5, 4),))
     namespace = torch.ops.idgan_fast
-    for arguments in samples.of("styled_layer_fwd", torch.float32, torch.channels_last):
+    for arguments in verification.samples_of(CUSTOM_OPS["styled_layer_fwd"], torch.float32, torch.channels_last):
         torch.library.opcheck(namespace.styled_layer_fwd.default, arguments)
-    for arguments in samples.of("styled_layer_bwd", torch.float32, torch.channels_last):
+    for arguments in verification.samples_of(CUSTOM_OPS["styled_layer_bwd"], torch.float32, torch.channels_last):
         torch.library.opcheck(namespace.styled_layer_bwd.default, arguments)
 
 
@@ -169,7 +171,7 @@ def test_every_low_level_operator_is_opchecked() -> None:
     registered = {
         name.split("::")[1] for name in torch._C._dispatch_get_all_op_names() if name.startswith("idgan_fast::")
     }
-    assert registered == checked == {low.name for lows in KERNELS.values() for low in lows}
+    assert registered == checked == set(CUSTOM_OPS)
 
 
 class Called(TorchDispatchMode):

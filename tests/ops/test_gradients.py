@@ -9,8 +9,9 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
 from idgan_fast import ops
-from idgan_fast.ops import _dispatch, cases
+from idgan_fast.ops import _dispatch
 from idgan_fast.ops.activations import activation_funcs
+from idgan_fast.ops.validation import numerics
 from tests.ops import networks
 
 F64 = torch.float64
@@ -117,7 +118,7 @@ def test_modulated_conv2d(up: int, down: int, demodulate: bool) -> None:
 @pytest.mark.parametrize("act", ["lrelu", "linear", "swish"])
 def test_styled_conv2d(act: str, up: int) -> None:
     def layer(x: Tensor, w: Tensor, s: Tensor, noise: Tensor, strength: Tensor, b: Tensor) -> Tensor:
-        return ops.styled_conv2d(x, w, s, noise, strength, b, up, act=act, clamp=1.2)
+        return ops.styled_conv2d(x, w, s, noise, strength, b, up=up, act=act, clamp=1.2)
 
     check(layer, leaf(2, 2, 3, 3), leaf(3, 2, 3, 3), leaf(2, 2), leaf(3 * up, 3 * up), leaf(), leaf(3))
 
@@ -128,7 +129,7 @@ def test_chained_styled_conv2d(act: str, up: int) -> None:
     """Strided, shared noise; a gain below 0; and once as for a layer without demodulation."""
 
     def layer(x: Tensor, w: Tensor, s: Tensor, noise: Tensor, strength: Tensor, b: Tensor, t: Tensor) -> Tensor:
-        return ops.chained_styled_conv2d(x, w, s, noise, strength, b, t, up, act=act, gain=-1.3, clamp=1.2)
+        return ops.chained_styled_conv2d(x, w, s, noise, strength, b, t, up=up, act=act, gain=-1.3, clamp=1.2)
 
     def undemodulated(x: Tensor, w: Tensor, s: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         return ops.chained_styled_conv2d(x, w, s, noise, next_styles=t, up=up, demodulate=False, act=act)
@@ -143,7 +144,7 @@ def test_a_chain_equals_its_layers() -> None:
     x, w, s, t = leaf(2, 3, 4, 4), leaf(4, 3, 3, 3), leaf(2, 3), leaf(2, 4)
     v, noise, b, f = leaf(5, 4, 1, 1), leaf(2, 1, 8, 8), leaf(4), networks.taps()
     layers = ops.styled_conv2d(ops.styled_conv2d(x, w, s, noise, bias=b, up=2, clamp=1), v, t, act="tanh")
-    h = ops.chained_styled_conv2d(x * s[:, :, None, None], w, s, noise, None, b, t, 2, f, clamp=1)
+    h = ops.chained_styled_conv2d(x * s[:, :, None, None], w, s, noise, None, b, t, up=2, resample_filter=f, clamp=1)
     torch.testing.assert_close(ops.chained_styled_conv2d(h, v, t, act="tanh"), layers)
 
 
@@ -153,7 +154,7 @@ def test_each_gradient_alone_equals_all_of_them_at_once(wanted: int) -> None:
 
     def outcome(leaves: tuple[Tensor, ...], by: list[Tensor]) -> tuple[Tensor, Tensor]:
         x, w, s, noise, strength, b, t = leaves
-        y = ops.chained_styled_conv2d(x, w, s, noise, strength, b, t, 2, clamp=1.2)
+        y = ops.chained_styled_conv2d(x, w, s, noise, strength, b, t, up=2, clamp=1.2)
         first = torch.autograd.grad(y.square().sum(), by, create_graph=True)[-1]
         return first, torch.autograd.grad(first.square().sum(), by)[-1]
 
@@ -181,7 +182,7 @@ def test_filtered_lrelu(fu: Tensor, fd: Tensor, gain: float, slope: float, clamp
 @pytest.mark.parametrize("f", LOPSIDED, ids=["3 taps", "2x5 taps"])
 def test_chained_styled_conv2d_with_a_lopsided_filter(f: Tensor) -> None:
     def layer(x: Tensor, w: Tensor, s: Tensor, noise: Tensor, b: Tensor, t: Tensor) -> Tensor:
-        return ops.chained_styled_conv2d(x, w, s, noise, None, b, t, 2, f, clamp=1.2)
+        return ops.chained_styled_conv2d(x, w, s, noise, None, b, t, up=2, resample_filter=f, clamp=1.2)
 
     check(layer, leaf(1, 2, 3, 2), leaf(2, 2, 3, 3), leaf(1, 2), leaf(1, 1, 6, 4), leaf(2), leaf(1, 2))
 
@@ -359,11 +360,11 @@ def test_a_clamp_that_the_dtype_cannot_hold_still_stops_gradients(dtype: torch.d
         assert [g != 0 for g in gradient.flatten().tolist()] == [False, True, False]
 
 
-@pytest.mark.parametrize("name", [case.name for case in cases.cases()])
+@pytest.mark.parametrize("name", [case.name for case in numerics.cases()])
 def test_activation_checkpointing(name: str) -> None:
     """Saved tensors computed again in the backward pass, which may ask for them once."""
-    case = next(case for case in cases.cases(size=4, channels=3) if case.name == name)
-    tensors = [t.requires_grad_() for t in cases.draw(case, F64, "NCHW")]
+    case = next(case for case in numerics.cases(size=4, channels=3) if case.name == name)
+    tensors = [t.requires_grad_() for t in numerics.sample(case, F64, "NCHW")]
     expected = torch.autograd.grad(case.ours(*tensors).square().sum(), tensors)
     y = checkpoint(case.ours, *tensors, use_reentrant=False)
     for got, wanted in zip(torch.autograd.grad(y.square().sum(), tensors), expected, strict=True):

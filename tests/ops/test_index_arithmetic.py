@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from idgan_fast import ops
+from idgan_fast.ops._resampling import adjoint_padding, output_size
 from idgan_fast.ops.filtered_lrelu import packed, slopes
-from idgan_fast.ops.upfirdn2d import adjoint_padding, output_size
 
 
 def meetings(size: int, taps: int, up: int, down: int, pad: tuple[int, int], flip: bool) -> set[tuple[int, int, int]]:

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from idgan_fast.ops import modules, plain
+from idgan_fast.ops import modules
+from idgan_fast.ops.modulated_conv2d import plain_modulated_conv2d
+from idgan_fast.ops.upfirdn2d import blur_filter, plain_upfirdn2d
 
 
 @pytest.fixture(autouse=True)
@@ -24,12 +26,12 @@ def test_resampling() -> None:
     assert list(modules.Upsample().state_dict()) == ["kernel"]
     constant = modules.Upsample()(torch.ones(1, 2, 8, 8))[..., 3:-3, 3:-3]
     torch.testing.assert_close(constant, torch.ones(1, 2, 10, 10))
-    f = plain.setup_filter()
+    f = blur_filter()
     x = torch.randn(1, 2, 6, 6)
-    torch.testing.assert_close(modules.Upsample()(x), plain.upsample2d(x, f))
-    torch.testing.assert_close(modules.Downsample()(x), plain.downsample2d(x, f))
+    torch.testing.assert_close(modules.Upsample()(x), plain_upfirdn2d(x, f, up=2, padding=(2, 1, 2, 1), gain=4))
+    torch.testing.assert_close(modules.Downsample()(x), plain_upfirdn2d(x, f, down=2, padding=(1, 1, 1, 1)))
     torch.testing.assert_close(
-        modules.Blur((1, 3, 3, 1), (2, 1), 2)(x), 4 * plain.upfirdn2d(x, f, padding=(2, 1, 2, 1))
+        modules.Blur((1, 3, 3, 1), (2, 1), 2)(x), 4 * plain_upfirdn2d(x, f, padding=(2, 1, 2, 1))
     )
 
 
@@ -39,7 +41,7 @@ def test_modulated_conv2d(upsample: bool) -> None:
     x, style = torch.randn(2, 3, 4, 4), torch.randn(2, 5)
     styles = style @ module.modulation.weight.t() / 5**0.5 + 1
     up = 2 if upsample else 1
-    wanted = plain.modulated_conv2d(x, module.weight[0] / 27**0.5, styles, plain.setup_filter(), up)
+    wanted = plain_modulated_conv2d(x, module.weight[0] / 27**0.5, styles, blur_filter(), up)
     torch.testing.assert_close(module(x, style), wanted)
     assert set(module.state_dict()) == {"weight", "modulation.weight", "modulation.bias"}
     assert modules.ModulatedConv2d(3, 4, 3, 5, downsample=True)(x, style).shape == (2, 4, 2, 2)

@@ -13,8 +13,9 @@ import pytest
 import setuptools
 import torch
 
-from idgan_fast.ops import _dispatch, styled_epilogue
+from idgan_fast.ops import _dispatch
 from idgan_fast.ops.activations import activation_funcs
+from idgan_fast.ops.layer import styled_epilogue
 from tests.ops import fuzz
 
 filtered_lrelu = importlib.import_module("idgan_fast.ops.filtered_lrelu")  # the module, not the function

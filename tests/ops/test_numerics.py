@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from idgan_fast.ops import cases, numerics
+from idgan_fast.ops._registry import Case
+from idgan_fast.ops.validation import numerics
 
-CASES = {case.name: case for case in cases.cases()}
+CASES = {case.name: case for case in numerics.cases()}
 
 
 @pytest.mark.parametrize("backend", numerics.backends())
-@pytest.mark.parametrize("layout", cases.LAYOUTS)
+@pytest.mark.parametrize("layout", numerics.LAYOUTS)
 @pytest.mark.parametrize("dtype", numerics.DTYPES, ids=str)
 @pytest.mark.parametrize("name", CASES)
 def test_errors_stay_within_the_contract(name: str, dtype: torch.dtype, layout: str, backend: str) -> None:
@@ -24,6 +25,6 @@ def test_errors_stay_within_the_contract(name: str, dtype: torch.dtype, layout: 
 def test_a_wrong_operator_is_seen() -> None:
     right = CASES["bias_act lrelu"]
     for name, scale in (("output", 1.001), ("gradient", 1.0)):
-        wrong = cases.Case("wrong", right.shapes, lambda x, b, s=scale: right.ours(x, b) * s + 0.001 * x, right.plain)
+        wrong = Case("wrong", right.shapes, lambda x, b, s=scale: right.ours(x, b) * s + 0.001 * x, right.plain)
         rows = {row.order: row for row in numerics.measure(wrong, torch.float32, "NCHW", "reference")}
         assert max(rows[name].ratios) > numerics.LIMIT

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from idgan_fast.ops import up2_plan
-from idgan_fast.ops.up2_plan import composite, composite_is_faster, seconds, two_kernels
+from idgan_fast.ops.layer import up2_plan
+from idgan_fast.ops.layer.up2_plan import composite, composite_is_faster, seconds, two_kernels
 
 LAST = (4, 64, 32, 512, 512, 2)  # 512 -> 1024 at batch 4, half type
 A100 = (312e12, 2039e9)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from idgan_fast.run import checkpoint
-from idgan_fast.run.checkpoint import load, newest_first, save, write_atomically
+from idgan_fast.run.checkpoint import load, newest_first, save
 from tests.common import assert_equal, error_of, state_at
 
 
@@ -251,14 +251,6 @@ def test_a_full_disk_costs_nothing(tmp_path: Path, failing: Callable[[int], None
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == content
 
 
-def test_the_error_tells_how_much_room_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    assert "3 MiB" in error_of(lambda: write_atomically(tmp_path / "a", bytes(3 * 2**20)))
-
-
 def test_another_fault_of_the_disk_costs_nothing_either(tmp_path: Path, failing: Callable[[int], None]) -> None:
     path = save(tmp_path, state_at("vae", 5))
     content = path.read_bytes()
@@ -267,30 +259,6 @@ def test_another_fault_of_the_disk_costs_nothing_either(tmp_path: Path, failing:
         save(tmp_path, state_at("vae", 5, note="replaced"))
     assert names(tmp_path) == {path.name}
     assert path.read_bytes() == content
-
-
-def test_the_disk_has_the_bytes_before_the_name_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    steps: list[str] = []
-    fsync, replace = os.fsync, os.replace
-
-    def spy_fsync(number: int) -> None:
-        name = Path(os.readlink(f"/proc/self/fd/{number}"))
-        steps.append("folder synced" if name == tmp_path else f"{name.read_bytes().decode()} synced")
-        fsync(number)
-
-    def spy_replace(source: Path, target: Path) -> None:
-        assert path.read_bytes() == b"old"
-        steps.append("renamed")
-        replace(source, target)
-
-    monkeypatch.setattr(os, "fsync", spy_fsync)
-    monkeypatch.setattr(os, "replace", spy_replace)
-    write_atomically(path, b"new")
-    assert steps == ["new synced", "renamed", "folder synced"]
-    assert path.read_bytes() == b"new"
-    assert names(tmp_path) == {"file"}
 
 
 def test_what_an_interrupted_write_left_behind_is_no_checkpoint(tmp_path: Path) -> None:

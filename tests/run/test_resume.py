@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from idgan_fast.config.arguments import parse
+from idgan_fast.config.fields import settings_of
 from idgan_fast.config.settings import Config, flatten, to_yaml
 from idgan_fast.run import checkpoint, resume
 from idgan_fast.run.checkpoint import load, save
@@ -32,7 +33,7 @@ class Run:
         more = {"config": flatten(config), "choices": {"amp": "off"}, "seconds": 1.5}
         return save(self.path / "checkpoints", state_at(stage, iteration, **more))
 
-    def find(self, *argv: str) -> resume.Resumed | None:
+    def find(self, *argv: str) -> resume.Checkpoint | None:
         folder, resumed = resume.find(self.settings(*argv), self.said.append)
         assert folder.path == self.settings(*argv).out
         return resumed
@@ -72,7 +73,7 @@ def test_auto_takes_the_newest(run: Run) -> None:
     resumed = run.find()
     assert resumed is not None
     assert (resumed.path, resumed.stage, resumed.iteration) == (newest, "gan", 5)
-    assert resumed.choices == {"amp": "off"}
+    assert resumed.resolved_settings == {"amp": "off"}
     assert_equal(resumed.state, load(newest))
     assert len(run.said) == 1
     assert str(newest) in run.said[0]
@@ -225,6 +226,33 @@ def test_settings_of_how_a_run_is_kept_may_change(run: Run, tmp_path: Path) -> N
     resumed = run.find("--out", str(moved))
     assert resumed is not None
     assert resumed.path == moved / "checkpoints" / path.name
+
+
+@pytest.mark.parametrize("before", ["auto", "dali"])
+def test_another_loader_may_go_on(run: Run, before: str) -> None:
+    """Both give the same pictures, and the error for a loader that cannot be used says to take the other."""
+    config = run.settings("--preset", "celeba-64", "--data", "faces.zip", "--loader", before)
+    for stage in ("vae", "gan"):
+        run.save(stage, 5, config)
+        resumed = run.find("--preset", "celeba-64", "--data", "faces.zip", "--loader", "torch")
+        assert resumed is not None
+        assert resumed.stage == stage
+
+
+def test_every_setting_is_refused_said_or_taken_as_its_field_has_it(run: Run) -> None:
+    for key, _, traits in settings_of(run.config):
+        path = run.save("gan", 5)
+        state = load(path)
+        state["config"][key] = "another value"
+        torch.save(state, path)
+        run.said.clear()
+        if traits.on_resume in ("fixed", "stage 2") and key != "gan.iters":
+            said = error_of(lambda: resume.find(run.config, run.said.append))
+            assert said.startswith(f"resume: {key} was another value in")
+            continue
+        assert resume.find(run.config, run.said.append)[1] is not None
+        lines = [line for line in run.said if line.startswith(f"from here on {key} is ")]
+        assert len(lines) == (traits.on_resume == "remedy"), key
 
 
 def test_the_stage_that_is_running_may_be_made_longer(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""`idgan-fast roofline`: bounds by hand, totals, measured columns, the CSV files of the repository, errors."""
+"""`idgan-fast roofline`: bounds by hand, totals, the CSV files of the repository, errors."""
 
 import csv
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from idgan_fast.__main__ import main
-from idgan_fast.ops.devices import DEVICES
+from idgan_fast.ops.layer.devices import DEVICES
 from idgan_fast.tools import roofline
-from idgan_fast.tools.roofline import ELEMENT, Row, layers_of, rows_of, to_csv, with_measured
+from idgan_fast.tools.roofline import ELEMENT, Row, layers_of, rows_of, to_csv
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "roofline"
 COMMITTED = ["stylegan2-256", "stylegan2-1024", "celeba-64", "celeba-256", "celebahq-1024"]
@@ -77,39 +77,6 @@ def test_bytes_double_with_the_type_and_flops_stay() -> None:
     half, single = (find(rows(dtype=dtype), "D", "total") for dtype in ("bf16", "tf32"))
     assert single["compulsory_bytes"] == 2 * int(half["compulsory_bytes"])
     assert single["flops"] == half["flops"]
-
-
-def test_measured_columns() -> None:
-    table = rows("celeba-64")
-    twice = {
-        (str(row["network"]), str(row["layer"])): 2 * float(row["h100_ours_predicted_us"])
-        for row in table
-        if row["network"] == "D" and row["layer"] != "total"
-    }
-    extended = with_measured(table, "h100", twice)
-    assert list(extended[0])[-2:] == ["measured", "measured / predicted"]
-    for row in extended:
-        if row["network"] == "D":
-            assert row["measured / predicted"] == pytest.approx(2, abs=0.002)
-        else:
-            assert row["measured"] == row["measured / predicted"] == ""
-    twice.popitem()
-    assert find(with_measured(table, "h100", twice), "D", "total")["measured"] == ""
-    assert "measured" not in table[0]
-
-
-@pytest.mark.parametrize(
-    ("device", "measured", "text"),
-    [
-        ("h100x", {}, "no device 'h100x'; did you mean h100?"),
-        ("h100", {("G", "conv")}, "no layer G conv"),
-        ("h100", {("G", "fc")}, "G fc must take a positive time in µs, got 0"),
-    ],
-)
-def test_measured_errors(device: str, measured: set[tuple[str, str]], text: str) -> None:
-    with pytest.raises(ValueError, match="with_measured") as caught:
-        with_measured(rows("celeba-64"), device, dict.fromkeys(measured, 0))
-    assert str(caught.value) == f"with_measured: {text}"
 
 
 @pytest.mark.parametrize("preset", COMMITTED)

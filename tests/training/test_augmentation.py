@@ -12,7 +12,15 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from idgan_fast.training.augmentation import CENTROID, COLUMNS, NUMBERS, SYM6, AdaptiveProbability, augment, draw
+from idgan_fast.training.augmentation import (
+    CENTROID,
+    COLUMNS,
+    NUMBERS,
+    SYM6,
+    AdaptiveProbability,
+    augment,
+    random_numbers,
+)
 
 HALF = torch.tensor(0.5)
 OFF = 1 - 2**-24
@@ -77,7 +85,7 @@ def test_sym6_has_its_defining_properties():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_nothing_changes_at_p_0(dtype, c):
     x = pictures(5, c, 13).to(dtype)
-    actual = augment(x, draw(5, rng(), "cpu"), torch.tensor(0.0))
+    actual = augment(x, random_numbers(5, rng(), "cpu"), torch.tensor(0.0))
     assert actual.dtype == dtype
     assert actual.equal(x)
 
@@ -112,7 +120,7 @@ def test_the_filters_reconstruct_noise(side):
 
 
 def linear(angle=0.0, x=1.0, y=1.0):
-    """Scale by x and y, then turn anticlockwise, with y down."""
+    """Scale by x and y, then turn counterclockwise, with y down."""
     cos, sin = math.cos(angle), math.sin(angle)
     return np.array([[cos, sin], [-sin, cos]]) @ np.diag([x, y])
 
@@ -172,7 +180,7 @@ def test_beyond_the_edges_are_mirror_images():
     torch.testing.assert_close(actual, expected, rtol=0, atol=0.02)
 
 
-def colour_matrix(b, c, flip, hue, s):
+def color_matrix(b, c, flip, hue, s):
     """[4, 4], composed one by one in the paper's order."""
     v = np.array([1, 1, 1, 0]) / math.sqrt(3)
     along = np.outer(v, v)
@@ -196,9 +204,9 @@ COLOURS = {
 
 @pytest.mark.parametrize("c", [1, 3])
 @pytest.mark.parametrize("name", COLOURS)
-def test_colour_is_the_product_of_its_matrices(name, c):
+def test_color_is_the_product_of_its_matrices(name, c):
     get = COLOURS[name].get
-    matrix = colour_matrix(
+    matrix = color_matrix(
         0.2 * ndtri(get("brightness", 0.5)),
         2 ** (0.5 * ndtri(get("contrast", 0.5))),
         get("luma_flip", 0) >= 0.5,
@@ -206,14 +214,14 @@ def test_colour_is_the_product_of_its_matrices(name, c):
         2 ** ndtri(get("saturation", 0.5)),
     )
     x = pictures(2, c, 8, dtype=torch.float64)
-    colours = np.concatenate([np.broadcast_to(x.numpy(), (2, 3, 8, 8)), np.ones((2, 1, 8, 8))], 1)
-    expected = np.einsum("ij,njyx->niyx", matrix, colours)[:, :c]  # grey stays grey
+    colors = np.concatenate([np.broadcast_to(x.numpy(), (2, 3, 8, 8)), np.ones((2, 1, 8, 8))], 1)
+    expected = np.einsum("ij,njyx->niyx", matrix, colors)[:, :c]  # gray stays gray
     np.testing.assert_allclose(augment(x, numbers_for(2, **COLOURS[name]), HALF), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("c", [1, 3])
 def test_gradient(c):
-    x, numbers = pictures(4, c, 8, dtype=torch.float64), draw(4, rng(2), "cpu")
+    x, numbers = pictures(4, c, 8, dtype=torch.float64), random_numbers(4, rng(2), "cpu")
     numbers[0, [COLUMNS.index(gate) for gate in GATES[3:8]]] = 1.0  # a copied one
     function = partial(augment, numbers=numbers, p=torch.tensor(0.8))
     assert torch.autograd.gradcheck(function, x.requires_grad_(), fast_mode=True)
@@ -235,7 +243,7 @@ CHANGED = {
 def test_how_often_each_transformation_acts(gate):
     n, p = 2000, 0.3
     x = pictures(1, 3, 8).expand(n, -1, -1, -1)
-    numbers = draw(n, rng(3), "cpu")
+    numbers = random_numbers(n, rng(3), "cpu")
     numbers[:, [COLUMNS.index(other) for other in GATES if other != gate]] = OFF
     changed = ((augment(x, numbers, torch.tensor(p)) - x).abs().amax((1, 2, 3)) > 1e-5).double().mean().item()
     expected = CHANGED.get(gate, lambda p: p)(p)
@@ -248,7 +256,7 @@ def test_uniforms_of_0_and_almost_1_give_finite_pictures():
 
 
 def test_half_types_are_computed_in_float32():
-    x, numbers, p = pictures(4, side=16).bfloat16(), draw(4, rng(4), "cpu"), torch.tensor(0.9)
+    x, numbers, p = pictures(4, side=16).bfloat16(), random_numbers(4, rng(4), "cpu"), torch.tensor(0.9)
     expected = augment(x.float(), numbers, p)
     assert augment(x, numbers, p).equal(expected.bfloat16())
     with torch.autocast("cpu", torch.bfloat16):
@@ -260,7 +268,7 @@ def test_one_graph_serves_every_p():
     compiled = torch.compile(augment, fullgraph=True, backend=counter)
     x = pictures(4, side=16)
     for seed, p in enumerate((0.0, 0.4, 1.0)):
-        numbers, p = draw(4, rng(seed), "cpu"), torch.tensor(p)
+        numbers, p = random_numbers(4, rng(seed), "cpu"), torch.tensor(p)
         actual, expected = [x.clone().requires_grad_() for _ in range(2)]
         for function, x_in in ((compiled, actual), (augment, expected)):
             y = function(x_in, numbers, p)
@@ -279,12 +287,12 @@ def test_it_runs_on_fake_tensors():
 
 
 def test_draw_is_uniform_and_repeats():
-    numbers = draw(500, rng(5), "cpu")
+    numbers = random_numbers(500, rng(5), "cpu")
     assert numbers.shape == (500, NUMBERS)
     assert numbers.dtype == torch.float32
     assert 0 <= numbers.min() < numbers.max() < 1
     assert numbers.mean().item() == pytest.approx(0.5, abs=0.01)
-    assert numbers.equal(draw(500, rng(5), "cpu"))
+    assert numbers.equal(random_numbers(500, rng(5), "cpu"))
 
 
 @pytest.mark.parametrize(

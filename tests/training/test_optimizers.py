@@ -1,4 +1,4 @@
-"""The functional optimisers against torch.optim, in eager mode and compiled."""
+"""The functional optimizers against torch.optim, in eager mode and compiled."""
 
 from collections.abc import Callable, Iterator
 

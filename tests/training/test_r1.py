@@ -12,7 +12,7 @@ from idgan_fast.models.vae import DSpritesDiscriminator
 from idgan_fast.training.r1 import real_gradients
 
 
-def randomise(network, seed=0, gain=2.0):
+def randomize(network, seed=0, gain=2.0):
     """Weights and biases far from zero, so that every term of the gradient counts."""
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -24,20 +24,20 @@ def randomise(network, seed=0, gain=2.0):
 
 
 def resnet(size=16, width=3, max_width=7, channels=3):
-    return randomise(ResnetDiscriminator(size, width, max_width, channels).double())
+    return randomize(ResnetDiscriminator(size, width, max_width, channels).double())
 
 
 def dsprites(channels=1, width=3):
-    return randomise(DSpritesDiscriminator(channels, width).double())
+    return randomize(DSpritesDiscriminator(channels, width).double())
 
 
 NETWORKS = {
     "resnet 8": (lambda: resnet(8, 4, 8), (3, 8, 8)),
     "resnet 16": (resnet, (3, 16, 16)),
-    "resnet 32, grey": (lambda: resnet(32, 2, 3, channels=1), (1, 32, 32)),
+    "resnet 32, gray": (lambda: resnet(32, 2, 3, channels=1), (1, 32, 32)),
     "resnet 16, one width": (lambda: resnet(16, 4, 4), (3, 16, 16)),
     "dSprites": (dsprites, (1, 64, 64)),
-    "dSprites, colour": (lambda: dsprites(3, 2), (3, 64, 64)),
+    "dSprites, color": (lambda: dsprites(3, 2), (3, 64, 64)),
 }
 
 
@@ -274,7 +274,7 @@ def total_loss(network, x, r1_weight, step=1e-6):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_finite_differences_along_a_random_direction(seed, r1_weight):
     network, x = resnet(8, 2, 4, channels=1), pictures(2, (1, 8, 8), seed=11 + seed)
-    randomise(network, seed=20 + seed)
+    randomize(network, seed=20 + seed)
     rng = torch.Generator().manual_seed(seed)
     direction = [torch.randn(p.shape, generator=rng, dtype=p.dtype) for p in network.parameters()]
 

@@ -40,7 +40,7 @@ def close(actual, expected, rtol=1e-4):
 
 
 def gradients_taken(optimizer, module):
-    """A dictionary that each of the optimiser's steps fills with the gradients that it got, by parameter name."""
+    """A dictionary that each of the optimizer's steps fills with the gradients that it got, by parameter name."""
     taken, step = {}, optimizer.step
 
     def spy(gradients, *args):
@@ -309,7 +309,8 @@ def test_lazy_penalty_is_taken_every_second_step_at_double_weight(bottleneck):
     stage = gan_stage(r1_every=2, bottleneck=bottleneck)
     for iteration in range(3):
         batch, rng = uint8(3, seed=iteration), replayed(stage)
-        d, g, beta = copy.deepcopy(stage.discriminator), copy.deepcopy(stage.generator), stage.bottleneck_beta.clone()
+        d, g = copy.deepcopy(stage.discriminator), copy.deepcopy(stage.generator)
+        beta = stage.loss_d.bottleneck_beta.clone()
         metrics = stage.step(batch, iteration)
         assert ("r1" in metrics) == (iteration != 1)
 
@@ -357,8 +358,8 @@ def test_bottleneck_step_against_plain_pytorch():
     close(metrics["d_real"] + metrics["d_fake"] + 0.1 * metrics["bottleneck_kl"], loss)
     check_update(stage.discriminator, before_d, stage.taken_d, gradients_of(loss + 10 * penalty, d), 1e-4)
     expected_beta = max(0.0, 0.1 + 1e-5 * (kl.item() - 0.1))
-    assert stage.bottleneck_beta.item() == pytest.approx(expected_beta, rel=1e-6)
-    assert stage.bottleneck_beta.item() != pytest.approx(0.1, rel=1e-7)
+    assert stage.loss_d.bottleneck_beta.item() == pytest.approx(expected_beta, rel=1e-6)
+    assert stage.loss_d.bottleneck_beta.item() != pytest.approx(0.1, rel=1e-7)
 
     s = noise(stage, rng)
     eps = torch.randn(BATCH, *d.bottleneck_shape, generator=rng)
@@ -371,10 +372,10 @@ def test_bottleneck_beta_never_falls_below_zero():
         for layer in (stage.discriminator.mean_fn, stage.discriminator.logstd_fn):
             layer.weight.zero_()
             layer.bias.zero_()
-    stage.bottleneck_beta = torch.tensor(1e-7)
+    stage.loss_d.bottleneck_beta = torch.tensor(1e-7)
     metrics = stage.step(uint8(3), 0)
     assert metrics["bottleneck_kl"].item() == pytest.approx(0, abs=1e-6)
-    assert stage.bottleneck_beta.item() == 0
+    assert stage.loss_d.bottleneck_beta.item() == 0
 
 
 @pytest.mark.parametrize("size", [64, 128, 256])

@@ -56,7 +56,7 @@ def build(amp="off", **changes):
 
 
 def spy(stage, name):
-    """Keeps the gradients of each of the optimiser's steps."""
+    """Keeps the gradients of each of the optimizer's steps."""
     optimizer = getattr(stage, name)
     step, taken = optimizer.step, stage.taken.setdefault(name, [])
 
@@ -79,16 +79,16 @@ def close(actual, expected, rtol=1e-4):
 
 
 class Plain:
-    """The draws and the forward passes of one iteration, on copies of the networks."""
+    """The random numbers and the forward passes of one iteration, on copies of the networks."""
 
     def __init__(self, stage, batch):
-        self.stage, self.draw = stage, copy.deepcopy(stage.draw)
-        self.draw.rng = torch.Generator()
-        self.draw.rng.set_state(stage.rng.get_state())
+        self.stage, self.sampler = stage, copy.deepcopy(stage.sampler)
+        self.sampler.rng = torch.Generator()
+        self.sampler.rng.set_state(stage.rng.get_state())
         self.g, self.d = copy.deepcopy(stage.generator), copy.deepcopy(stage.discriminator)
-        self.x = self.draw.real_images(batch)
-        eps = self.draw.normal(N, C_DIM)
-        self.latents = self.draw.latents(N)
+        self.x = self.sampler.real_images(batch)
+        eps = self.sampler.normal(N, C_DIM)
+        self.latents = self.sampler.latents(N)
         mean, logvar = stage.teacher(F.adaptive_avg_pool2d((self.x + 1) / 2, 64))
         self.c = (mean + torch.exp(logvar / 2) * eps).detach()
 
@@ -103,10 +103,10 @@ class Plain:
         return torch.stack(rows)
 
     def images(self, latents, c):
-        return self.g.synthesise(self.w(latents, c), c, latents.noise)
+        return self.g.synthesize(self.w(latents, c), c, latents.noise)
 
-    def seen(self, x, draws):
-        return augment(x, draws["augment"], self.stage.ada.p) if draws else x
+    def seen(self, x, noise):
+        return augment(x, noise["augment"], self.stage.loss_d.ada.p) if noise else x
 
 
 @pytest.mark.parametrize("ada", [False, True])
@@ -114,14 +114,14 @@ class Plain:
 def test_an_iteration(iteration, ada):
     stage = build(ada=ada)
     if ada:
-        stage.ada.p.fill_(0.6)
+        stage.loss_d.ada.p.fill_(0.6)
     batch = pictures()
     plain = Plain(stage, batch)
-    before = [p.clone() for p in stage.of_average]
+    before = [p.clone() for p in stage.average_parameters]
     metrics = stage.step(batch, iteration)
     assert not any(value.requires_grad for value in metrics.values())
 
-    of_real, of_fake = plain.draw.of_discriminator(N), plain.draw.of_discriminator(N)
+    of_real, of_fake = plain.sampler.discriminator_noise(N), plain.sampler.discriminator_noise(N)
     x = plain.seen(plain.x, of_real).detach().requires_grad_()
     logits, fake = plain.d(x), plain.seen(plain.images(plain.latents, plain.c), of_fake).detach()
     (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
@@ -135,10 +135,10 @@ def test_an_iteration(iteration, ada):
     of_g = list(plain.g.parameters())
     if iteration == 0:
         close([metrics["r1"]], [r1])
-        latents, y = plain.draw.latents(N // 2), plain.draw.normal(N // 2, 3, SIZE, SIZE) / SIZE
+        latents, y = plain.sampler.latents(N // 2), plain.sampler.normal(N // 2, 3, SIZE, SIZE) / SIZE
         c = plain.c[: N // 2]
         w = plain.w(latents, c)
-        (gradient,) = torch.autograd.grad((plain.g.synthesise(w, c, latents.noise) * y).sum(), w, create_graph=True)
+        (gradient,) = torch.autograd.grad((plain.g.synthesize(w, c, latents.noise) * y).sum(), w, create_graph=True)
         lengths = (gradient.square().sum(2).mean(1)).sqrt()
         average = 0.01 * lengths.mean().detach()
         penalty = (lengths - average).square().mean()
@@ -149,18 +149,19 @@ def test_an_iteration(iteration, ada):
             for p, g in zip(of_g, expected, strict=True):
                 p.sub_(0 if g is None else LR * g / ((0.01 * g.square()).sqrt() + 1e-8))
 
-    latents, draws = plain.draw.latents(N), plain.draw.of_discriminator(N)
+    latents, noise = plain.sampler.latents(N), plain.sampler.discriminator_noise(N)
     w = plain.w(latents, plain.c)
-    fake = plain.g.synthesise(w, plain.c, latents.noise)
+    fake = plain.g.synthesize(w, plain.c, latents.noise)
     mean, logvar = stage.teacher(F.adaptive_avg_pool2d((fake + 1) / 2, 64))
     nll = 0.5 * (math.log(2 * math.pi) + logvar + (plain.c - mean) ** 2 / (logvar.exp() + 1e-6)).sum(1).mean()
-    adversarial = F.softplus(-stage.discriminator(plain.seen(fake, draws))).mean()
+    adversarial = F.softplus(-stage.discriminator(plain.seen(fake, noise))).mean()
     close([metrics["g"], metrics["distillation"]], [adversarial, nll], rtol=1e-3)
     gradients = torch.autograd.grad(adversarial + 0.01 * (iteration + 1) / 10 * nll, of_g)
     close(stage.taken["optimizer_g"][0], gradients, rtol=2e-3)
 
     decay = 0.5 ** (1 / min(math.log(0.5) / math.log(0.998), 0.05 * (iteration + 1)))
-    close(stage.average.parameters(), [decay * a + (1 - decay) * p for a, p in zip(before, stage.of_g, strict=True)])
+    pairs = zip(before, stage.generator_parameters, strict=True)
+    close(stage.average_parameters, [decay * a + (1 - decay) * p for a, p in pairs])
     w_avg = 0.002 * w[:, 0].mean(0)
     close([stage.generator.mapping.w_avg, stage.average.mapping.w_avg], [w_avg, w_avg], rtol=1e-3)
 
@@ -169,9 +170,9 @@ def test_style_mixing_is_as_frequent_as_asked():
     for share in (0.0, 0.5, 1.0):
         stage = build(style_mixing=share)
         if share == 0:
-            assert stage.draw.latents(4).first is None
+            assert stage.sampler.latents(4).first is None
             continue
-        firsts = torch.cat([stage.draw.latents(64).first for _ in range(20)])
+        firsts = torch.cat([stage.sampler.latents(64).first for _ in range(20)])
         assert firsts.min() >= 1
         assert abs((firsts < stage.generator.num_ws).float().mean() - share) < 0.06
 
@@ -194,7 +195,7 @@ def test_the_augmentation_adapts():
     assert shown == pytest.approx([0, 0, 0, 0, 16 / 1000, 16 / 1000])
     other = build(ada=True)
     other.load_state_dict(stage.state_dict())
-    assert other.ada.p == stage.ada.p > 0
+    assert other.loss_d.ada.p == stage.loss_d.ada.p > 0
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])

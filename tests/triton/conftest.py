@@ -2,7 +2,8 @@
 
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,19 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def small_images_between_nan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images small enough for the interpreter, between NaN, so that what is read beside them is seen."""
     monkeypatch.setattr(fuzz, "image", small_image)
+
+
+def quick(*wanted: tuple[Any, ...], slow: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """Parameters of a matrix: `wanted` run always, the others with `make test-all` alone."""
+    others = [pytest.param(*one, marks=pytest.mark.slow) for one in slow if one not in wanted]
+    return [pytest.param(*one) for one in wanted] + others
+
+
+def counts(full: int, **quick_counts: int) -> list[Any]:
+    """(dtype, how many random cases): a few in some dtypes always, `full` in every one with `make test-all` alone."""
+    few = [pytest.param(getattr(torch, name), count, id=name) for name, count in quick_counts.items()]
+    slow = [pytest.param(dtype, full, id=f"{dtype} {full}", marks=pytest.mark.slow) for dtype in fuzz.DTYPES]
+    return few + slow
 
 
 def small_image(rng: random.Random, dtype: torch.dtype, channels: Sequence[int] = (1, 2, 3, 8, 20, 40)) -> torch.Tensor:

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from idgan_fast.kernels.operators import OPERATORS
-from idgan_fast.ops import _dispatch, admission, samples
+from idgan_fast.ops import _dispatch
+from idgan_fast.ops._dispatch import triton_kernels
+from idgan_fast.ops._registry import CUSTOM_OPS
+from idgan_fast.ops.validation import verification
 
 NAMES = ("bias_lrelu_fwd", "bias_lrelu_bwd")
 
@@ -19,20 +21,29 @@ NAMES = ("bias_lrelu_fwd", "bias_lrelu_bwd")
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(samples, "SHAPES", samples.SHAPES[1:])
-    monkeypatch.setattr(samples, "LARGE", (1, 3, 17, 9))
-    monkeypatch.setattr(samples, "WIDE", (1, 5, 9, 9))
-    admission.verdicts.cache_clear()
+    monkeypatch.setattr(verification, "SHAPES", verification.SHAPES[1:])
+    for op in CUSTOM_OPS.values():
+        if op.sample_shape is not None:
+            monkeypatch.setattr(op, "sample_shape", (1, 5, 17, 9))
+    verification.verdicts.cache_clear()
     yield
-    admission.verdicts.cache_clear()
+    verification.verdicts.cache_clear()
 
 
-@pytest.mark.parametrize("name", sorted(OPERATORS))
-def test_kernels_agree(name: str) -> None:
-    assert admission.check(_dispatch.custom_ops[name], OPERATORS[name], "cpu") is None
+@pytest.mark.parametrize("name", sorted(triton_kernels()))
+def test_kernels_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "DTYPES", (torch.float32,))
+    monkeypatch.setattr(verification, "LAYOUTS", (torch.channels_last,))
+    assert verification.check(CUSTOM_OPS[name], triton_kernels()[name], "cpu") is None
 
 
-@pytest.mark.parametrize("name", sorted(OPERATORS))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(triton_kernels()))
+def test_kernels_agree_in_every_dtype_and_layout(name: str) -> None:
+    assert verification.check(CUSTOM_OPS[name], triton_kernels()[name], "cpu") is None
+
+
+@pytest.mark.parametrize("name", sorted(triton_kernels()))
 def test_a_kernel_that_is_wrong_in_one_number_is_seen(name: str) -> None:
     def spoiled(result: Any) -> Any:
         if isinstance(result, (tuple, list)):
@@ -40,13 +51,13 @@ def test_a_kernel_that_is_wrong_in_one_number_is_seen(name: str) -> None:
         result.view(-1)[-1:].mul_(1.1).add_(0.05) if result.is_contiguous() else result.mul_(1.05)
         return result
 
-    found = admission.check(_dispatch.custom_ops[name], lambda *a: spoiled(OPERATORS[name](*a)), "cpu")
+    found = verification.check(CUSTOM_OPS[name], lambda *a: spoiled(triton_kernels()[name](*a)), "cpu")
     assert found is not None
     assert "off by" in found
 
 
 def test_codes_may_differ_within_rounding_of_a_kink_alone() -> None:
-    low = _dispatch.custom_ops["filtered_lrelu_fwd"]
+    low = CUSTOM_OPS["filtered_lrelu_fwd"]
 
     def with_other_codes(share: float) -> Any:
         def spoiled(*arguments: Any) -> Any:
@@ -57,29 +68,29 @@ def test_codes_may_differ_within_rounding_of_a_kink_alone() -> None:
 
         return spoiled
 
-    assert "of its codes" in str(admission.check(low, with_other_codes(0.01), "cpu"))
+    assert "of its codes" in str(verification.check(low, with_other_codes(0.01), "cpu"))
 
 
 def test_nan_a_wrong_shape_and_an_error_are_seen() -> None:
-    low, kernel = _dispatch.custom_ops["bias_lrelu_fwd"], OPERATORS["bias_lrelu_fwd"]
-    assert "off by nan" in str(admission.check(low, lambda *a: kernel(*a) * torch.nan, "cpu"))
-    assert "shape" in str(admission.check(low, lambda *a: kernel(*a)[:, 1:], "cpu"))
+    low, kernel = CUSTOM_OPS["bias_lrelu_fwd"], triton_kernels()["bias_lrelu_fwd"]
+    assert "off by nan" in str(verification.check(low, lambda *a: kernel(*a) * torch.nan, "cpu"))
+    assert "shape" in str(verification.check(low, lambda *a: kernel(*a)[:, 1:], "cpu"))
 
     def broken(*_: Any) -> None:
         raise RuntimeError("no\nPTX for this GPU")
 
-    assert admission.check(low, broken, "cpu") == "RuntimeError in torch.float32: PTX for this GPU"
+    assert verification.check(low, broken, "cpu") == "RuntimeError in torch.float32: PTX for this GPU"
 
 
 def test_auto_takes_only_what_was_admitted(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def checked(backend: str, device: str) -> admission.Verdicts:
+    def checked(backend: str, device: str) -> verification.Verdicts:
         calls.append(backend)
-        return dict.fromkeys(OPERATORS) | {"upfirdn2d": "result 0 is off by 1.0e-01"}
+        return dict.fromkeys(triton_kernels()) | {"upfirdn2d": "result 0 is off by 1.0e-01"}
 
-    monkeypatch.setattr(admission, "checked_apart", checked)
-    monkeypatch.setattr(admission, "identity", lambda backend, device: backend)
+    monkeypatch.setattr(verification, "checked_apart", checked)
+    monkeypatch.setattr(verification, "identity", lambda backend, device: backend)
     choice = lambda names: _dispatch._choose("f", names, "cuda", "auto", "auto")  # noqa: E731
     with pytest.warns(RuntimeWarning, match=r"^triton kernels set aside.*upfirdn2d: result 0 is off by") as caught:
         assert choice(NAMES) == "triton"
@@ -89,9 +100,9 @@ def test_auto_takes_only_what_was_admitted(monkeypatch: pytest.MonkeyPatch) -> N
         assert choice(("upfirdn2d",)) == "reference"
         assert choice(("styled_epilogue_fwd", "upfirdn2d")) == "reference"
     assert _dispatch._choose("f", ("upfirdn2d",), "cuda", "triton", "auto") == "triton", "asked for by name"
-    kept = json.loads(admission.verdicts_file().read_text())
+    kept = json.loads(verification.verdicts_file().read_text())
     assert set(kept) == {"triton"}
-    admission.verdicts.cache_clear()  # as in another process
+    verification.verdicts.cache_clear()  # as in another process
     with pytest.warns(RuntimeWarning, match="upfirdn2d"):
         assert choice(NAMES) == "triton"
     assert calls == ["triton"], "the second process reads the file"
@@ -100,13 +111,13 @@ def test_auto_takes_only_what_was_admitted(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_verdict_is_for_one_gpu_driver_and_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing stands in for torch but the name of the GPU: what is asked for the driver must be there."""
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU")
-    first = json.loads(admission.identity("triton", "cuda"))
+    first = json.loads(verification.identity("triton", "cuda"))
     assert first[:2] == ["triton", "GPU"]
-    assert first[2] == admission.driver_version()
+    assert first[2] == verification.driver_version()
     assert first[3] == torch.__version__
-    monkeypatch.setattr(admission, "driver_version", lambda: "another")
-    assert json.loads(admission.identity("triton", "cuda"))[2] == "another"
-    assert json.loads(admission.identity("triton", "cpu"))[:3] == ["triton", "CPU", None]
+    monkeypatch.setattr(verification, "driver_version", lambda: "another")
+    assert json.loads(verification.identity("triton", "cuda"))[2] == "another"
+    assert json.loads(verification.identity("triton", "cpu"))[:3] == ["triton", "CPU", None]
 
 
 def test_a_kernel_that_ends_the_process_is_set_aside_and_the_others_go_on(
@@ -119,15 +130,15 @@ def test_a_kernel_that_ends_the_process_is_set_aside_and_the_others_go_on(
         'echo "{\\"$name\\": null}"\ndone\n'
     )
     child.chmod(0o755)
-    monkeypatch.setattr(admission.sys, "executable", str(child))
-    found = admission.checked_apart("triton", "cpu")
+    monkeypatch.setattr(verification.sys, "executable", str(child))
+    found = verification.checked_apart("triton", "cpu")
     assert found.pop("weight_square_sum") == "ended the process with status 3: illegal memory access"
-    assert found == dict.fromkeys(sorted(OPERATORS.keys() - {"weight_square_sum"}))
+    assert found == dict.fromkeys(sorted(triton_kernels().keys() - {"weight_square_sum"}))
 
 
 def test_the_process_of_the_check_itself() -> None:
-    run = admission.subprocess.run(
-        [admission.sys.executable, "-m", "idgan_fast.ops.admission", "triton", "cpu", "bias_lrelu_fwd"],
+    run = verification.subprocess.run(
+        [verification.sys.executable, "-m", verification.__name__, "triton", "cpu", "bias_lrelu_fwd"],
         capture_output=True, text=True, env=os.environ,
     )  # fmt: skip
     assert json.loads(run.stdout) == {"bias_lrelu_fwd": None}, run.stderr

@@ -1,22 +1,28 @@
 """The Triton kernels as registered operators: opcheck, one graph under torch.compile, gradients of every order."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import Tensor
 
 from idgan_fast import ops
-from idgan_fast.kernels.operators import OPERATORS
-from idgan_fast.ops import _dispatch, samples
+from idgan_fast.ops._dispatch import triton_kernels
+from idgan_fast.ops._registry import CUSTOM_OPS
+from idgan_fast.ops.validation import verification
+from tests.triton.conftest import quick
 
-_dispatch._triton_operators()
+NAMES = sorted(triton_kernels())
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("name", sorted(OPERATORS))
+@pytest.mark.parametrize(
+    ("name", "layout"), quick(*product(NAMES, [torch.channels_last]), slow=product(NAMES, LAYOUTS))
+)
 def test_opcheck(name: str, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samples, "SHAPES", ((2, 3, 5, 7),))
+    monkeypatch.setattr(verification, "SHAPES", ((2, 3, 5, 7),))
     operator = getattr(torch.ops.idgan_fast_triton, name).default
-    for arguments in samples.of(name, torch.float32, layout):
+    for arguments in verification.samples_of(CUSTOM_OPS[name], torch.float32, layout):
         torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
 
 

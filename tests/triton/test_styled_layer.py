@@ -10,13 +10,16 @@ import triton
 from torch import Tensor
 
 from idgan_fast import ops
-from idgan_fast.kernels import conv_tiles, conv_wgrad, fir, modulated_conv2d
+from idgan_fast.kernels import _common, _fir, styled_layer_conv, styled_layer_tiles, styled_layer_weight_grad
 from idgan_fast.kernels.styled_layer import styled_layer_bwd, styled_layer_fwd
-from idgan_fast.ops import _dispatch, conv2d_gradfix, conv_plan, numerics
-from idgan_fast.ops.cases import cases
+from idgan_fast.ops import _dispatch, conv2d_gradfix
+from idgan_fast.ops.layer import conv_plan
+from idgan_fast.ops.validation import numerics
+from idgan_fast.ops.validation.numerics import cases
 from tests.ops.fuzz import ROUNDING, assert_same, option
+from tests.triton.conftest import quick
 
-layer = importlib.import_module("idgan_fast.ops.styled_layer")
+layer = importlib.import_module("idgan_fast.ops.layer.styled_layer")
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 FORMS = ["same", "composite", "transposed"]
 
@@ -24,7 +27,7 @@ FORMS = ["same", "composite", "transposed"]
 @pytest.fixture(autouse=True)
 def longer_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer programs of the filters to interpret."""
-    monkeypatch.setattr(fir, "PROGRAMS", 0)
+    monkeypatch.setattr(_fir, "PROGRAMS", 0)
 
 
 def between_nan(x: Tensor) -> Tensor:
@@ -46,7 +49,7 @@ def arguments(rng: random.Random, dtype: torch.dtype, form: str) -> tuple[list[A
     weight = (torch.randn(c_out, c_in, k, k) / (c_in * k * k) ** 0.5).to(dtype)
     if rng.random() < 0.5:
         weight = between_nan(weight)
-    size = layer._out_size(x, f, padding)
+    size = layer.out_size(x, f, padding)
     noise = option(rng, torch.randn(rng.choice([1, n]), 1, *size))
     tensors = [
         x,
@@ -78,23 +81,31 @@ def rounded_style(tensors: list[Any]) -> list[Any]:
 def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """One tile for all of a small layer, or many along every axis, and the sum over pixels in several parts."""
     if request.param == "split":
-        monkeypatch.setattr(conv_wgrad, "SHORTEST", 1)
-        monkeypatch.setitem(conv_tiles.LARGEST, "sm_90", conv_tiles.Limits(16, 16, 32, 4, 2))
+        monkeypatch.setattr(styled_layer_weight_grad, "SHORTEST", 1)
+        monkeypatch.setitem(styled_layer_tiles.LARGEST, "sm_90", styled_layer_tiles.Limits(16, 16, 32, 4, 2))
     return request.param
+
+
+WHOLE = [(dtype, "whole", 8) for dtype in DTYPES]
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    ("dtype", "tiles"), [*((dtype, "whole") for dtype in DTYPES), (torch.float16, "split")], ids=str, indirect=["tiles"]
-)
-def test_forward(dtype: torch.dtype, form: str, tiles: str) -> None:
+    ("dtype", "tiles", "count"),
+    quick(
+        (torch.float16, "split", 2), (torch.float32, "whole", 2), (torch.bfloat16, "whole", 1),
+        slow=WHOLE,
+    ),
+    indirect=["tiles"],
+)  # fmt: skip
+def test_forward(dtype: torch.dtype, form: str, tiles: str, count: int) -> None:
     rng = random.Random(7)
-    for _ in range(2 if tiles == "split" else 8):
+    for _ in range(count):
         tensors, numbers = arguments(rng, dtype, form)
         keep = rng.random() < 0.5
         what = ([None if t is None else t.shape for t in tensors], numbers)
         out, z = styled_layer_fwd(*tensors, *numbers, keep)
-        wanted, wanted_z = layer.LOW_LEVEL[0].reference(*rounded_style(tensors), *numbers, keep)
+        wanted, wanted_z = layer.OPERATOR.custom_ops[0].reference(*rounded_style(tensors), *numbers, keep)
         # With the filter composed into the weight, or y between two kernels, one more number is rounded.
         tolerance = ROUNDING[dtype] * (1 if form == "same" else 2)
         assert_same(out, wanted.to(dtype), tolerance, what)
@@ -103,22 +114,24 @@ def test_forward(dtype: torch.dtype, form: str, tiles: str) -> None:
 
 @pytest.mark.parametrize("form", ["same", "transposed"])  # the composite form's is the transposed one's
 @pytest.mark.parametrize(
-    ("dtype", "tiles"),
-    [*((dtype, "whole") for dtype in DTYPES), (torch.float16, "split"), (torch.float32, "split")],
-    ids=str,
+    ("dtype", "tiles", "count"),
+    quick(
+        (torch.float16, "split", 6), (torch.float32, "whole", 2), (torch.bfloat16, "whole", 1),
+        slow=[*WHOLE, (torch.float16, "split", 4), (torch.float32, "split", 4)],
+    ),
     indirect=["tiles"],
-)
-def test_backward(dtype: torch.dtype, form: str, tiles: str) -> None:
+)  # fmt: skip
+def test_backward(dtype: torch.dtype, form: str, tiles: str, count: int) -> None:
     rng = random.Random(8)
-    for _ in range(4 if tiles == "split" else 8):
+    for _ in range(count):
         tensors, numbers = arguments(rng, dtype, form)
         what = ([None if t is None else t.shape for t in tensors], numbers)
-        out, z = layer.LOW_LEVEL[0].reference(*tensors, *numbers, True)
+        out, z = layer.OPERATOR.custom_ops[0].reference(*tensors, *numbers, True)
         z = z if z.numel() else out
         want = [int(t is not None and rng.random() < 0.8) for t in tensors[:-1]]
         dout = between_nan(torch.randn_like(z))
         got = styled_layer_bwd(dout, *tensors, z, *numbers, want)
-        wanted = layer.LOW_LEVEL[1].reference(dout.double(), *exact(tensors), z.double(), *numbers, want)
+        wanted = layer.OPERATOR.custom_ops[1].reference(dout.double(), *exact(tensors), z.double(), *numbers, want)
         for i, (ours, truth, given) in enumerate(zip(got, wanted, tensors, strict=False)):
             if not want[i]:
                 continue
@@ -150,9 +163,10 @@ def forms_taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return taken
 
 
+@pytest.mark.slow
 def test_the_composite_form_keeps_the_numerics_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     """In all orders of gradient; tests/triton/test_numerics.py has the forms that small layers take by themselves."""
-    monkeypatch.setattr(conv_plan, "planned", lambda *_: "composite")
+    monkeypatch.setattr(conv_plan, "choose_form", lambda *_, **__: "composite")
     monkeypatch.setattr(numerics, "SEEDS", 3)
     taken = forms_taken(monkeypatch)
     for case in cases(size=4, channels=8):
@@ -275,28 +289,28 @@ def test_float32_multiplies_as_torch_s_convolutions_do(wish: str, wanted: str, m
     before = conv.fp32_precision
     try:
         conv.fp32_precision = wish
-        assert modulated_conv2d.precision(x) == wanted
-        assert modulated_conv2d.precision(x.half()) == "ieee"
-        monkeypatch.setattr(conv_tiles, "architecture", lambda _: "gfx942")
-        assert modulated_conv2d.precision(x) == "ieee"
+        assert styled_layer_conv.precision(x) == wanted
+        assert styled_layer_conv.precision(x.half()) == "ieee"
+        monkeypatch.setattr(_common, "architecture", lambda _: "gfx942")
+        assert styled_layer_conv.precision(x) == "ieee"
     finally:
         conv.fp32_precision = before
 
 
 def test_a_measured_tile_that_asks_for_too_much_gives_way_to_the_table_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = conv_tiles.Shape("fwd", "same", 3, 1, 8, 64, 64, torch.float16)
+    shape = styled_layer_tiles.Shape("fwd", "same", 3, 1, 8, 64, 64, torch.float16)
     known = {shape.key: {"BLOCK_M": 4096}}
-    monkeypatch.setattr(conv_tiles, "tuned", lambda _: known)
+    monkeypatch.setattr(styled_layer_tiles, "measurements", lambda _: known)
 
     def launch(tile: dict[str, Any]) -> int:
         if tile["BLOCK_M"] > 64:
             raise triton.OutOfResources(300000, 232448, "shared memory")
         return tile["BLOCK_M"]
 
-    assert conv_tiles.with_tile(shape, torch.device("cpu"), launch) == 64
+    assert styled_layer_tiles.with_tile(shape, torch.device("cpu"), launch) == 64
     assert known[shape.key]["BLOCK_M"] == 64, "the next call asks for no more"
     with pytest.raises(triton.OutOfResources):
-        conv_tiles.with_tile(shape._replace(pixels=4096), torch.device("cpu"), launch)
+        styled_layer_tiles.with_tile(shape._replace(pixels=4096), torch.device("cpu"), launch)
 
 
 def test_no_weight_gradients_of_second_order_or_of_a_graph() -> None:
@@ -332,10 +346,10 @@ def test_no_weight_gradients() -> None:
 
 def test_a_kernel_set_aside_leaves_the_composition(monkeypatch: pytest.MonkeyPatch) -> None:
     """auto on a GPU takes the other Triton kernels where the convolution's disagree; asked for by name it takes all."""
-    names = tuple(low.name for low in layer.LOW_LEVEL)
+    names = tuple(low.name for low in layer.OPERATOR.custom_ops)
     monkeypatch.setattr(_dispatch, "refused", lambda _, wanted, __: "off" if set(wanted) & set(names) else None)
     device = torch.device("cuda")
-    assert not _dispatch.usable("triton", layer.LOW_LEVEL, device, "auto")
-    assert _dispatch.usable("triton", layer.LOW_LEVEL, device, "triton")
+    assert not _dispatch.usable("triton", layer.OPERATOR, device, "auto")
+    assert _dispatch.usable("triton", layer.OPERATOR, device, "triton")
     with ops.backend("triton"):
-        assert _dispatch.usable("triton", layer.LOW_LEVEL, device, "auto")
+        assert _dispatch.usable("triton", layer.OPERATOR, device, "auto")

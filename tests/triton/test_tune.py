@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from idgan_fast.kernels import conv_tiles, conv_wgrad, modulated_conv2d
-from idgan_fast.kernels.cache import read
-from idgan_fast.ops import conv_plan
+from idgan_fast.files import read_json
+from idgan_fast.kernels import (
+    styled_layer_conv,
+    styled_layer_measurements,
+    styled_layer_tiles,
+    styled_layer_weight_grad,
+)
+from idgan_fast.ops.layer import conv_plan
 from idgan_fast.tools import tune
 from idgan_fast.tools.costs.layer import Layer
 
@@ -28,9 +34,12 @@ LAYERS = [
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    conv_tiles.tuned.cache_clear()
+    styled_layer_measurements.measurements.cache_clear()
     yield
-    conv_tiles.tuned.cache_clear()
+    styled_layer_measurements.measurements.cache_clear()
+
+
+plan = partial(conv_plan.choose_form, dtype=torch.float16, device=CPU)
 
 
 def prefers(key: str) -> Any:
@@ -38,7 +47,7 @@ def prefers(key: str) -> Any:
 
     def seconds(call: Any) -> float:
         call()
-        tile = conv_tiles.tuned(CPU).get(key, {})
+        tile = styled_layer_measurements.measurements(CPU).get(key, {})
         if not isinstance(tile, dict):
             return {"torch": 2.0, "same": 3.0, "composite": 1.0, "transposed": 4.0}[tile]
         return 1 + abs(tile["BLOCK_M"] - 32) + tile["num_warps"] + tile["num_stages"]
@@ -53,12 +62,16 @@ def job(layer: Layer, index: int) -> tune.Job:
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_the_fastest_tile_is_found_and_taken(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     one = job(next(layer for layer in LAYERS if layer.kind == "styled conv"), index)
-    best, least, before = tune.improved(one, CPU, prefers(one.shape.key))
+    best, least, before = tune.improve(one, CPU, prefers(one.shape.key))
     assert (best["BLOCK_M"], best["num_warps"], best["num_stages"]) == (32, 2, 1)
     assert least == 4
     assert before > least
     launched = []
-    kernel = conv_wgrad.conv_wgrad_kernel if index == 2 else modulated_conv2d.modulated_conv2d_fwd_kernel
+    kernel = (
+        styled_layer_weight_grad.styled_layer_weight_grad_kernel
+        if index == 2
+        else styled_layer_conv.styled_layer_fwd_kernel
+    )
     monkeypatch.setattr(type(kernel), "__getitem__", lambda self, grid: lambda *a, **options: launched.append(options))
     one.call()
     assert launched[0].items() >= best.items()
@@ -68,14 +81,14 @@ def test_tiles_that_fail_or_give_another_result_are_passed_over(monkeypatch: pyt
     one = job(next(layer for layer in LAYERS if layer.kind == "styled conv"), 0)
 
     def call() -> torch.Tensor:
-        tile = conv_tiles.tile_of(one.shape, CPU)
+        tile = styled_layer_tiles.tile_of(one.shape, CPU)
         if tile["BLOCK_M"] == 32:
             raise RuntimeError("out of shared memory")
         wanted = torch.ones(3)
         wanted[1] += tile["num_stages"] == 2  # as a wrong kernel would
         return wanted
 
-    best, _, _ = tune.improved(one._replace(call=call), CPU, prefers(one.shape.key))
+    best, _, _ = tune.improve(one._replace(call=call), CPU, prefers(one.shape.key))
     assert best["BLOCK_M"] == 64
     assert best["num_warps"] == 2
     assert best["num_stages"] == 3
@@ -90,38 +103,40 @@ def test_forms_are_measured_kept_and_taken_by_later_runs() -> None:
 
     def seconds(call: Any) -> float:
         call()
-        forms = [conv_tiles.tuned(CPU)[key] for key in keys if key in conv_tiles.tuned(CPU)]
+        forms = [
+            styled_layer_measurements.measurements(CPU)[key]
+            for key in keys
+            if key in styled_layer_measurements.measurements(CPU)
+        ]
         return {"torch": 2.0, "same": 3.0, "composite": 1.0, "transposed": 4.0}[forms[-1]] if forms else 1.0
 
     tune.tune(LAYERS, torch.float16, CPU, seconds, Console(file=out, width=200))
     assert "[2/2]" in out.getvalue()
     assert "times the table's" in out.getvalue()
-    kept = read(conv_tiles.tiles_file())
-    assert set(kept) == {conv_tiles.identity(CPU)}
-    conv_tiles.tuned.cache_clear()  # as in another process
+    kept = read_json(styled_layer_measurements.tiles_file())
+    assert set(kept) == {styled_layer_measurements.identity(CPU)}
+    styled_layer_measurements.measurements.cache_clear()  # as in another process
     forms = {
-        layer.kind: conv_plan.planned(20, 24, 8, 8, 3, layer.size_out // layer.size_in, True, torch.float16, CPU)
-        for layer in LAYERS
+        layer.kind: plan(20, 24, 8, 8, k=3, up=layer.size_out // layer.size_in, composable=True) for layer in LAYERS
     }
     assert forms == {"styled conv": "torch", "styled conv up=2": "composite"}
-    assert conv_plan.planned(20, 24, 16, 16, 3, 1, False, torch.float16, CPU) == "same", "another size: the rule"
+    assert plan(20, 24, 16, 16, k=3, up=1, composable=False) == "same", "another size: the rule"
 
 
 def test_measurements_of_other_kernels_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     one = job(LAYERS[0], 0)
-    conv_tiles.tiles_file().parent.mkdir()
-    conv_tiles.tiles_file().write_text(json.dumps({"another GPU": {one.shape.key: {"BLOCK_M": 16}}}))
-    assert conv_tiles.tuned(CPU) == {}
-    conv_tiles.tuned.cache_clear()
-    conv_tiles.tiles_file().write_text("not JSON")
-    assert conv_tiles.tuned(CPU) == {}
+    styled_layer_measurements.tiles_file().parent.mkdir()
+    styled_layer_measurements.tiles_file().write_text(json.dumps({"another GPU": {one.shape.key: {"BLOCK_M": 16}}}))
+    assert styled_layer_measurements.measurements(CPU) == {}
+    styled_layer_measurements.measurements.cache_clear()
+    styled_layer_measurements.tiles_file().write_text("not JSON")
+    assert styled_layer_measurements.measurements(CPU) == {}
 
 
 def test_plans_without_measurements() -> None:
-    plan = conv_plan.planned
-    assert plan(512, 512, 4, 4, 3, 1, False, torch.float16, CPU) == "torch"
-    assert plan(512, 512, 16, 16, 3, 1, False, torch.float16, CPU) == "same"
-    assert plan(512, 512, 16, 16, 3, 2, True, torch.float16, CPU) == "transposed"
-    assert plan(16, 8, 512, 512, 3, 2, True, torch.float16, CPU) == "composite"
-    assert plan(16, 8, 512, 512, 3, 2, False, torch.float16, CPU) == "transposed"
-    assert importlib.import_module("idgan_fast.ops.styled_layer").conv_plan is conv_plan
+    assert plan(512, 512, 4, 4, k=3, up=1, composable=False) == "torch"
+    assert plan(512, 512, 16, 16, k=3, up=1, composable=False) == "same"
+    assert plan(512, 512, 16, 16, k=3, up=2, composable=True) == "transposed"
+    assert plan(16, 8, 512, 512, k=3, up=2, composable=True) == "composite"
+    assert plan(16, 8, 512, 512, k=3, up=2, composable=False) == "transposed"
+    assert importlib.import_module("idgan_fast.ops.layer.composition").conv_plan is conv_plan

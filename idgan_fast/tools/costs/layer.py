@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from idgan_fast.ops.up2_plan import Kernel
+from idgan_fast.ops.layer.up2_plan import Kernel
 
 
 @dataclass(frozen=True)
@@ -26,4 +26,4 @@ class Layer:
     ours: tuple[Kernel, ...]
     unfused: tuple[Kernel, ...]
     composite: tuple[Kernel, ...] | None = None
-    """The other form of ours, where there is a choice (idgan_fast.ops.up2_plan)."""
+    """The other form of ours, where there is a choice (idgan_fast.ops.layer.up2_plan)."""

@@ -9,16 +9,17 @@ Unfused, every operator is a kernel that reads its tensors and writes its result
 on a GPU torch adds it to cuDNN's result in place. The project runs these networks in that form, so ours is the same.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import replace
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from idgan_fast.config.settings import Config
-from idgan_fast.ops.up2_plan import Kernel
+from idgan_fast.ops.layer.up2_plan import Kernel
 from idgan_fast.tools.costs.layer import Layer
 from idgan_fast.training.networks import build_networks
 
@@ -32,77 +33,64 @@ BEFORE = {"leaky_relu", "cat"}  # join the layer that reads their result
 AFTER = {"add", "tanh"}  # join the layer before them
 
 
-@dataclass
-class _Entry:
-    """A layer in the making; numbers of elements."""
-
-    name: str
-    kind: str
-    x: tuple[int, ...]
-    y: tuple[int, ...]
-    flops: int
-    compulsory: int
-    kernels: list[Kernel] = field(default_factory=list)
-
-
 class _Trace(TorchDispatchMode):
-    """Lists the operators of a forward pass as layers; `modules` holds the names of the modules that are running."""
+    """Lists the operators of a network's forward pass as layers. modules: the names of those that are running."""
 
-    def __init__(self, element: int) -> None:
+    def __init__(self, network: str, element: int) -> None:
         super().__init__()
-        self.element = element
+        self.network, self.element = network, element
         self.modules: list[str] = []
-        self.entries: list[_Entry] = []
-        self.pending: list[Kernel] = []
+        self.layers: list[Layer] = []
+        self.pending: tuple[Kernel, ...] = ()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if not func.is_view:
-            self._record(func.overloadpacket.__name__, args, out)
+            tensors = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor)]
+            self._record(func.overloadpacket.__name__, tensors, out)
         return out
 
-    def _record(self, operator: str, args: tuple, out: Tensor) -> None:
-        flat = [item for arg in args for item in (arg if isinstance(arg, list | tuple) else [arg])]
-        tensors = [item for item in flat if isinstance(item, Tensor)]
+    def _record(self, operator: str, tensors: list[Tensor], out: Tensor) -> None:
         if operator in BEFORE:
-            self.pending.append(self._kernel(operator, tensors, out))
+            self.pending += (self._kernel(operator, tensors, out),)
         elif operator in AFTER:
-            entry = self.entries[-1]
-            entry.kernels.append(self._kernel(operator, tensors, out))
-            entry.compulsory += sum(t.numel() for t in tensors) - out.numel()  # the layer's own result is at hand
+            last = self.layers[-1]
+            kernels = (*last.ours, self._kernel(operator, tensors, out))
+            more = self._bytes(*tensors) - self._bytes(out)  # the layer's own result is at hand
+            self.layers[-1] = replace(last, compulsory=last.compulsory + more, ours=kernels, unfused=kernels)
         elif operator in KINDS:
-            self.entries.append(self._entry(operator, tensors, out))
+            self.layers.append(self._layer(operator, tensors, out))
+            self.pending = ()
         else:
             where = self.modules[-1] or "the network"
             raise ValueError(f"roofline: no cost is known for the operator {operator} in {where}")
 
+    def _bytes(self, *tensors: Tensor) -> int:
+        return self.element * sum(t.numel() for t in tensors)
+
     def _kernel(self, name: str, tensors: list[Tensor], out: Tensor, flops: int = 0) -> Kernel:
-        return Kernel(name, flops, self.element * (sum(t.numel() for t in tensors) + out.numel()))
+        return Kernel(name, flops, self._bytes(*tensors, out))
 
-    def _entry(self, operator: str, tensors: list[Tensor], out: Tensor) -> _Entry:
-        bias: Tensor | None = None
-        flops = 0
+    def _layer(self, operator: str, tensors: list[Tensor], out: Tensor) -> Layer:
+        x, flops, bias = tensors[0], 0, tensors[2:]
         if operator == "addmm":  # the bias comes first, and is part of the product
-            x = tensors[1]
+            x, bias = tensors[1], []
             flops = 2 * out.numel() * x.shape[1]
-            kernels = [self._kernel(operator, tensors, out, flops)]
-        else:
-            x = tensors[0]
-            if operator == "convolution":
-                bias = tensors[2] if len(tensors) == 3 else None
-                flops = 2 * out.numel() * prod(tensors[1].shape[1:])
-            kernels = [self._kernel(operator, tensors[:2], out, flops)]
-            if bias is not None:
-                kernels.append(self._kernel("bias", [out, bias], out))
-        compulsory = sum(t.numel() for t in tensors) + out.numel()
-        kernels, self.pending = self.pending + kernels, []
-        name = self.modules[-1]
-        return _Entry(name, KINDS[operator], tuple(x.shape), tuple(out.shape), flops, compulsory, kernels)
+        elif operator == "convolution":
+            flops = 2 * out.numel() * prod(tensors[1].shape[1:])
+        own = tensors[: len(tensors) - len(bias)]
+        kernels = (*self.pending, self._kernel(operator, own, out, flops))
+        if bias:
+            kernels += (self._kernel("bias", [out, *bias], out),)
+        size_in, size_out = (t.shape[2] if t.ndim == 4 else 1 for t in (x, out))
+        shapes = (x.shape[0], x.shape[1], out.shape[1], size_in, size_out)
+        moved = self._bytes(*tensors, out)
+        return Layer(self.network, self.modules[-1], KINDS[operator], *shapes, flops, moved, kernels, kernels)
 
 
-def _traced(network: str, module: nn.Module, inputs: list[Tensor], element: int) -> tuple[list[Layer], Tensor]:
+def _trace(network: str, module: nn.Module, inputs: list[Tensor], element: int) -> tuple[list[Layer], Tensor]:
     """The layers of one forward pass, and its result on the meta device."""
-    trace = _Trace(element)
+    trace = _Trace(network, element)
 
     def leave(*_: Any) -> None:
         trace.modules.pop()
@@ -117,13 +105,7 @@ def _traced(network: str, module: nn.Module, inputs: list[Tensor], element: int)
     finally:
         for hook in hooks:
             hook.remove()
-    layers = []
-    for e in trace.entries:
-        size_in, size_out = (shape[2] if len(shape) == 4 else 1 for shape in (e.x, e.y))
-        moved, kernels = element * e.compulsory, tuple(e.kernels)
-        shapes = (e.x[0], e.x[1], e.y[1], size_in, size_out)
-        layers.append(Layer(network, e.name, e.kind, *shapes, e.flops, moved, kernels, kernels))
-    return layers, out
+    return trace.layers, out
 
 
 def resnet_layers(config: Config, n: int, element: int) -> list[Layer]:
@@ -134,5 +116,5 @@ def resnet_layers(config: Config, n: int, element: int) -> list[Layer]:
     with torch.device("meta"):
         generator, discriminator = build_networks(config, config.images.channels)
         s, c = torch.empty(n, config.gan.s_dim), torch.empty(n, config.vae.c_dim)
-    layers, images = _traced("G", generator, [s, c], element)
-    return layers + _traced("D", discriminator, [images], element)[0]
+    layers, images = _trace("G", generator, [s, c], element)
+    return layers + _trace("D", discriminator, [images], element)[0]

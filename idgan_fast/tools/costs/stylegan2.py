@@ -20,11 +20,11 @@ and beside the activations: demodulation makes N weights of the size W (product:
 noise is multiplied by its strength (2 noise).
 """
 
-from idgan_fast.ops.up2_plan import Kernel, composite, two_kernels
+from idgan_fast.ops.layer.up2_plan import Kernel, composite, two_kernels
 from idgan_fast.tools.costs.layer import Layer
 
 MAX_CHANNELS = 512
-COLOURS = 3
+COLORS = 3
 
 
 def channels(size: int, base: int) -> int:
@@ -35,105 +35,79 @@ def stylegan2_layers(size: int, base: int, n: int, element: int) -> list[Layer]:
     """Forward passes of G and D at [n, 3, size, size]. base: channels at size 1; element: bytes of a number."""
     levels = [4 << i for i in range((size // 4).bit_length())]
     generator: list[Layer] = []
-    for at in levels:
-        c_in, c = channels(at // 2, base), channels(at, base)
-        if at > 4:
-            generator.append(_styled_up2(f"b{at}.conv0", n, c_in, c, at // 2, element))
-        generator.append(_styled(f"b{at}.conv1", n, c, c, at, element))
-        generator.append(_to_rgb(f"b{at}.torgb", n, c, at, element))
-        if at > 4:
-            generator.append(_skip(f"b{at}.skip", n, at, element))
+    for resolution in levels:
+        c_in, c = channels(resolution // 2, base), channels(resolution, base)
+        if resolution > 4:
+            generator.append(_styled(f"b{resolution}.conv0", n, c_in, c, resolution // 2, element, up=2))
+        generator.append(_styled(f"b{resolution}.conv1", n, c, c, resolution, element))
+        generator.append(_to_rgb(f"b{resolution}.torgb", n, c, resolution, element))
+        if resolution > 4:
+            generator.append(_skip(f"b{resolution}.skip", n, resolution, element))
     c = channels(size, base)
-    discriminator = [_conv(f"b{size}.fromrgb", "from-RGB", n, COLOURS, c, size, 1, element)]
-    for at in reversed(levels[1:]):
-        c, c_out = channels(at, base), channels(at // 2, base)
-        discriminator.append(_conv(f"b{at}.conv0", "conv", n, c, c, at, 3, element))
-        discriminator.append(_conv_down2(f"b{at}.conv1", n, c, c_out, at, element))
-        discriminator.append(_shortcut(f"b{at}.skip", n, c, c_out, at, element))
+    discriminator = [_conv(f"b{size}.fromrgb", "from-RGB", n, COLORS, c, size=size, k=1, element=element)]
+    for resolution in reversed(levels[1:]):
+        c, c_out = channels(resolution, base), channels(resolution // 2, base)
+        discriminator.append(_conv(f"b{resolution}.conv0", "conv", n, c, c, size=resolution, k=3, element=element))
+        discriminator.append(_conv_down2(f"b{resolution}.conv1", n, c, c_out, resolution, element))
+        discriminator.append(_shortcut(f"b{resolution}.skip", n, c, c_out, resolution, element))
     c = channels(4, base)
     discriminator += [
         _minibatch_std("b4.mbstd", n, c, element),
-        _conv("b4.conv", "conv", n, c + 1, c, 4, 3, element),
-        _conv("b4.fc", "linear", n, c * 4 * 4, c, 1, 1, element),
-        _conv("b4.out", "linear", n, c, 1, 1, 1, element, act=False),
+        _conv("b4.conv", "conv", n, c + 1, c, size=4, k=3, element=element),
+        _conv("b4.fc", "linear", n, c * 4 * 4, c, size=1, k=1, element=element),
+        _conv("b4.out", "linear", n, c, 1, size=1, k=1, element=element, act=False),
     ]
     return generator + discriminator
 
 
-def _coefficients(n: int, c_in: int, c_out: int, element: int) -> tuple[Kernel, ...]:
-    """Our demodulation: sums of squares of the weight's kernels, then rsqrt(styles^2 @ sums + eps)."""
-    sums = c_in * c_out
-    return (
-        Kernel("weight square sum", 0, element * (9 * sums + sums)),
-        Kernel("coefficients", 0, element * (sums + n * c_in + n * c_out)),
-    )
+def _kernels(element: int, *rows: tuple[str, int, int]) -> tuple[Kernel, ...]:
+    """Kernels from their names, flops and numbers moved."""
+    return tuple(Kernel(name, flops, element * numbers) for name, flops, numbers in rows)
 
 
-def _their_modulation(n: int, c_in: int, c_out: int, size_in: int, noise: int, element: int) -> tuple[Kernel, ...]:
-    """What comes before their convolution: coefficients from n modulated weights, scaled noise, scaled input."""
-    x, weight = n * c_in * size_in**2, 9 * c_in * c_out
-    return (
-        Kernel("modulated weights", 0, element * (weight + n * c_in + n * weight)),
-        Kernel("squares", 0, element * 2 * n * weight),
-        Kernel("sums", 0, element * (n * weight + n * c_out)),
-        Kernel("noise strength", 0, element * 2 * noise),
-        Kernel("style multiply", 0, element * (2 * x + n * c_in)),
-    )
-
-
-def _their_ending(n: int, c_out: int, y: int, noise: int, element: int) -> tuple[Kernel, ...]:
-    return (
-        Kernel("demodulation multiply, noise addition", 0, element * (2 * y + n * c_out + noise)),
-        Kernel("bias_act", 0, element * (2 * y + c_out)),
-    )
-
-
-def _styled(name: str, n: int, c_in: int, c_out: int, size: int, element: int) -> Layer:
-    """Modulated 3x3 convolution, noise, bias, leaky ReLU."""
-    x, y, noise, weight = n * c_in * size**2, n * c_out * size**2, n * size**2, 9 * c_in * c_out
+def _styled(name: str, n: int, c_in: int, c_out: int, size: int, element: int, up: int = 1) -> Layer:
+    """Modulated 3x3 convolution, noise, bias, leaky ReLU: size -> up * size; with up=2 transposed, then filtered."""
+    pixels, weight, sums = (up * size) ** 2, 9 * c_in * c_out, c_in * c_out
+    x, y, noise, between = n * c_in * size**2, n * c_out * pixels, n * pixels, n * c_out * (2 * size + 1) ** 2
     flops = 2 * weight * n * size**2
-    moved = element * (x + weight + n * c_in + noise + c_out + y)
-    one = Kernel("styled convolution", flops, moved + element * n * c_out)
-    theirs = (
-        *_their_modulation(n, c_in, c_out, size, noise, element),
-        Kernel("convolution", flops, element * (x + weight + y)),
-        *_their_ending(n, c_out, y, noise, element),
+    moved = x + weight + n * c_in + noise + c_out + y
+    convolution = [("convolution", flops, x + weight + y)]
+    if up == 2:
+        convolution = [("transposed convolution", flops, x + weight + between), ("blur", 0, between + y)]
+    theirs = _kernels(
+        element,
+        ("modulated weights", 0, weight + n * c_in + n * weight),
+        ("squares", 0, 2 * n * weight),
+        ("sums", 0, n * weight + n * c_out),
+        ("noise strength", 0, 2 * noise),
+        ("style multiply", 0, 2 * x + n * c_in),
+        *convolution,
+        ("demodulation multiply, noise addition", 0, 2 * y + n * c_out + noise),
+        ("bias_act", 0, 2 * y + c_out),
     )
-    ours = (*_coefficients(n, c_in, c_out, element), one)
-    return Layer("G", name, "styled conv", n, c_in, c_out, size, size, flops, moved, ours, theirs)
-
-
-def _styled_up2(name: str, n: int, c_in: int, c_out: int, size: int, element: int) -> Layer:
-    """The same after a transposed convolution of stride 2 and the FIR filter: size -> 2 size."""
-    x, y, noise = n * c_in * size**2, n * c_out * (2 * size) ** 2, n * (2 * size) ** 2
-    weight, between = 9 * c_in * c_out, n * c_out * (2 * size + 1) ** 2
-    flops = 2 * weight * n * size**2
-    moved = element * (x + weight + n * c_in + noise + c_out + y)
-    theirs = (
-        *_their_modulation(n, c_in, c_out, size, noise, element),
-        Kernel("transposed convolution", flops, element * (x + weight + between)),
-        Kernel("blur", 0, element * (between + y)),
-        *_their_ending(n, c_out, y, noise, element),
-    )
-    before = _coefficients(n, c_in, c_out, element)
-    ours = (*before, *two_kernels(n, c_in, c_out, size, size, element))
-    other = (*before, *composite(n, c_in, c_out, size, size, element))
-    kind = "styled conv up=2"
-    return Layer("G", name, kind, n, c_in, c_out, size, 2 * size, flops, moved, ours, theirs, other)
+    ours = _kernels(element, ("weight square sum", 0, 10 * sums), ("coefficients", 0, sums + n * c_in + n * c_out))
+    kind, other = "styled conv", None
+    if up == 1:
+        ours += _kernels(element, ("styled convolution", flops, moved + n * c_out))
+    else:
+        kind, other = "styled conv up=2", (*ours, *composite(n, c_in, c_out, size, size, element))
+        ours += two_kernels(n, c_in, c_out, size, size, element)
+    return Layer("G", name, kind, n, c_in, c_out, size, up * size, flops, element * moved, ours, theirs, other)
 
 
 def _to_rgb(name: str, n: int, c_in: int, size: int, element: int) -> Layer:
     """Modulated 1x1 convolution without demodulation, and bias."""
-    x, y, weight = n * c_in * size**2, n * COLOURS * size**2, c_in * COLOURS
+    x, y, weight = n * c_in * size**2, n * COLORS * size**2, c_in * COLORS
     flops = 2 * weight * n * size**2
-    moved = element * (x + weight + n * c_in + COLOURS + y)
-    theirs = (
-        Kernel("style multiply", 0, element * (2 * x + n * c_in)),
-        Kernel("convolution", flops, element * (x + weight + y)),
-        Kernel("bias_act", 0, element * (2 * y + COLOURS)),
+    moved = element * (x + weight + n * c_in + COLORS + y)
+    theirs = _kernels(
+        element,
+        ("style multiply", 0, 2 * x + n * c_in),
+        ("convolution", flops, x + weight + y),
+        ("bias_act", 0, 2 * y + COLORS),
     )
     ours = (Kernel("to-RGB", flops, moved),)
-    return Layer("G", name, "to-RGB", n, c_in, COLOURS, size, size, flops, moved, ours, theirs)
+    return Layer("G", name, "to-RGB", n, c_in, COLORS, size, size, flops, moved, ours, theirs)
 
 
 def _skip(name: str, n: int, size: int, element: int) -> Layer:
@@ -141,15 +115,15 @@ def _skip(name: str, n: int, size: int, element: int) -> Layer:
 
     Ours adds while it filters: reads the quarter and this level's image, writes their sum.
     """
-    y = n * COLOURS * size**2
+    y = n * COLORS * size**2
     moved = element * (y // 4 + 2 * y)
-    theirs = (Kernel("upsample", 0, element * (y // 4 + y)), Kernel("add", 0, element * 3 * y))
+    theirs = _kernels(element, ("upsample", 0, y // 4 + y), ("add", 0, 3 * y))
     ours = (Kernel("upsample and add", 0, moved),)
-    return Layer("G", name, "skip up=2", n, COLOURS, COLOURS, size // 2, size, 0, moved, ours, theirs)
+    return Layer("G", name, "skip up=2", n, COLORS, COLORS, size // 2, size, 0, moved, ours, theirs)
 
 
 def _conv(
-    name: str, kind: str, n: int, c_in: int, c_out: int, size: int, k: int, element: int, act: bool = True
+    name: str, kind: str, n: int, c_in: int, c_out: int, *, size: int, k: int, element: int, act: bool = True
 ) -> Layer:
     """Convolution by torch, then bias and leaky ReLU in one pass in place; the same in both forms.
 
@@ -158,9 +132,9 @@ def _conv(
     x, y, weight = n * c_in * size**2, n * c_out * size**2, k * k * c_in * c_out
     flops = 2 * weight * n * size**2
     product = "product" if kind == "linear" else "convolution"
-    kernels: tuple[Kernel, ...] = (Kernel(product, flops, element * (x + weight + y + (0 if act else c_out))),)
+    kernels = _kernels(element, (product, flops, x + weight + y + (0 if act else c_out)))
     if act:
-        kernels += (Kernel("bias_act", 0, element * (2 * y + c_out)),)
+        kernels += _kernels(element, ("bias_act", 0, 2 * y + c_out))
     moved = element * (x + weight + c_out + y)
     return Layer("D", name, kind, n, c_in, c_out, size, size, flops, moved, kernels, kernels)
 
@@ -170,10 +144,11 @@ def _conv_down2(name: str, n: int, c_in: int, c_out: int, size: int, element: in
     x, y, weight = n * c_in * size**2, n * c_out * (size // 2) ** 2, 9 * c_in * c_out
     between = n * c_in * (size + 1) ** 2
     flops = 2 * weight * n * (size // 2) ** 2
-    kernels = (
-        Kernel("blur", 0, element * (x + between)),
-        Kernel("convolution", flops, element * (between + weight + y)),
-        Kernel("bias_act", 0, element * (2 * y + c_out)),
+    kernels = _kernels(
+        element,
+        ("blur", 0, x + between),
+        ("convolution", flops, between + weight + y),
+        ("bias_act", 0, 2 * y + c_out),
     )
     moved = element * (x + weight + c_out + y)
     return Layer("D", name, "conv down=2", n, c_in, c_out, size, size // 2, flops, moved, kernels, kernels)
@@ -187,17 +162,15 @@ def _shortcut(name: str, n: int, c_in: int, c_out: int, size: int, element: int)
     x, quarter, y = n * c_in * size**2, n * c_in * (size // 2) ** 2, n * c_out * (size // 2) ** 2
     weight = c_in * c_out
     flops = 2 * weight * n * (size // 2) ** 2
-    down = Kernel("downsample", 0, element * (x + quarter))
-    convolution = Kernel("convolution", flops, element * (quarter + weight + y))
-    add = Kernel("add", 0, element * 3 * y)
-    theirs = (down, convolution, Kernel("bias_act", 0, element * 2 * y), add)
     moved = element * (x + weight + 2 * y)
-    ours = (down, convolution, add)
+    down, convolution = ("downsample", 0, x + quarter), ("convolution", flops, quarter + weight + y)
+    theirs = _kernels(element, down, convolution, ("bias_act", 0, 2 * y), ("add", 0, 3 * y))
+    ours = _kernels(element, down, convolution, ("add", 0, 3 * y))
     return Layer("D", name, "shortcut down=2", n, c_in, c_out, size, size // 2, flops, moved, ours, theirs)
 
 
 def _minibatch_std(name: str, n: int, c: int, element: int) -> Layer:
     """Deviation over groups of samples as one more channel at 4x4: read for the statistic, then copied beside it."""
     x, y = n * c * 4 * 4, n * (c + 1) * 4 * 4
-    kernels = (Kernel("statistic", 0, element * x), Kernel("concatenate", 0, element * (x + y)))
+    kernels = _kernels(element, ("statistic", 0, x), ("concatenate", 0, x + y))
     return Layer("D", name, "minibatch std", n, c, c + 1, 4, 4, 0, element * (x + y), kernels, kernels)

@@ -1,0 +1,65 @@
+"""What the operators' autograd Functions share."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from idgan_fast.ops._tensors import no_autocast
+
+
+def as_function(cls: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """`cls.apply` as one node for torch.compile, which then differentiates it with torch's own autograd.
+
+    Without it dynamo rewrites the Function into a higher-order operator, and drops, without an error, the part of a
+    second derivative that flows through the Function's output (torch 2.14; tests/ops/test_compile.py has the case).
+    """
+    apply = cls.apply
+
+    def call(*args: Any) -> Any:
+        return apply(*args)
+
+    return torch.compiler.allow_in_graph(call)
+
+
+def without_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs a Function's forward or backward with autocast off: dtypes were settled before `apply`."""
+
+    def call(*args: Any) -> Any:
+        device = next(arg for arg in args if isinstance(arg, torch.Tensor)).device.type
+        with no_autocast(device):
+            return method(*args)
+
+    call.__signature__ = inspect.signature(call)  # type: ignore[attr-defined]  # torch asks for it at every apply
+    return call
+
+
+def vector_jacobian(
+    function: Callable[..., Sequence[Tensor | None]],
+    tensors: Sequence[Tensor | None],
+    by: Sequence[bool],
+    cotangents: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    """The gradients of <function(*tensors), cotangents> by those tensors for which `by` is true, by torch.func.vjp.
+
+    Results of the function whose cotangent is None do not count. Tensors that are None have no gradient.
+    """
+    moved = [i for i, tensor in enumerate(tensors) if tensor is not None and by[i]]
+    counted = [i for i, cotangent in enumerate(cotangents) if cotangent is not None]
+    gradients: list[Tensor | None] = [None] * len(tensors)
+    if not moved or not counted:
+        return gradients
+
+    def of_moved(*values: Tensor) -> tuple[Tensor | None, ...]:
+        arguments = list(tensors)
+        for i, value in zip(moved, values, strict=True):
+            arguments[i] = value
+        results = function(*arguments)
+        return tuple([results[i] for i in counted])
+
+    _, pull, *_ = torch.func.vjp(of_moved, *[tensors[i] for i in moved])
+    for i, gradient in zip(moved, pull(tuple([cotangents[i] for i in counted])), strict=True):
+        gradients[i] = gradient
+    return gradients

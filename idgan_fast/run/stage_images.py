@@ -1,0 +1,42 @@
+"""The images that show how far a stage is, drawn while it trains."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from idgan_fast.evaluation import drawing
+from idgan_fast.evaluation.codes import READ_BACK, Codes, affordable, read_back
+from idgan_fast.run.folder import RunFolder
+from idgan_fast.run.messages import UNREAD
+from idgan_fast.training.gan import GANStage
+from idgan_fast.training.vae import VAEStage
+
+COLLAPSED_R2 = 0.1  # G's images tell nothing of c below it
+
+
+def draw_reconstructions(folder: RunFolder, stage: VAEStage, iteration: int, images: Tensor) -> dict[str, str]:
+    """Draw images uint8 [N, C, 64, 64] and their reconstructions. Nothing goes to the console."""
+    drawing.reconstructions(stage, images).save(folder.picture("reconstructions", stage.name, iteration))
+    return {}
+
+
+def draw_samples(
+    folder: RunFolder, stage: GANStage, iteration: int, codes: Codes, say: Callable[[str], None]
+) -> dict[str, str]:
+    """Draw samples and a traversal, and log how well c is read back from new images.
+
+    Returns the mean R² over the active dimensions for the console, and says so where it is near 0 at the end.
+    """
+    drawing.samples(stage, codes).save(folder.picture("samples", stage.name, iteration))
+    drawing.traversal(stage, codes).save(folder.picture("traversals", stage.name, iteration))
+    rng = torch.Generator().manual_seed(0)
+    count = max(affordable(READ_BACK // 8, stage.images.size), 32)
+    r2, active = read_back(stage, codes.sample(count, rng), rng), codes.active.numpy()
+    mean = float(r2[active].mean()) if active.any() else None
+    folder.log(stage.name, iteration, {"r2": mean, "r2_per_dim": r2.tolist()})
+    if mean is None:
+        return {}
+    if mean < COLLAPSED_R2 and iteration == stage.iters:
+        say(UNREAD)
+    return {"r2": f"{mean:.2f}"}
