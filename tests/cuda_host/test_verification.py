@@ -25,12 +25,12 @@ def test_all_but_what_is_left_to_triton_and_the_cpu_is_registered() -> None:
 # float16 has the large images among its samples.
 @pytest.mark.parametrize(
     "dtypes",
-    [[torch.float32, torch.bfloat16], pytest.param(admission.DTYPES, marks=pytest.mark.slow)],
+    [[torch.float32, torch.bfloat16], pytest.param(verification.DTYPES, marks=pytest.mark.slow)],
     ids=["small", "all"],
 )
 @pytest.mark.parametrize("name", REGISTERED)
-def test_admitted(name: str, dtypes: Sequence[torch.dtype], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verified(name: str, dtypes: Sequence[torch.dtype], monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    monkeypatch.setattr(admission, "DTYPES", dtypes)
+    monkeypatch.setattr(verification, "DTYPES", dtypes)
     kernel = getattr(Host("random", processors=132), name)
     assert verification.check(CUSTOM_OPS[name], kernel, "cpu") is None
