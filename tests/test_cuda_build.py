@@ -198,12 +198,28 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_file_of_kernels_is_compiled_for_what_is_listed(tmp_path: Path) -> None:
+    """The smallest by nvcc as the build calls it; the whole library is slow."""
+    reason = toolkit()
+    if reason is not None:
+        pytest.skip(reason)
+    nvcc = BUILD.find_toolkit(MAJOR, [Path(torch.__file__).parent.parent], os.environ).nvcc
+    source = ROOT / "csrc/cuda/weight_square_sum.cu"
+    made = Path(BUILD.compile_kernels(nvcc, "8.0", source, tmp_path / "temp/weight_square_sum.cu.o"))
+    assert b"square_sum_of_taps_kernel" in made.read_bytes()
+    broken = tmp_path / "broken.cu"
+    broken.write_text("__global__ void kernel() { nothing(); }\n")
+    with pytest.raises(PlatformError, match=r'broken.cu.*error: identifier "nothing" is undefined'):
+        BUILD.compile_kernels(nvcc, "8.0", broken, tmp_path / "broken.o")
+
+
 def registered() -> list[str]:
     """The operators that the sources say they register."""
     text = "".join(path.read_text() for path in (ROOT / "csrc/cuda").glob("*.cpp"))
     return re.findall(r'm\.impl\("(\w+)"', text)
 
 
+@pytest.mark.slow
 def test_every_operator_has_a_kernel_where_no_gpu_is(package: Path) -> None:
     assert {"bias_act_bwd2", "bias_lrelu_bwd", "weight_square_sum"} <= set(registered())
     code = f"""
@@ -229,6 +245,7 @@ print("all there")
     assert run.stdout == "all there\n", run.stderr
 
 
+@pytest.mark.slow
 def test_it_needs_no_symbol_of_torch_that_comes_with_its_cuda_part(package: Path) -> None:
     command = ["nm", "-D", "--undefined-only", package / "idgan_fast/_cuda.so"]
     names = [line.split()[-1] for line in subprocess.run(command, capture_output=True, text=True).stdout.splitlines()]

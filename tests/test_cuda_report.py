@@ -64,6 +64,13 @@ template __global__ void narrow_kernel<float, 1>(const float*, float*);
 """
 
 
+def test_the_smallest_kernels_have_no_faults() -> None:
+    found = cuda_report.report([cuda_code.CUDA / "weight_square_sum.cu"], ["sm_90"])
+    assert len(found) > 10
+    assert not cuda_report.faults(found)
+
+
+@pytest.mark.slow
 def test_shipped_kernels_have_no_faults() -> None:
     found = cuda_report.report(sorted(cuda_code.CUDA.glob("*.cu")), ["sm_90"])
     assert len(found) > 100

@@ -11,7 +11,7 @@
 // Throws what CUDA says against the launch.
 #ifdef CUDA_ON_HOST
 #define LAUNCH(kernel, grid, block, stream, ...) \
-  ((void)(stream), ::on_host::launch(grid, block, 0, [&] { (kernel)(__VA_ARGS__); }))
+  ((void)(stream), ::on_host::launch(grid, block, [&] { (kernel)(__VA_ARGS__); }))
 #else
 #define LAUNCH(kernel, grid, block, stream, ...)         \
   do {                                                   \

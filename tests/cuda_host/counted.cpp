@@ -6,12 +6,13 @@
 // accesses of each width there were. A race: two threads of a block, at least one writing, reach one byte of shared
 // memory with no barrier between them, nor, within a warp, a collective. Only what a kernel's thread does counts.
 #include <link.h>
+#include <sys/mman.h>
 
+#include <algorithm>
 #include <array>
 #include <map>
 #include <string>
-#include <unordered_map>
-#include <unordered_set>
+#include <vector>
 
 #include "cuda_on_host.h"
 
@@ -22,7 +23,7 @@ constexpr uintptr_t kSector = 32;
 struct Direction {
   uint64_t sectors = 0;
   std::map<size_t, uint64_t> accesses;  // by width
-  std::unordered_set<uintptr_t> of_block;
+  std::vector<uint64_t> block_of;       // which block touched each sector last
 };
 
 struct Buffer {
@@ -44,8 +45,7 @@ struct Byte {
 
 std::vector<Buffer> buffers;
 std::map<std::string, int> made;  // new tensors of each kind
-std::unordered_map<uintptr_t, Byte> shared;
-uint64_t block_counted = 0;
+Byte* shared = nullptr;           // one for each byte of the statics; the pages of those that no kernel uses stay unmapped
 std::string race, report;
 bool counting = false;
 uintptr_t statics_begin = 0, statics_end = 0;  // of this library: where __shared__ arrays lie
@@ -63,39 +63,27 @@ int find_statics(dl_phdr_info* info, size_t, void* here) {
   return 0;
 }
 
-void end_block() {
-  for (Buffer& b : buffers)
-    for (Direction& d : b.directions) d.sectors += d.of_block.size(), d.of_block.clear();
-  shared.clear();
-}
-
-bool is_shared(uintptr_t at) {
-  const auto& dynamic = on_host::block->shared;
-  const auto begin = reinterpret_cast<uintptr_t>(dynamic.data());
-  return (at >= statics_begin && at < statics_end) || (at >= begin && at < begin + dynamic.size());
-}
-
 // Whether an earlier access by another thread has no order with this one.
 bool unordered(const Touched& earlier, const on_host::Thread& me, unsigned number) {
-  if (earlier.epoch != on_host::block->epoch) return false;
+  if (earlier.epoch != on_host::epoch) return false;
   if (earlier.several || earlier.thread / on_host::kWarp != me.warp) return true;
   return (earlier.mates || earlier.thread != number) && earlier.warp_epoch == on_host::block->warp_epochs[me.warp];
 }
 
 void touch(Touched& t, const on_host::Thread& me, unsigned number) {
-  const bool again = t.epoch == on_host::block->epoch, same_warp = t.thread / on_host::kWarp == me.warp;
+  const bool again = t.epoch == on_host::epoch, same_warp = t.thread / on_host::kWarp == me.warp;
   const bool same_time = same_warp && t.warp_epoch == on_host::block->warp_epochs[me.warp];
   t.several = again && (t.several || !same_warp);
   t.mates = again && same_time && (t.mates || t.thread != number);
-  t.epoch = on_host::block->epoch, t.thread = number, t.warp_epoch = on_host::block->warp_epochs[me.warp];
+  t.epoch = on_host::epoch, t.thread = number, t.warp_epoch = on_host::block->warp_epochs[me.warp];
 }
 
 void on_shared(uintptr_t at, size_t width, bool write, const on_host::Thread& me) {
   const unsigned number = me.warp * on_host::kWarp + me.lane;
   for (uintptr_t byte = at; byte < at + width; byte++) {
-    Byte& known = shared[byte];
+    Byte& known = shared[byte - statics_begin];
     if (race.empty() && (unordered(known.write, me, number) || (write && unordered(known.read, me, number))))
-      race = std::string("threads ") + std::to_string(known.write.epoch == on_host::block->epoch ? known.write.thread : known.read.thread) +
+      race = std::string("threads ") + std::to_string(known.write.epoch == on_host::epoch ? known.write.thread : known.read.thread) +
              " and " + std::to_string(number) + " of block " + std::to_string(on_host::block->index.x) +
              " race on shared memory";
     touch(write ? known.write : known.read, me, number);
@@ -105,18 +93,21 @@ void on_shared(uintptr_t at, size_t width, bool write, const on_host::Thread& me
 void access(const void* pointer, size_t width, bool write) {
   if (!counting || !on_host::current || !on_host::block) return;
   const auto& me = *on_host::current;
-  const auto frame = static_cast<char*>(__builtin_frame_address(0));
-  if (frame < me.stack || frame >= me.stack + on_host::kStack) return;  // the scheduler's own
+  const auto on_stack = [&](const void* p) { return p >= me.stack && p < me.stack + on_host::kStack; };
+  if (!on_stack(__builtin_frame_address(0)) || on_stack(pointer)) return;  // the scheduler's own, or a local variable
   const auto at = reinterpret_cast<uintptr_t>(pointer);
-  if (block_counted != on_host::blocks_begun) end_block(), block_counted = on_host::blocks_begun;
   for (Buffer& b : buffers) {
     if (at < b.begin || at >= b.end) continue;
     Direction& d = b.directions[write];
     d.accesses[width]++;
-    for (uintptr_t sector = at / kSector; sector <= (at + width - 1) / kSector; sector++) d.of_block.insert(sector);
+    const uintptr_t end = std::min(at + width, b.end), first = b.begin / kSector;
+    for (uintptr_t sector = at / kSector - first; sector <= (end - 1) / kSector - first; sector++) {
+      if (d.block_of[sector] == on_host::blocks_begun) continue;
+      d.block_of[sector] = on_host::blocks_begun, d.sectors++;
+    }
     return;
   }
-  if (is_shared(at)) on_shared(at, width, write, me);
+  if (at >= statics_begin && at + width <= statics_end) on_shared(at, width, write, me);
 }
 
 }  // namespace
@@ -125,14 +116,21 @@ extern "C" {
 
 void count_begin() {
   static int here;
-  if (!statics_end) dl_iterate_phdr(find_statics, &here);
-  buffers.clear(), made.clear(), shared.clear(), race.clear();
+  if (!shared) {
+    dl_iterate_phdr(find_statics, &here);
+    void* const pages = mmap(nullptr, (statics_end - statics_begin) * sizeof(Byte), PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (pages == MAP_FAILED) throw std::runtime_error("no memory to watch shared memory with");
+    shared = static_cast<Byte*>(pages);
+  }
+  buffers.clear(), made.clear(), race.clear();
   counting = true;
 }
 
 void count_watch(const char* name, const void* begin, size_t bytes) {
   const auto at = reinterpret_cast<uintptr_t>(begin);
-  buffers.push_back({name, at, at + bytes, {}});
+  const Direction untouched{0, {}, std::vector<uint64_t>((at + bytes) / kSector - at / kSector + 1)};
+  buffers.push_back({name, at, at + bytes, {untouched, untouched}});
 }
 
 // A new tensor, watched as the first, second ... of its kind: out0, out1.
@@ -142,7 +140,6 @@ void count_new(const char* kind, const void* begin, size_t bytes) {
 
 // JSON: {"race": text, "buffers": {name: {"bytes": n, "read": {"sectors": n, "accesses": {width: n}}, "write": ...}}}
 const char* count_end() {
-  end_block();
   counting = false;
   report = "{\"race\": \"" + race + "\", \"buffers\": {";
   for (size_t i = 0; i < buffers.size(); i++) {

@@ -87,11 +87,6 @@ inline void ballot(void** data, unsigned) {
     if (data[i]) static_cast<Ballot*>(data[i])->result = votes;
 }
 
-template <class T>
-T* dynamic_shared() {
-  return reinterpret_cast<T*>(block->shared.data());
-}
-
 }  // namespace on_host
 
 inline void __syncthreads(ON_HOST_PLACE) { on_host::wait_at_barrier(0, on_host::Vote::kNone, {file, line}); }

@@ -101,10 +101,7 @@ struct Block {
   uint3 index{};
   std::vector<Thread> threads;
   std::function<void()> body;
-  std::vector<char> shared;  // dynamic shared memory, filled with 0xff: NaN
-  size_t shared_bytes = 0;
   int any = 0, all = 1, count = 0;  // of the predicates at the last barrier
-  uint64_t epoch = 0;               // barriers so far in this launch, and blocks begun
   uint64_t warp_epochs[32] = {};    // collectives of each warp
   Context scheduler;
   const void* scheduler_stack = nullptr;
@@ -115,6 +112,7 @@ struct Block {
 
 inline Block* block = nullptr;     // the one that runs
 inline uint64_t blocks_begun = 0;
+inline uint64_t epoch = 0;         // barriers opened so far, and blocks begun
 inline Thread* current = nullptr;  // the one of its threads that runs
 inline Order order = Order::kForward;
 inline std::mt19937 shuffler;
@@ -255,14 +253,13 @@ inline void open_barrier() {
   for (const Thread& t : block->threads)
     if (t.state == State::kDone) throw std::runtime_error(who_waits("a barrier that some threads never reach"));
   for (Thread& t : block->threads) t.state = State::kReady;
-  block->epoch++;
+  epoch++;
 }
 
 inline void run_block() {
   auto& threads = block->threads;
   const dim3 size = block->size;
-  block->shared.assign(block->shared_bytes, char(0xff));
-  block->epoch++;
+  epoch++;
   blocks_begun++;
   for (unsigned i = 0; i < threads.size(); i++) {
     Thread& t = threads[i];
@@ -292,19 +289,18 @@ inline void run_block() {
 }
 
 // What a launch may be on every GPU that we build for.
-inline void check(dim3 grid, dim3 size, size_t shared) {
+inline void check(dim3 grid, dim3 size) {
   const uint64_t threads = uint64_t(size.x) * size.y * size.z;
   if (threads < 1 || threads > 1024 || size.z > 64) throw std::runtime_error("a block of " + std::to_string(threads) + " threads");
   if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
     throw std::runtime_error("a grid of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " + std::to_string(grid.z));
-  if (shared > 48 << 10) throw std::runtime_error(std::to_string(shared) + " bytes of dynamic shared memory");
 }
 
 template <class F>
-void launch(dim3 grid, dim3 size, size_t shared, F&& body) {
-  check(grid, size, shared);
+void launch(dim3 grid, dim3 size, F&& body) {
+  check(grid, size);
   Block one;
-  one.grid = grid, one.size = size, one.shared_bytes = shared, one.body = std::forward<F>(body);
+  one.grid = grid, one.size = size, one.body = std::forward<F>(body);
   one.threads.resize(size.x * size.y * size.z);
   block = &one;
   struct Leave {

@@ -15,8 +15,7 @@ from tests.ops import fuzz
 pytestmark = pytest.mark.skipif(host.missing() is not None, reason=str(host.missing()))
 
 
-@pytest.mark.parametrize("order", host.ORDERS)
-@pytest.mark.parametrize("dtype", fuzz.DTYPES, ids=str)
+@host.in_orders(fuzz.DTYPES)
 def test_bias_lrelu(dtype: torch.dtype, order: str) -> None:
     torch.manual_seed(0)
     fuzz.check_bias_lrelu(Host(order), dtype, 30)
@@ -26,7 +25,7 @@ def test_bias_lrelu(dtype: torch.dtype, order: str) -> None:
 @pytest.mark.parametrize("dtype", fuzz.DTYPES, ids=str)
 def test_bias_act(dtype: torch.dtype, act: str) -> None:
     torch.manual_seed(0)
-    fuzz.check_bias_act(Host("random"), act, dtype, 10)
+    fuzz.check_bias_act(Host("random"), act, dtype, 6)
 
 
 @pytest.mark.parametrize("processors", [1, 132])

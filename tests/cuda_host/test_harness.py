@@ -97,6 +97,7 @@ def sanitized(code: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not runtimes(), reason="needs g++ and its libasan")
 @pytest.mark.parametrize(
     ("bug", "report"),
@@ -126,6 +127,7 @@ print("ended")
         assert outcome.stdout == ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not runtimes(), reason="needs g++ and its libasan")
 def test_kernels_stay_within_their_arrays() -> None:
     """The kernels' own tests, in one order of threads, under AddressSanitizer and UBSan."""
@@ -133,7 +135,7 @@ def test_kernels_stay_within_their_arrays() -> None:
     environment = {"LD_PRELOAD": " ".join(runtimes()), "CUDA_HOST_MODE": "sanitized"}
     environment["ASAN_OPTIONS"] = "detect_leaks=0:detect_stack_use_after_return=0"
     chosen = "not 16_bytes and not forward and not reverse"
-    others = ("test_harness.py", "test_admission.py", "test_traffic.py")  # large images, and counting
+    others = ("test_harness.py", "test_verification.py", "test_traffic.py")  # large images, and counting
     files = [path for path in sorted(host.HERE.glob("test_*.py")) if path.name not in others]
     outcome = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *files],

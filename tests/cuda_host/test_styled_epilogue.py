@@ -11,15 +11,13 @@ from tests.ops import fuzz
 pytestmark = pytest.mark.skipif(host.missing() is not None, reason=str(host.missing()))
 
 
-@pytest.mark.parametrize("order", host.ORDERS)
-@pytest.mark.parametrize("dtype", fuzz.DTYPES, ids=str)
+@host.in_orders(fuzz.DTYPES)
 def test_any_filter(dtype: torch.dtype, order: str) -> None:
     torch.manual_seed(0)
     fuzz.check_styled_epilogue(Host(order), dtype, 40, phased=False)
 
 
-@pytest.mark.parametrize("order", host.ORDERS)
-@pytest.mark.parametrize("dtype", fuzz.DTYPES, ids=str)
+@host.in_orders(fuzz.DTYPES)
 def test_four_taps(dtype: torch.dtype, order: str) -> None:
     torch.manual_seed(0)
     fuzz.check_styled_epilogue(Host(order), dtype, 40, phased=False, draw=fuzz.four_taps)

@@ -10,8 +10,7 @@ from tests.ops import fuzz
 pytestmark = pytest.mark.skipif(host.missing() is not None, reason=str(host.missing()))
 
 
-@pytest.mark.parametrize("order", host.ORDERS)
-@pytest.mark.parametrize("dtype", fuzz.DTYPES, ids=str)
+@host.in_orders(fuzz.DTYPES)
 def test_weight_square_sum(dtype: torch.dtype, order: str) -> None:
     torch.manual_seed(0)
     fuzz.check_weight_square_sum(Host(order), dtype, 12)

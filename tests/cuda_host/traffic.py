@@ -3,7 +3,7 @@ docs/performance.md.
 
 Sectors of 32 bytes that the blocks of a launch touch, for each block once, over those of the images that have to be
 moved once; what a block reads again is in its first-level cache. Of images of 1 MB and more; the launchers plan for 132
-multiprocessors.
+multiprocessors. The tests take one sample of the four, and a quarter of the multiprocessors: as much for each of them.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,6 +21,7 @@ LAYOUTS = {"NHWC": torch.channels_last, "NCHW": torch.contiguous_format}
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 FILTER = torch.outer(*[torch.tensor([1.0, 3.0, 3.0, 1.0])] * 2) / 64
 LEAKY = (0.2, 2**0.5, 256.0)
+SAMPLES = 4
 LARGE = 0.1  # of the largest buffer: smaller ones are vectors, sums and noise
 
 
@@ -41,9 +42,9 @@ class Counted:
         return self.moved / self.compulsory
 
 
-def counted(name: str, layout: str, dtype: str, call: Any) -> Counted:
+def counted(name: str, layout: str, dtype: str, call: Any, samples: int = SAMPLES) -> Counted:
     """call: of an operator of `Host`. Compulsory: every image that it is given or gives, once."""
-    kernels = Host("random", mode="counted", processors=132)
+    kernels = Host("random", mode="counted", processors=132 * samples // SAMPLES)
     call(kernels)
     buffers = kernels.traffic["buffers"]
     largest = max(buffer["bytes"] for buffer in buffers.values())
@@ -58,9 +59,9 @@ def image(layout: str, dtype: str, *shape: int) -> Tensor:
     return torch.randn(shape).to(DTYPES[dtype]).contiguous(memory_format=LAYOUTS[layout])
 
 
-def image_sectors(dtype: str) -> int:
+def image_sectors(dtype: str, samples: int = SAMPLES) -> int:
     """Of an image of `epilogue`: I, and A."""
-    return 4 * 64 * 64 * 64 * DTYPES[dtype].itemsize // 32
+    return samples * 64 * 64 * 64 * DTYPES[dtype].itemsize // 32
 
 
 def bias_act(layout: str, dtype: str) -> Iterator[Counted]:
@@ -69,22 +70,26 @@ def bias_act(layout: str, dtype: str) -> Iterator[Counted]:
     yield counted("bias_act backward", layout, dtype, lambda k: k.bias_lrelu_bwd(x, x, 1, *LEAKY, True))
 
 
-def upfirdn2d(layout: str, dtype: str) -> Iterator[Counted]:
+def upfirdn2d(layout: str, dtype: str, samples: int = SAMPLES) -> Iterator[Counted]:
     for name, shape, up, down, padding in (
-        ("upfirdn2d, 64x64", (4, 64, 64, 64), 1, 1, [2, 1, 2, 1]),
-        ("upfirdn2d, 65x65 to 64x64", (4, 64, 65, 65), 1, 1, [1, 1, 1, 1]),
-        ("upfirdn2d, up to 128x128", (4, 32, 64, 64), 2, 1, [2, 1, 2, 1]),
-        ("upfirdn2d, down to 64x64", (2, 32, 128, 128), 1, 2, [1, 1, 1, 1]),
+        ("upfirdn2d, 64x64", (samples, 64, 64, 64), 1, 1, [2, 1, 2, 1]),
+        ("upfirdn2d, 65x65 to 64x64", (samples, 64, 65, 65), 1, 1, [1, 1, 1, 1]),
+        ("upfirdn2d, up to 128x128", (samples, 32, 64, 64), 2, 1, [2, 1, 2, 1]),
+        ("upfirdn2d, down to 64x64", (max(samples // 2, 1), 32, 128, 128), 1, 2, [1, 1, 1, 1]),
     ):
-        x, factors = image(layout, dtype, *shape), ([up] * 2, [down] * 2)
-        yield counted(name, layout, dtype, lambda k, x=x, a=(*factors, padding): k.upfirdn2d(x, FILTER, *a, False, 1.0))
+        x, numbers = image(layout, dtype, *shape), ([up] * 2, [down] * 2, padding, False, 1.0)
+        yield counted(name, layout, dtype, lambda k, x=x, a=numbers: k.upfirdn2d(x, FILTER, *a), samples)
 
 
-def epilogue(layout: str, dtype: str, filtered: bool) -> Iterator[Counted]:
+def epilogue(layout: str, dtype: str, filtered: bool, samples: int = SAMPLES) -> Iterator[Counted]:
     """The kernels of a layer of 64 channels at 64x64: what they move of I and A, which are of one size here."""
-    y = image(layout, dtype, 4, 64, *[65 if filtered else 64] * 2)
+    y = image(layout, dtype, samples, 64, *[65 if filtered else 64] * 2)
     f, padding = (FILTER, [1, 1, 1, 1]) if filtered else (None, [0] * 4)
-    vectors, noise = [torch.rand(4, 64) + 0.5 for _ in range(2)], torch.randn(4, 1, 64, 64)
+    vectors, noise = [torch.rand(samples, 64) + 0.5 for _ in range(2)], torch.randn(samples, 1, 64, 64)
+
+    def one(name: str, call: Any) -> Counted:
+        return counted(name, layout, dtype, call, samples)
+
     what = "filter and epilogue" if filtered else "epilogue"
     for next_styles in (None, vectors[1]):
         tensors = (f, vectors[0], noise, torch.tensor(0.3), torch.randn(64), next_styles)
@@ -92,16 +97,14 @@ def epilogue(layout: str, dtype: str, filtered: bool) -> Iterator[Counted]:
         name = what if next_styles is None else f"{what}, next style"
         out = styled_epilogue.forward_reference([y], *tensors, *numbers)
         want = [1, 0, 1, 1, int(next_styles is not None)]
-        yield counted(
-            f"{name}: forward", layout, dtype, lambda k, a=(*tensors, *numbers): k.styled_epilogue_fwd([y], *a)
-        )
+        yield one(f"{name}: forward", lambda k, a=(*tensors, *numbers): k.styled_epilogue_fwd([y], *a))
         arguments = (out, [y], out, *tensors, *numbers, want)
-        yield counted(f"{name}: backward", layout, dtype, lambda k, a=arguments: k.styled_epilogue_bwd(*a))
+        yield one(f"{name}: backward", lambda k, a=arguments: k.styled_epilogue_bwd(*a))
     if not filtered:
         style = (None, vectors[0], None, None, None, None, padding, 1.0, 1.0, 1.0, None)
-        yield counted("style before: forward", layout, dtype, lambda k: k.styled_epilogue_fwd([y], *style))
+        yield one("style before: forward", lambda k: k.styled_epilogue_fwd([y], *style))
         arguments = (y, [y], y, *style, [1, 0, 0, 0, 0])
-        yield counted("style before: backward", layout, dtype, lambda k: k.styled_epilogue_bwd(*arguments))
+        yield one("style before: backward", lambda k: k.styled_epilogue_bwd(*arguments))
 
 
 def of_layer(layout: str, dtype: str) -> Iterator[Counted]:

@@ -1,6 +1,7 @@
 """What a GPU's first use checks of each kernel, run on the CPU: the CUDA kernels pass, and the gate knows them all."""
 
 import re
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -21,8 +22,15 @@ def test_all_but_what_is_left_to_triton_and_the_cpu_is_registered() -> None:
     assert set(REGISTERED) == set(CUSTOM_OPS) - left - {"winograd_conv2d"}
 
 
+# float16 has the large images among its samples.
+@pytest.mark.parametrize(
+    "dtypes",
+    [[torch.float32, torch.bfloat16], pytest.param(verification.DTYPES, marks=pytest.mark.slow)],
+    ids=["small", "all"],
+)
 @pytest.mark.parametrize("name", REGISTERED)
-def test_admitted(name: str) -> None:
+def test_verified(name: str, dtypes: Sequence[torch.dtype], monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    monkeypatch.setattr(verification, "DTYPES", dtypes)
     kernel = getattr(Host("random", processors=132), name)
     assert verification.check(CUSTOM_OPS[name], kernel, "cpu") is None
