@@ -99,11 +99,20 @@ def test_environment(value: str, expected: str) -> None:
     assert run.stdout.strip() == expected
 
 
+# Each layout and each dtype once; `make test-all` has all pairs.
+LAYOUTS_AND_DTYPES = pytest.mark.parametrize(
+    ("layout", "dtype"),
+    [
+        (torch.contiguous_format, torch.float32),
+        (torch.channels_last, torch.bfloat16),
+        pytest.param(torch.contiguous_format, torch.bfloat16, marks=pytest.mark.slow),
+        pytest.param(torch.channels_last, torch.float32, marks=pytest.mark.slow),
+    ],
+)
 PARAMETERS = [(1, "lrelu", -0.2, 1.4, 0.5), (1, "tanh", 0.0, 1.0, None)]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@LAYOUTS_AND_DTYPES
 def test_opcheck(layout: torch.memory_format, dtype: torch.dtype) -> None:
     x = torch.randn(2, 3, 5, 4).to(dtype).contiguous(memory_format=layout)
     b, f = torch.randn(3), torch.rand(4)
@@ -128,8 +137,7 @@ def test_opcheck(layout: torch.memory_format, dtype: torch.dtype) -> None:
         torch.library.opcheck(namespace.upfirdn2d.default, (x, taps, [2, 1], [1, 2], [1, 2, 3, -1], True, 2.0))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@LAYOUTS_AND_DTYPES
 def test_opcheck_of_the_layer(layout: torch.memory_format, dtype: torch.dtype) -> None:
     x = torch.randn(2, 3, 5, 4).to(dtype).contiguous(memory_format=layout)
     styles, b, noise, strength = torch.randn(2, 3), torch.randn(3), torch.randn(1, 1, 5, 4), torch.randn(())
@@ -143,8 +151,7 @@ def test_opcheck_of_the_layer(layout: torch.memory_format, dtype: torch.dtype) -
                 torch.library.opcheck(namespace.styled_epilogue_bwd.default, (x, y, x, f, *tensors, *numbers, want))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@LAYOUTS_AND_DTYPES
 def test_opcheck_of_filtered_lrelu(layout: torch.memory_format, dtype: torch.dtype) -> None:
     x = torch.randn(2, 3, 5, 4).to(dtype).contiguous(memory_format=layout)
     fu, fd, namespace = torch.rand(4), torch.rand(3, 3), torch.ops.idgan_fast
