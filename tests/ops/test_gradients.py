@@ -32,21 +32,27 @@ def backend(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-def check(function: Callable[..., Tensor], *tensors: Tensor) -> None:
-    assert gradcheck(function, tensors)
-    assert gradgradcheck(function, tensors)
+@pytest.fixture(params=["projected", pytest.param("whole", marks=pytest.mark.slow)])
+def check(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Of first order the whole Jacobian; of second order that, or its product with random vectors, which is faster."""
+
+    def check(function: Callable[..., Tensor], *tensors: Tensor) -> None:
+        assert gradcheck(function, tensors)
+        assert gradgradcheck(function, tensors, fast_mode=request.param == "projected")
+
+    return check
 
 
 @pytest.mark.parametrize("gain", [None, -0.7])
 @pytest.mark.parametrize("clamp", [None, 0.6])
 @pytest.mark.parametrize("act", activation_funcs)
-def test_bias_act(act: str, clamp: float | None, gain: float | None) -> None:
+def test_bias_act(check: Callable[..., None], act: str, clamp: float | None, gain: float | None) -> None:
     check(lambda x, b: ops.bias_act(x, b, act=act, clamp=clamp, gain=gain), leaf(2, 3, 3, 2), leaf(3))
 
 
 @pytest.mark.parametrize("clamp", [None, 0.6])
 @pytest.mark.parametrize("act", [act for act, spec in activation_funcs.items() if spec.second is not None])
-def test_bias_act_to_the_fourth_order(act: str, clamp: float | None) -> None:
+def test_bias_act_to_the_fourth_order(check: Callable[..., None], act: str, clamp: float | None) -> None:
     def penalty(x: Tensor, b: Tensor) -> Tensor:
         y = ops.bias_act(x, b, act=act, clamp=clamp, gain=-0.7)
         return sum(g.square().sum() for g in torch.autograd.grad(y.pow(2).sum(), [x, b], create_graph=True))
@@ -69,12 +75,12 @@ def test_bias_act_to_the_fourth_order(act: str, clamp: float | None) -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.0, -0.5, 3.0])
-def test_bias_act_slopes_that_hide_the_sign(alpha: float) -> None:
+def test_bias_act_slopes_that_hide_the_sign(check: Callable[..., None], alpha: float) -> None:
     check(lambda x, b: ops.bias_act(x, b, -1, "lrelu", alpha, clamp=1), leaf(4, 3), leaf(3))
 
 
 @pytest.mark.parametrize("act", ["lrelu", "tanh"])
-def test_bias_act_of_one_axis(act: str) -> None:
+def test_bias_act_of_one_axis(check: Callable[..., None], act: str) -> None:
     check(lambda x, b: ops.bias_act(x, b, 0, act), leaf(5), leaf(5))
 
 
@@ -92,7 +98,9 @@ def test_the_gradient_is_zero_where_the_clamp_binds(act: str) -> None:
 @pytest.mark.parametrize(
     ("up", "down", "padding"), [(1, 1, [2, 1, 1, 2]), (2, 1, [3, -1, 2, 0]), (1, 2, 1), ([3, 2], [2, 3], [1, 4, -2, 5])]
 )
-def test_upfirdn2d_to_the_third_order(f: tuple | None, up: int, down: int, padding: list[int]) -> None:
+def test_upfirdn2d_to_the_third_order(
+    check: Callable[..., None], f: tuple | None, up: int, down: int, padding: list[int]
+) -> None:
     taps = None if f is None else torch.tensor(f)
     check(lambda x: ops.upfirdn2d(x, taps, up, down, padding, gain=1.5), leaf(2, 2, 4, 5))
     check(lambda x: ops.upfirdn2d(x, taps, up, down, padding, flip_filter=True).square(), leaf(1, 1, 4, 5))
@@ -106,7 +114,7 @@ def test_upfirdn2d_to_the_third_order(f: tuple | None, up: int, down: int, paddi
 
 @pytest.mark.parametrize("demodulate", [True, False])
 @pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2)])
-def test_modulated_conv2d(up: int, down: int, demodulate: bool) -> None:
+def test_modulated_conv2d(check: Callable[..., None], up: int, down: int, demodulate: bool) -> None:
     def layer(x: Tensor, w: Tensor, s: Tensor, noise: Tensor) -> Tensor:
         return ops.modulated_conv2d(x, w, s, noise, up, down, 1, networks.taps(), demodulate)
 
@@ -116,7 +124,7 @@ def test_modulated_conv2d(up: int, down: int, demodulate: bool) -> None:
 
 @pytest.mark.parametrize("up", [1, 2])
 @pytest.mark.parametrize("act", ["lrelu", "linear", "swish"])
-def test_styled_conv2d(act: str, up: int) -> None:
+def test_styled_conv2d(check: Callable[..., None], act: str, up: int) -> None:
     def layer(x: Tensor, w: Tensor, s: Tensor, noise: Tensor, strength: Tensor, b: Tensor) -> Tensor:
         return ops.styled_conv2d(x, w, s, noise, strength, b, up=up, act=act, clamp=1.2)
 
@@ -125,7 +133,7 @@ def test_styled_conv2d(act: str, up: int) -> None:
 
 @pytest.mark.parametrize("up", [1, 2])
 @pytest.mark.parametrize("act", ["lrelu", "linear", "relu", "tanh"])
-def test_chained_styled_conv2d(act: str, up: int) -> None:
+def test_chained_styled_conv2d(check: Callable[..., None], act: str, up: int) -> None:
     """Strided, shared noise; a gain below 0; and once as for a layer without demodulation."""
 
     def layer(x: Tensor, w: Tensor, s: Tensor, noise: Tensor, strength: Tensor, b: Tensor, t: Tensor) -> Tensor:
@@ -171,7 +179,9 @@ LOPSIDED = (torch.tensor([0.2, 1.0, -0.5]), torch.tensor([[1.0, 0.3, -0.2, 0.7, 
 @pytest.mark.parametrize("fu", [None, *LOPSIDED], ids=["no fu", "3 taps", "2x5 taps"])
 @pytest.mark.parametrize("fd", [None, *LOPSIDED], ids=["no fd", "3 taps", "2x5 taps"])
 @pytest.mark.parametrize(("gain", "slope", "clamp"), [(2**0.5, 0.2, 0.9), (-0.8, -0.3, 0.4), (1.5, 0.0, None)])
-def test_filtered_lrelu(fu: Tensor, fd: Tensor, gain: float, slope: float, clamp: float | None) -> None:
+def test_filtered_lrelu(
+    check: Callable[..., None], fu: Tensor, fd: Tensor, gain: float, slope: float, clamp: float | None
+) -> None:
     def operator(x: Tensor, b: Tensor) -> Tensor:
         return ops.filtered_lrelu(x, fu, fd, b, [2, 1], [1, 3], [3, -1, 2, 4], gain, slope, clamp, flip_filter=True)
 
@@ -180,7 +190,7 @@ def test_filtered_lrelu(fu: Tensor, fd: Tensor, gain: float, slope: float, clamp
 
 
 @pytest.mark.parametrize("f", LOPSIDED, ids=["3 taps", "2x5 taps"])
-def test_chained_styled_conv2d_with_a_lopsided_filter(f: Tensor) -> None:
+def test_chained_styled_conv2d_with_a_lopsided_filter(check: Callable[..., None], f: Tensor) -> None:
     def layer(x: Tensor, w: Tensor, s: Tensor, noise: Tensor, b: Tensor, t: Tensor) -> Tensor:
         return ops.chained_styled_conv2d(x, w, s, noise, None, b, t, up=2, resample_filter=f, clamp=1.2)
 
@@ -224,7 +234,7 @@ def test_phases_equal_the_transposed_convolution(
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2), (2, 3)])
-def test_conv2d_resample(up: int, down: int, groups: int) -> None:
+def test_conv2d_resample(check: Callable[..., None], up: int, down: int, groups: int) -> None:
     f = networks.taps()
     check(
         lambda x, w: ops.conv2d_resample(x, w, f, up, down, 1, groups, flip_weight=False),
@@ -233,7 +243,7 @@ def test_conv2d_resample(up: int, down: int, groups: int) -> None:
     )
 
 
-def test_fma_broadcasts() -> None:
+def test_fma_broadcasts(check: Callable[..., None]) -> None:
     check(ops.fma, leaf(2, 3, 1), leaf(3, 4), leaf(1))
 
 
