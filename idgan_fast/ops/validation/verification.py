@@ -65,7 +65,7 @@ def verdicts(backend: str, device: str) -> Verdicts:
 
 
 def verdicts_file() -> Path:
-    return cache_file("admission.json")
+    return cache_file("verification.json")
 
 
 def identity(backend: str, device: str) -> str:
