@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from idgan_fast import ops
+from idgan_fast.config.settings import StyleGAN2Config
 from idgan_fast.errors import UserError, nearest
 from idgan_fast.models.equalized import EqualizedConv2d, channels_at, resolutions
 from idgan_fast.models.stylegan2 import MappingNetwork, StyleGAN2Generator, SynthesisBlock, SynthesisLayer
@@ -173,8 +174,8 @@ def _generator(weights: Mapping[str, Tensor], entry_of: EntryOf, size: int, laye
     widths = {r: _shape(weights, entry_of(f"synthesis.b{r}.conv1.weight", size), 4)[0] for r in _levels(size)}
     w_dim, s_dim = _shape(weights, entry_of("mapping.fc0.weight", size), 2)
     channels = _shape(weights, entry_of(f"synthesis.b{size}.torgb.weight", size), 4)[0]
-    options |= {"w_dim": w_dim, "mapping_layers": layers, "channels": channels, **_channels(widths)}
-    return StyleGAN2Generator(size, s_dim, 0, **options)
+    config = StyleGAN2Config(w_dim=w_dim, mapping_layers=layers, **_channels(widths), **options)
+    return StyleGAN2Generator(size, s_dim, 0, channels, config)
 
 
 def _discriminator(weights: Mapping[str, Tensor], entry_of: EntryOf, size: int, **options: Any) -> nn.Module:
@@ -182,7 +183,7 @@ def _discriminator(weights: Mapping[str, Tensor], entry_of: EntryOf, size: int, 
     widths = {r: _shape(weights, entry_of(f"b{r}.conv0.weight", size), 4)[0] for r in _levels(size)[1:]}
     widths[4] = _shape(weights, entry_of("b4.conv.weight", size), 4)[0]
     channels = _shape(weights, entry_of(f"b{size}.fromrgb.weight", size), 4)[1]
-    return StyleGAN2Discriminator(size, channels=channels, **_channels(widths), **options)
+    return StyleGAN2Discriminator(size, channels, StyleGAN2Config(**_channels(widths), **options))
 
 
 def _numbers(weights: Mapping[str, Tensor], pattern: str) -> set[int]:
