@@ -88,7 +88,7 @@ def missing() -> str | None:
 def output(name: str, *arguments: str, stdin: str | None = None) -> str:
     path = tool(name)
     if path is None:
-        raise RuntimeError(f"cuda-report needs {name}")
+        raise RuntimeError(f"the report needs {name}")
     command = [path, *arguments]
     run = subprocess.run(command, input=stdin, capture_output=True, text=True)
     if run.returncode:
