@@ -72,13 +72,13 @@ def test_loader(comparison: Comparison, variant: str, benchmark: Any, max_second
 
 
 def prepare(case: Case) -> Loaders:
-    found = loaders(images(case, Path(temporary().name)), case.batch_size)
-    wanted = list(islice(found["Pillow"](), 2))
-    for name in found.keys() & LEVELS.keys():
-        for got, expected in zip(islice(found[name](), 2), wanted, strict=True):
+    by_name = loaders(images(case, Path(temporary().name)), case.batch_size)
+    wanted = list(islice(by_name["Pillow"](), 2))
+    for name in by_name.keys() & LEVELS.keys():
+        for got, expected in zip(islice(by_name[name](), 2), wanted, strict=True):
             worst = (got.int() - expected.int()).abs().max()
             assert worst <= LEVELS[name], (name, worst)
-    return found
+    return by_name
 
 
 def seconds(steps: int, loader: Call) -> float:
@@ -95,13 +95,13 @@ def seconds(steps: int, loader: Call) -> float:
 
 
 def loaders(files: ImageFiles, batch_size: int) -> Loaders:
-    found: Loaders = {
+    by_name: Loaders = {
         "DALI": lambda: dali.batches(files, batch_size, 0, 0, WORKERS, CPU),
         "torchvision": lambda: by_torchvision(files, batch_size),
         "Pillow": lambda: batches(files, batch_size, 0, 0, WORKERS),
         "floor": lambda: decoding(files, batch_size),
     }
-    return {name: loader for name, loader in found.items() if name != "torchvision" or find_spec("torchvision")}
+    return {name: loader for name, loader in by_name.items() if name != "torchvision" or find_spec("torchvision")}
 
 
 class ByTorchvision:

@@ -141,18 +141,18 @@ def generator_calls(preset: str, n: int) -> tuple[StyleGAN2Generator, list[Tenso
             if name.endswith(("noise_strength", "bias")):
                 p.add_(0.1)
     g = g.to(device=DEVICE, memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
-    given = [torch.randn(n, size).to(DEVICE) for size in (g.s_dim, g.c_dim, g.synthesis.noise_numel)]
+    inputs = [torch.randn(n, size).to(DEVICE) for size in (g.s_dim, g.c_dim, g.synthesis.noise_numel)]
 
     def call(amp: str) -> Tensor:
         with choose(amp, DEVICE).autocast():  # type: ignore[arg-type]
-            return g(*given)
+            return g(*inputs)
 
-    return g, given, {name: partial(call, amp) for name, amp in TYPES.items()}
+    return g, inputs, {name: partial(call, amp) for name, amp in TYPES.items()}
 
 
 def generators(n: int) -> dict[str, Call]:
-    g, given, calls = generator_calls("stylegan2-256", n)
-    plain = partial(plain_stylegan2.generator, g, *given)
+    g, inputs, calls = generator_calls("stylegan2-256", n)
+    plain = partial(plain_stylegan2.generator, g, *inputs)
     with measuring.exact():
         expected = plain()
         torch.testing.assert_close(calls["ours"](), expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())

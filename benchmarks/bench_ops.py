@@ -65,8 +65,8 @@ def test_operator(comparison: Comparison, variant: str, benchmark: Any, max_seco
 def cases_of(shape: tuple[int, ...]) -> dict[str, Case]:
     """By name, on images of a shape; the operators' own are of two images."""
     n, channels, size, _ = shape
-    found = numerics.cases(DEVICE, size, channels)
-    return {case.name: replace(case, shapes=tuple(with_images(n, of) for of in case.shapes)) for case in found}
+    cases = numerics.cases(DEVICE, size, channels)
+    return {case.name: replace(case, shapes=tuple(with_images(n, of) for of in case.shapes)) for case in cases}
 
 
 def with_images(n: int, shape: tuple[int, ...]) -> tuple[int, ...]:

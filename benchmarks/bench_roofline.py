@@ -38,15 +38,15 @@ def test_layer(comparison: Comparison, variant: str, benchmark: Any, max_seconds
 
 def prepare(layer: Layer) -> dict[str, Call | float]:
     """A call, and two predictions in seconds."""
-    given, exact = operands(layer, torch.float16), operands(layer, torch.float32)
+    half, exact = operands(layer, torch.float16), operands(layer, torch.float32)
     with torch.no_grad():
         expected = ops.styled_conv2d(**exact, impl="reference")
-        error = (ops.styled_conv2d(**given).float() - expected).square().mean() / expected.square().mean()
+        error = (ops.styled_conv2d(**half).float() - expected).square().mean() / expected.square().mean()
     assert error.sqrt() < TOLERANCE
     row = row_of(layer, "fp16")
     names = {"predicted": f"{KEY}_ours_predicted_us", "floor": f"{KEY}_floor_predicted_us"}
     predicted = {name: float(row[column]) / 1e6 for name, column in names.items()}
-    return {"ours": partial(ops.styled_conv2d, **given), **predicted}
+    return {"ours": partial(ops.styled_conv2d, **half), **predicted}
 
 
 def operands(layer: Layer, dtype: torch.dtype) -> dict[str, Any]:

@@ -40,15 +40,15 @@ class Comparison:
 
 
 @cache
-def measured(comparison: Comparison, max_seconds: float) -> dict[str, tuple[list[float], dict[str, float]]]:
+def measure(comparison: Comparison, max_seconds: float) -> dict[str, tuple[list[float], dict[str, float]]]:
     """Of every variant the times of its calls in seconds, and what the tables show. max_seconds: of all its calls."""
-    prepared = comparison.prepare()
-    calls: dict[str, Call] = {name: call for name, call in prepared.items() if callable(call)}
+    variants = comparison.prepare()
+    calls: dict[str, Call] = {name: call for name, call in variants.items() if callable(call)}
     mib = {name: comparison.mib(name, call) for name, call in calls.items() if comparison.mib and name != "floor"}
-    times = {name: [call] for name, call in prepared.items() if not callable(call)}
+    times = {name: [call] for name, call in variants.items() if not callable(call)}
     times |= measuring.alternating(calls, comparison.seconds, max_seconds)
     baseline = min(median(values) for name, values in times.items() if name.startswith(comparison.baseline))
-    found = {}
+    results = {}
     for name, values in times.items():
         taken = median(values)
         info = {"ms": 1e3 * taken, "ratio": baseline / taken}
@@ -56,8 +56,8 @@ def measured(comparison: Comparison, max_seconds: float) -> dict[str, tuple[list
             info["peak_mib"] = mib[name]
         if comparison.images:
             info["images_per_second"] = comparison.images / taken
-        found[name] = values, info
-    return found
+        results[name] = values, info
+    return results
 
 
 class Clock:
@@ -82,7 +82,7 @@ CLOCK = Clock()
 
 def record(comparison: Comparison, variant: str, benchmark: Any, max_seconds: float) -> None:
     """Makes a variant a row of pytest-benchmark's; the test is marked `benchmark(timer=CLOCK)`."""
-    times, info = measured(comparison, max_seconds)[variant]
+    times, info = measure(comparison, max_seconds)[variant]
     benchmark.group, benchmark.name = f"{comparison.title} | {comparison.row}", variant
     benchmark.extra_info.update({key: float(f"{value:.4g}") for key, value in info.items()})
     CLOCK.load(times)

@@ -29,8 +29,8 @@ def pytest_report_header() -> str:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test for each variant of each of the module's `comparisons(full)`."""
-    found = metafunc.module.comparisons(metafunc.config.getoption("full", False))
-    rows = [(comparison, variant) for comparison in found for variant in comparison.variants]
+    comparisons = metafunc.module.comparisons(metafunc.config.getoption("full", False))
+    rows = [(comparison, variant) for comparison in comparisons for variant in comparison.variants]
     metafunc.parametrize(("comparison", "variant"), rows, ids=[f"{c.title}, {c.row}, {v}" for c, v in rows])
 
 

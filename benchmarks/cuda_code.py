@@ -8,7 +8,6 @@ dynamic shared memory in a line of the source:
 Compiled files are kept in build/cuda_report, by their text and the flags.
 """
 
-import ctypes
 import hashlib
 import math
 import os
@@ -28,6 +27,8 @@ BUILD = ROOT / "build/cuda_report"
 FLAGS = [*runpy.run_path(str(CUDA.parent / "cuda_build.py"))["KERNELS"], f"-I{CUDA}"]
 # Bytes of shared memory of a multiprocessor: CUDA C++ Programming Guide, table of compute capabilities.
 TARGETS = {"sm_80": 164 << 10, "sm_90": 228 << 10}
+REGISTERS, MAX_THREADS, MAX_BLOCKS = 65536, 2048, 32  # of a multiprocessor, of both
+RESERVED = 1 << 10  # bytes of shared memory that each block costs besides its own
 
 JUMPS = ("BRA", "BRX", "BSYNC", "CALL", "EXIT", "RET")
 INSTRUCTION = re.compile(
@@ -56,10 +57,17 @@ class Instance:
 
     @property
     def blocks(self) -> int:
-        """That a multiprocessor holds at once."""
-        major, minor = divmod(int(self.target.removeprefix("sm_")), 10)
-        sizes = (TARGETS[self.target], self.threads, self.registers, self.shared, self.dynamic or 0)
-        return calculator().blocks_of_processor(major, minor, *sizes) if self.threads else 0
+        """How many a multiprocessor holds at once. Each of its four parts gives a warp registers in units of 256."""
+        if not self.threads:
+            return 0
+        warps = -(-self.threads // 32)
+        by_registers = 4 * (REGISTERS // 4 // _round_up(32 * self.registers, 256)) // warps
+        by_shared = TARGETS[self.target] // _round_up(self.shared + (self.dynamic or 0) + RESERVED, 128)
+        return min(MAX_BLOCKS, MAX_THREADS // (32 * warps), by_registers, by_shared)
+
+
+def _round_up(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
 
 
 def tool(name: str) -> str | None:
@@ -77,12 +85,12 @@ def missing() -> str | None:
     return f"needs {', '.join(names)}" if names else None
 
 
-def output(name: str, *arguments: str, given: str | None = None) -> str:
+def output(name: str, *arguments: str, stdin: str | None = None) -> str:
     path = tool(name)
     if path is None:
-        raise RuntimeError(f"cuda-report needs {name}")
+        raise RuntimeError(f"the report needs {name}")
     command = [path, *arguments]
-    run = subprocess.run(command, input=given, capture_output=True, text=True)
+    run = subprocess.run(command, input=stdin, capture_output=True, text=True)
     if run.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{(run.stderr or run.stdout)[:4000]}")
     return run.stdout + run.stderr
@@ -95,50 +103,31 @@ def version() -> str:
 
 def with_includes(source: Path) -> list[Path]:
     """A source and the files of ours that it includes."""
-    found = [source]
-    for path in found:
+    paths = [source]
+    for path in paths:
         for name in re.findall(r'#include "(.*)"', path.read_text()):
-            named = next((p for p in (path.parent / name, CUDA / name) if p.exists()), None)
-            if named and named not in found:
-                found.append(named)
-    return found
+            included = next((p for p in (path.parent / name, CUDA / name) if p.exists()), None)
+            if included and included not in paths:
+                paths.append(included)
+    return paths
 
 
-def kept(source: Path, suffix: str, flags: list[str]) -> tuple[Path, bool]:
-    """Where a compiled file is kept, and whether it is there; older ones are removed."""
-    text = hashlib.sha256(" ".join([version(), *flags]).encode())
+def cubin_of(source: Path, target: str) -> Path:
+    """The cubin; beside it the PTX of which it is made (.ptx), and what the assembler says (.log)."""
+    text = hashlib.sha256(" ".join([version(), *FLAGS]).encode())
     for path in with_includes(source):
         text.update(path.read_bytes())
-    stem, _, end = suffix.rpartition(".")
-    target = BUILD / f"{source.stem}{stem}-{text.hexdigest()[:16]}.{end}"
-    if not target.exists():
+    cubin = BUILD / f"{source.stem}-{target}-{text.hexdigest()[:16]}.cubin"
+    if not cubin.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
-        for old in BUILD.glob(f"{source.stem}{stem}-*.*"):
+        for old in BUILD.glob(f"{source.stem}-{target}-*.*"):
             old.unlink(missing_ok=True)
-    return target, target.exists()
-
-
-def compiled(source: Path, target: str) -> Path:
-    """The cubin; beside it the PTX of which it is made (.ptx), and what the assembler says (.log)."""
-    cubin, there = kept(source, f"-{target}.cubin", FLAGS)
-    if not there:
         ptx, partial = cubin.with_suffix(".ptx"), cubin.with_suffix(f".{os.getpid()}")
         output("nvcc", *FLAGS, "-ptx", f"-arch={target.replace('sm', 'compute')}", str(source), "-o", str(ptx))
         log = output("nvcc", f"-arch={target}", "-cubin", "-Xptxas", "-v", str(ptx), "-o", str(partial))
         cubin.with_suffix(".log").write_text(log)
         partial.rename(cubin)
     return cubin
-
-
-@cache
-def calculator() -> ctypes.CDLL:
-    source, flags = Path(__file__).with_name("occupancy.cpp"), ["-shared", "-Xcompiler", "-fPIC", "-cudart", "none"]
-    library, there = kept(source, ".so", flags)
-    if not there:
-        partial = library.with_suffix(f".{os.getpid()}")
-        output("nvcc", *flags, str(source), "-o", str(partial))
-        partial.rename(library)
-    return ctypes.CDLL(str(library))
 
 
 def readable(demangled: str, text: str) -> str:
@@ -187,9 +176,15 @@ def read(code: str) -> tuple[dict[str, Counter[int]], int]:
     return accesses, pieces
 
 
-def measured(source: Path, target: str) -> list[Instance]:
+def number(pattern: str, text: str) -> int:
+    """The number that a pattern captures; 0 where it does not match."""
+    match = re.search(pattern, text)
+    return int(match[1]) if match else 0
+
+
+def instances(source: Path, target: str) -> list[Instance]:
     """The instances of a source's kernels, in the order of their names."""
-    cubin = compiled(source, target)
+    cubin = cubin_of(source, target)
     ptx, log = (cubin.with_suffix(suffix).read_text() for suffix in (".ptx", ".log"))
     text = "\n".join(path.read_text() for path in with_includes(source))
     most_dynamic = {
@@ -201,33 +196,27 @@ def measured(source: Path, target: str) -> list[Instance]:
     code = dict(zip(sections[1::2], sections[2::2], strict=True))
     parts = re.split(r"\.entry ([\w$]+)\(", ptx)
     entries = list(zip(parts[1::2], parts[2::2], strict=True))
-    demangled = output("c++filt", given="\n".join(name for name, _ in entries)).splitlines()
-    found = []
+    demangled = output("c++filt", stdin="\n".join(name for name, _ in entries)).splitlines()
+    result = []
     for (mangled, body), long_name in zip(entries, demangled, strict=True):
-        said = log[log.index(f"'{mangled}'") :]
-        said = said[: said.find("Compiling entry")] if "Compiling entry" in said else said
-
-        def number(pattern: str, where: str) -> int:
-            match = re.search(pattern, where)
-            return int(match[1]) if match else 0
-
+        usage = log[log.index(f"'{mangled}'") :].partition("Compiling entry")[0]
         name, directives = readable(long_name, text), body.partition("{")[0]
         accesses, pieces = read(code[mangled])
         is_dynamic = any(re.search(rf"\b{re.escape(array)}\b", body) for array in dynamic_arrays)
-        found.append(
+        result.append(
             Instance(
                 name,
                 source.name,
                 target,
                 threads=number(r"\.(?:max|req)ntid\s+(\d+)", directives),
                 stated=number(r"\.minnctapersm\s+(\d+)", directives),
-                registers=number(r"Used (\d+) registers", said),
-                shared=number(r"(\d+) bytes smem", said),
+                registers=number(r"Used (\d+) registers", usage),
+                shared=number(r"(\d+) bytes smem", usage),
                 dynamic=most_dynamic.get(name.partition("<")[0]) if is_dynamic else 0,
-                stack=number(r"(\d+) bytes stack frame", said),
-                spilled=number(r"(\d+) bytes spill stores", said) + number(r"(\d+) bytes spill loads", said),
+                stack=number(r"(\d+) bytes stack frame", usage),
+                spilled=number(r"(\d+) bytes spill stores", usage) + number(r"(\d+) bytes spill loads", usage),
                 accesses=accesses,
                 pieces=pieces,
             )
         )
-    return sorted(found, key=lambda one: one.name)
+    return sorted(result, key=lambda one: one.name)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.cuda_code import CUDA, ROOT, TARGETS, Instance, measured, missing, version
+from benchmarks.cuda_code import CUDA, ROOT, TARGETS, Instance, instances, missing, version
 
 # The beginnings of instances' names, faults that they may have, and why. Narrow accesses are allowed too where the last
 # template argument is 1: numbers at once, of arrays that are not aligned.
@@ -32,33 +32,33 @@ def faults_of(one: Instance) -> list[str]:
     allowed = {kind for pattern, kinds, _ in ALLOWED if re.match(pattern, one.name) for kind in kinds}
     if one.name.endswith(", 1>"):
         allowed |= {"narrow loads", "narrow stores"}
-    found = []
+    faults = []
     local = sum(one.accesses["local"].values())
-    if (one.stack or one.spilled or local) and "stack" not in allowed:
-        found.append(f"a stack of {one.stack} bytes, {one.spilled} bytes of spills, {local} local accesses")
+    if one.stack or one.spilled or local:
+        faults.append(f"a stack of {one.stack} bytes, {one.spilled} bytes of spills, {local} local accesses")
     if one.dynamic is None:
-        found.append("does not state the most of its dynamic shared memory")
+        faults.append("does not state the most of its dynamic shared memory")
     if not one.threads or not one.stated:
-        found.append("does not state its threads and blocks")
+        faults.append("does not state its threads and blocks")
     elif one.blocks < one.stated:
-        found.append(f"{one.blocks} blocks of a multiprocessor, {one.stated} stated")
+        faults.append(f"{one.blocks} blocks of a multiprocessor, {one.stated} stated")
     for kind in ("loads", "stores"):
         if not one.accesses[kind][128] and f"narrow {kind}" not in allowed:
-            found.append(f"no {kind} of 128 bits")
+            faults.append(f"no {kind} of 128 bits")
     if one.pieces and not {"narrow stores", "stores in pieces"} & allowed:
-        found.append(f"16 bytes stored in pieces, in {one.pieces} places")
-    return found
+        faults.append(f"16 bytes stored in pieces, in {one.pieces} places")
+    return faults
 
 
 def report(sources: Iterable[Path], targets: Iterable[str] = TARGETS) -> list[Instance]:
     """Two at a time."""
     jobs = [(source, target) for source in sources for target in targets]
     with ThreadPoolExecutor(2) as pool:
-        return [one for found in pool.map(lambda job: measured(*job), jobs) for one in found]
+        return [one for of_source in pool.map(lambda job: instances(*job), jobs) for one in of_source]
 
 
-def faults(instances: Iterable[Instance]) -> list[str]:
-    return [f"{one.name}, {one.target}: {fault}" for one in instances for fault in faults_of(one)]
+def faults(kernels: Iterable[Instance]) -> list[str]:
+    return [f"{one.name}, {one.target}: {fault}" for one in kernels for fault in faults_of(one)]
 
 
 def row(of_targets: dict[str, Instance]) -> str:

@@ -68,11 +68,11 @@ def head(report: dict[str, Any], machine: dict[str, Any]) -> str:
 
 def tables(benchmarks: Iterable[Mapping[str, Any]]) -> Iterable[str]:
     """The lines of all tables."""
-    found: dict[str, dict[str, Cells]] = {}
+    rows_by_title: dict[str, dict[str, Cells]] = {}
     for benchmark in benchmarks:
         title, row = benchmark["group"].split(" | ")
-        found.setdefault(title, {}).setdefault(row, {})[benchmark["name"]] = benchmark["extra_info"]
-    for title, rows in found.items():
+        rows_by_title.setdefault(title, {}).setdefault(row, {})[benchmark["name"]] = benchmark["extra_info"]
+    for title, rows in rows_by_title.items():
         table = Table(title, rows)
         yield from (table.line(row, cells) for row, cells in rows.items())
 

@@ -6,7 +6,6 @@ GPU's matrix units.
 """
 
 import re
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
-TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+from benchmarks.cuda_code import output
+
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -126,10 +126,6 @@ def read_nvidia(ptx: str, cubin: bytes, result: Compiled) -> str:
     if "st.global" not in ptx:
         result.faults.append("writes nothing")
     return code
-
-
-def output(tool: str, *arguments: str) -> str:
-    return subprocess.run([TOOLS / tool, *arguments], check=True, capture_output=True, text=True).stdout
 
 
 def widths(ptx: str, pointers: dict[int, str]) -> dict[str, int]:

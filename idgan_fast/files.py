@@ -11,6 +11,11 @@ from uuid import uuid4
 
 from idgan_fast.errors import UserError, disk_full
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 
 @contextlib.contextmanager
 def atomically(path: Path, *, partial: Path | None = None) -> Iterator[IO[bytes]]:
@@ -50,6 +55,21 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
             need = len(data) / 2**20
             raise UserError(f"disk full: {path} needs {need:.0f} MiB; free some space and start again") from error
         raise
+
+
+def lock(path: Path) -> IO[str]:
+    """Open a file and lock it for this process until it is closed; on Windows nothing is locked.
+
+    Raises BlockingIOError where another process has locked it.
+    """
+    file = open(path, "w")  # noqa: SIM115 (the caller closes it)
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def cache_file(name: str) -> Path:

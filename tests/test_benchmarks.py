@@ -1,7 +1,7 @@
 """The benchmarks' tables, and calls that are timed in turns."""
 
 from benchmarks import measuring, report
-from benchmarks.comparison import Comparison, measured
+from benchmarks.comparison import Comparison, measure
 
 
 def test_a_line_has_each_variant_under_its_heading() -> None:
@@ -22,7 +22,7 @@ def test_tables_of_a_report() -> None:
 
 def test_variants_are_compared_with_the_fastest_of_the_baselines() -> None:
     seconds = {"ours": 1.0, "plain, one": 4.0, "plain, other": 2.0}
-    found = measured(Comparison("title", "row", tuple(seconds), lambda: seconds, images=8), 1.0)
+    found = measure(Comparison("title", "row", tuple(seconds), lambda: seconds, images=8), 1.0)
     assert {name: info["ratio"] for name, (_, info) in found.items()} == {
         "ours": 2.0,
         "plain, one": 0.5,

@@ -49,7 +49,13 @@ def parse(argv: Sequence[str], prog: str = "idgan-fast train", *, needs_data: bo
     batch_size = _last_value(argv, "--batch-size")
     if batch_size is not None and batch_size.isdecimal():
         base = replace(base, batch_size=int(batch_size))
-    base = _spread_batch_size(base)  # before the flags, so that --gan.batch-size wins over --batch-size
+    if base.batch_size is not None:  # before the flags, so that --gan.batch-size wins over --batch-size
+        base = replace(
+            base,
+            batch_size=None,
+            vae=replace(base.vae, batch_size=base.batch_size),
+            gan=replace(base.gan, batch_size=base.batch_size),
+        )
     config, unknown = _parse_flags(argv, base, prog)
     if unknown:
         flags = ["--" + key.replace("_", "-") for key in flatten(base) if key != "dataset"]
@@ -72,18 +78,6 @@ def _parse_flags(argv: Sequence[str], base: Config, prog: str) -> tuple[Config, 
         _, *body = filter(None, lines)  # a title, the message, help
         message = takewhile(lambda line: not line.startswith(("For full helptext", "Argument helptext")), body)
         raise UserError(f"{' '.join(message).rstrip('.')}; {prog} --help shows what there is") from None
-
-
-def _spread_batch_size(config: Config) -> Config:
-    """Put `batch_size` into both stages."""
-    if config.batch_size is None:
-        return config
-    return replace(
-        config,
-        batch_size=None,
-        vae=replace(config.vae, batch_size=config.batch_size),
-        gan=replace(config.gan, batch_size=config.batch_size),
-    )
 
 
 def _check_bounds(config: Config) -> None:

@@ -22,7 +22,7 @@ from idgan_fast.data.order import IndexBatches
 from idgan_fast.data.pixels import to_signed, to_unit
 from idgan_fast.errors import UserError
 
-__all__ = ["Dataset", "IndexBatches", "batches", "choose_loader", "in_memory", "open_data", "to_signed", "to_unit"]
+__all__ = ["Dataset", "IndexBatches", "batches", "choose_loader", "open_data", "to_signed", "to_unit"]
 
 
 class Dataset(Protocol):
@@ -76,11 +76,6 @@ def choose_loader(config: Config, device: torch.device) -> tuple[str, str]:
     if config.loader == "dali":
         raise UserError(f"--loader dali: {reason}")
     return "torch", f"not dali, since {reason}"
-
-
-def in_memory(dataset: Dataset) -> bool:
-    """Whether its images need no decoding."""
-    return dataset.cached
 
 
 class _Fetch:

@@ -123,11 +123,12 @@ class Loader:
         self.skipped = dict(dataset.skipped)
 
     def __iter__(self) -> Iterator[tuple[Tensor, dict[str, str]]]:
-        done, known = self.order.start, set(self.skipped)
+        done, known, on_cpu = self.order.start, set(self.skipped), self.device.type == "cpu"
         while True:
             feed = Feed(self.dataset, self.order.from_batch(done), self.by_pillow, self.skipped)
             try:
-                for batch in self._run(feed):
+                source = self._resized_by_torch(feed) if on_cpu else self._by_graph(feed, self.device.index, "gpu")
+                for batch in source:
                     del feed.names[done]
                     done += 1
                     new = {name: self.skipped[name] for name in self.skipped.keys() - known}
@@ -135,11 +136,6 @@ class Loader:
                     yield batch, new
             except RuntimeError as error:
                 self._find_fault(feed, error)
-
-    def _run(self, feed: Feed) -> Iterator[Tensor]:
-        if self.device.type == "cpu":
-            return self._resized_by_torch(feed)
-        return self._by_graph(feed, self.device.index, "gpu")
 
     def _pipeline(self, feed: Feed, device_id: int | None, build: Callable[[Any], Any]) -> Any:
         from nvidia.dali import Pipeline, fn

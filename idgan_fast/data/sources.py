@@ -52,15 +52,15 @@ class Source:
         if self._tars:
             return None
         try:
-            found = json.loads(self.read("dataset.json"))
+            content = json.loads(self.read("dataset.json"))
         except (FileNotFoundError, KeyError):
             return None
         except (ValueError, OSError, zipfile.BadZipFile) as error:
             raise UserError(f"data: dataset.json in {self.path} cannot be read ({error}); mend or delete it") from error
         try:
-            if not isinstance(found, dict):
-                raise TypeError(f"it holds a {type(found).__name__}")
-            labels = found.get("labels")
+            if not isinstance(content, dict):
+                raise TypeError(f"it holds a {type(content).__name__}")
+            labels = content.get("labels")
             return None if labels is None else {_name(name): _label(label) for name, label in labels}
         except (TypeError, ValueError) as error:
             reason = f'{error}; wanted {{"labels": [[name, label], ...]}}'

@@ -104,7 +104,7 @@ class Summary:
         return float(np.mean([values[i] for i in self.active])) if self.active else None
 
 
-def summarise(stage: GANStage, codes: Codes, seed: int = 0) -> Summary:
+def summarize(stage: GANStage, codes: Codes, seed: int = 0) -> Summary:
     """Measure with READ_BACK generated images for each source of c, fewer of larger ones."""
     rng = torch.Generator().manual_seed(seed)
     c = codes.sample(max(affordable(READ_BACK, stage.images.size), 128), rng)

@@ -6,13 +6,14 @@ files have. Verified on weights that the tests make themselves, not on the publi
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from idgan_fast import ops
+from idgan_fast.config.settings import StyleGAN2Config
 from idgan_fast.errors import UserError, nearest
 from idgan_fast.models.equalized import EqualizedConv2d, channels_at, resolutions
 from idgan_fast.models.stylegan2 import MappingNetwork, StyleGAN2Generator, SynthesisBlock, SynthesisLayer
@@ -22,22 +23,58 @@ W_SAMPLES = 4096  # of which w_avg is the mean, where the file has none
 
 
 class Entry(NamedTuple):
-    """Where an entry of the file goes, and how it differs from ours."""
+    """Where the file has an entry of ours, and how it differs there."""
 
-    name: str  # in our module
+    name: str
     before: int = 0  # dimensions of size 1 that stand before ours
     after: int = 0  # and after
     flip: bool = False  # a kernel stored for a transposed convolution
     scaled: bool = False  # theirs is multiplied by 1 / sqrt(fan-in) in use, ours is not
 
 
+EntryOf = Callable[[str, int], Entry | None]
+"""The entry of the file for a name of ours in a network of a size; None where the file has none."""
+
+
 class Plan(NamedTuple):
-    """What a state dict should hold. entries: its names; filters: names of FIR filters, and the sum of their taps."""
+    """What a state dict should hold. entries: by our names; filters: the sum of the taps by their names."""
 
     network: str
     module: nn.Module
     entries: dict[str, Entry]
     filters: dict[str, float]
+
+
+# Rosinality's names by ours within a block; conv stands for conv0 and conv1. Our to-RGB scales the styles as theirs
+# scales the weight.
+ROSINALITY_GENERATOR = {
+    "const": Entry("input.input", before=1),
+    "conv.weight": Entry("{conv}.conv.weight", before=1, scaled=True),
+    "conv.affine.weight": Entry("{conv}.conv.modulation.weight"),
+    "conv.affine.bias": Entry("{conv}.conv.modulation.bias"),
+    "conv.noise_strength": Entry("{conv}.noise.weight", before=1),
+    "conv.noise_const": Entry("noises.noise_{noise}", before=2),
+    "conv.bias": Entry("{conv}.activate.bias"),
+    "torgb.weight": Entry("{torgb}.conv.weight", before=1),
+    "torgb.affine.weight": Entry("{torgb}.conv.modulation.weight"),
+    "torgb.affine.bias": Entry("{torgb}.conv.modulation.bias"),
+    "torgb.bias": Entry("{torgb}.bias", before=1, after=2),
+}
+ROSINALITY_DISCRIMINATOR = {
+    "fromrgb.weight": "convs.0.0.weight",
+    "fromrgb.bias": "convs.0.1.bias",
+    "conv0.weight": "convs.{block}.conv1.0.weight",
+    "conv0.bias": "convs.{block}.conv1.1.bias",
+    "conv1.weight": "convs.{block}.conv2.1.weight",
+    "conv1.bias": "convs.{block}.conv2.2.bias",
+    "skip.weight": "convs.{block}.skip.1.weight",
+    "conv.weight": "final_conv.0.weight",
+    "conv.bias": "final_conv.1.bias",
+    "fc.weight": "final_linear.0.weight",
+    "fc.bias": "final_linear.0.bias",
+    "out.weight": "final_linear.1.weight",
+    "out.bias": "final_linear.1.bias",
+}
 
 
 def load_public_stylegan2(weights: Mapping[str, Tensor]) -> nn.Module:
@@ -60,148 +97,93 @@ def load_public_stylegan2(weights: Mapping[str, Tensor]) -> nn.Module:
     own = plan.module.state_dict()
     _check_shapes(plan, weights, own)
     state = {name: value for name, value in own.items() if name == "mapping.w_avg"}  # not every file has it
-    for key, entry in plan.entries.items():
-        value = weights[key].detach().to("cpu", torch.float32).reshape(own[entry.name].shape)
+    for name, entry in plan.entries.items():
+        value = weights[entry.name].detach().to("cpu", torch.float32).reshape(own[name].shape)
         value = value.flip(2, 3) if entry.flip else value
-        state[entry.name] = value / math.sqrt(value[0].numel()) if entry.scaled else value
+        state[name] = value / math.sqrt(value[0].numel()) if entry.scaled else value
     plan.module.load_state_dict(state)
-    averaged = any(entry.name == "mapping.w_avg" for entry in plan.entries.values())
-    if isinstance(plan.module, StyleGAN2Generator) and not averaged:
+    if isinstance(plan.module, StyleGAN2Generator) and "mapping.w_avg" not in plan.entries:
         _estimate_average(plan.module.mapping, plan.module.s_dim)
     return plan.module
 
 
 def _plan(weights: Mapping[str, Tensor]) -> Plan:
+    """Raises UserError where no entry tells the family. Rosinality's files hold no clamp and no half type."""
     if "synthesis.b4.const" in weights:
-        return _ada_generator(weights)
+        size = max(_numbers(weights, r"synthesis\.b(\d+)\."))
+        layers = len(_numbers(weights, r"mapping\.fc(\d+)\.weight"))
+        residual = any(re.fullmatch(r"synthesis\.b\d+\.skip\.weight", key) for key in weights)
+        module = _generator(weights, _ada_entry, size, layers, architecture="residual" if residual else "skip")
+        return _ada_plan("generator", size, module)
     if "b4.fc.weight" in weights:
-        return _ada_discriminator(weights)
+        size = max(_numbers(weights, r"b(\d+)\."))
+        return _ada_plan("discriminator", size, _discriminator(weights, _ada_entry, size))
     if "input.input" in weights:
-        return _rosinality_generator(weights)
+        blocks = range(len(_numbers(weights, r"to_rgbs\.(\d+)\.bias")))
+        size, layers = 4 << len(blocks), len(_numbers(weights, r"style\.(\d+)\.weight"))
+        module = _generator(weights, _rosinality_entry, size, layers, low_precision_levels=0)
+        kernels = [f"convs.{2 * i}.conv.blur.kernel" for i in blocks] + [f"to_rgbs.{i}.upsample.kernel" for i in blocks]
+        return _plan_of("rosinality generator", size, module, _rosinality_entry, dict.fromkeys(kernels, 4.0))
     if "final_linear.0.weight" in weights:
-        return _rosinality_discriminator(weights)
+        blocks = range(1, len(_numbers(weights, r"convs\.(\d+)\.conv1\.0\.weight")) + 1)
+        size = 4 << len(blocks)
+        module = _discriminator(weights, _rosinality_entry, size, low_precision_levels=0)
+        kernels = [f"convs.{i}.{part}.0.kernel" for i in blocks for part in ("conv2", "skip")]
+        return _plan_of("rosinality discriminator", size, module, _rosinality_entry, dict.fromkeys(kernels, 1.0))
     wanted = "synthesis.b4.const, b4.fc.weight, input.input or final_linear.0.weight"
     first = ", ".join(sorted(weights)[:3]) or "nothing"
     raise UserError(f"StyleGAN2 weights: wanted an entry {wanted} of a generator or discriminator, got {first} ...")
 
 
-def _ada_generator(weights: Mapping[str, Tensor]) -> Plan:
-    size = max(_numbers(weights, r"synthesis\.b(\d+)\."))
-    widths = {
-        resolution: _shape(weights, f"synthesis.b{resolution}.conv1.weight", 4)[0] for resolution in _levels(size)
-    }
-    w_dim, s_dim = _shape(weights, "mapping.fc0.weight", 2)
-    residual = any(re.fullmatch(r"synthesis\.b\d+\.skip\.weight", key) for key in weights)
-    module = StyleGAN2Generator(
-        size,
-        s_dim=s_dim,
-        c_dim=0,
-        w_dim=w_dim,
-        mapping_layers=len(_numbers(weights, r"mapping\.fc(\d+)\.weight")),
-        channels=_shape(weights, f"synthesis.b{size}.torgb.weight", 4)[0],
-        architecture="residual" if residual else "skip",
-        **_channels(widths),
-    )
-    return _ada_plan("generator", size, module)
-
-
-def _ada_discriminator(weights: Mapping[str, Tensor]) -> Plan:
-    size = max(_numbers(weights, r"b(\d+)\."))
-    widths = {resolution: _shape(weights, f"b{resolution}.conv0.weight", 4)[0] for resolution in _levels(size)[1:]}
-    widths[4] = _shape(weights, "b4.conv.weight", 4)[0]
-    channels = _shape(weights, f"b{size}.fromrgb.weight", 4)[1]
-    return _ada_plan("discriminator", size, StyleGAN2Discriminator(size, channels=channels, **_channels(widths)))
-
-
 def _ada_plan(network: str, size: int, module: nn.Module) -> Plan:
-    """Our names are theirs, but for the filters."""
-    flipped = re.compile(r"synthesis\.b\d+\.conv0\.weight")
-    entries = {name: Entry(name, flip=bool(flipped.fullmatch(name))) for name in module.state_dict()}
+    """Their blocks of D have a filter beside those of their layers."""
     filtering = (SynthesisLayer, SynthesisBlock, EqualizedConv2d, DiscriminatorBlock)
-    named = [name for name, part in module.named_modules() if isinstance(part, filtering)]
-    filters = {f"{name}.resample_filter": 1.0 for name in named}
-    return Plan(f"stylegan2-ada-pytorch {network} of size {size}", module, entries, filters)
+    kernels = [f"{name}.resample_filter" for name, part in module.named_modules() if isinstance(part, filtering)]
+    return _plan_of(f"stylegan2-ada-pytorch {network}", size, module, _ada_entry, dict.fromkeys(kernels, 1.0))
 
 
-def _rosinality_generator(weights: Mapping[str, Tensor]) -> Plan:
-    blocks = len(_numbers(weights, r"to_rgbs\.(\d+)\.bias"))
-    size = 4 << blocks
-    levels = _levels(size)
-    widths = {4: _shape(weights, "conv1.conv.weight", 5)[1]}
-    for k, resolution in enumerate(levels[1:]):
-        widths[resolution] = _shape(weights, f"convs.{2 * k + 1}.conv.weight", 5)[1]
-    w_dim, s_dim = _shape(weights, "style.1.weight", 2)
-    layers = len(_numbers(weights, r"style\.(\d+)\.weight"))
-    module = StyleGAN2Generator(
-        size,
-        s_dim=s_dim,
-        c_dim=0,
-        w_dim=w_dim,
-        mapping_layers=layers,
-        channels=_shape(weights, "to_rgb1.conv.weight", 5)[1],
-        low_precision_levels=0,
-        **_channels(widths),
-    )
-    entries = {"input.input": Entry("synthesis.b4.const", before=1)}
-    filters: dict[str, float] = {}
-    for i in range(layers):
-        for kind in ("weight", "bias"):
-            entries[f"style.{i + 1}.{kind}"] = Entry(f"mapping.fc{i}.{kind}")
-    entries |= _rosinality_layer("conv1", "synthesis.b4.conv1", 0, up=False)
-    entries |= _rosinality_rgb("to_rgb1", "synthesis.b4.torgb")
-    for k, resolution in enumerate(levels[1:]):
-        entries |= _rosinality_layer(f"convs.{2 * k}", f"synthesis.b{resolution}.conv0", 2 * k + 1, up=True)
-        entries |= _rosinality_layer(f"convs.{2 * k + 1}", f"synthesis.b{resolution}.conv1", 2 * k + 2, up=False)
-        entries |= _rosinality_rgb(f"to_rgbs.{k}", f"synthesis.b{resolution}.torgb")
-        filters |= {f"convs.{2 * k}.conv.blur.kernel": 4.0, f"to_rgbs.{k}.upsample.kernel": 4.0}
-    return Plan(f"rosinality generator of size {size}", module, entries, filters)
+def _plan_of(network: str, size: int, module: nn.Module, entry_of: EntryOf, filters: dict[str, float]) -> Plan:
+    entries = {name: entry for name in module.state_dict() if (entry := entry_of(name, size)) is not None}
+    return Plan(f"{network} of size {size}", module, entries, filters)
 
 
-def _rosinality_layer(theirs: str, ours: str, noise: int, up: bool) -> dict[str, Entry]:
-    return {
-        f"{theirs}.conv.weight": Entry(f"{ours}.weight", before=1, flip=up, scaled=True),
-        f"{theirs}.conv.modulation.weight": Entry(f"{ours}.affine.weight"),
-        f"{theirs}.conv.modulation.bias": Entry(f"{ours}.affine.bias"),
-        f"{theirs}.noise.weight": Entry(f"{ours}.noise_strength", before=1),
-        f"{theirs}.activate.bias": Entry(f"{ours}.bias"),
-        f"noises.noise_{noise}": Entry(f"{ours}.noise_const", before=2),
-    }
+def _ada_entry(name: str, size: int) -> Entry:
+    """Our names are theirs."""
+    return Entry(name, flip=bool(re.fullmatch(r"synthesis\.b\d+\.conv0\.weight", name)))
 
 
-def _rosinality_rgb(theirs: str, ours: str) -> dict[str, Entry]:
-    """Ours scales the styles as theirs scales the weight."""
-    return {
-        f"{theirs}.bias": Entry(f"{ours}.bias", before=1, after=2),
-        f"{theirs}.conv.weight": Entry(f"{ours}.weight", before=1),
-        f"{theirs}.conv.modulation.weight": Entry(f"{ours}.affine.weight"),
-        f"{theirs}.conv.modulation.bias": Entry(f"{ours}.affine.bias"),
-    }
+def _rosinality_entry(name: str, size: int) -> Entry | None:
+    if name == "mapping.w_avg":
+        return None
+    if match := re.fullmatch(r"mapping\.fc(\d+)\.(\w+)", name):
+        return Entry(f"style.{int(match[1]) + 1}.{match[2]}")
+    block, _, part = name.removeprefix("synthesis.").partition(".")
+    resolution = int(block.removeprefix("b"))
+    if not name.startswith("synthesis."):  # blocks are counted from the image on
+        return Entry(ROSINALITY_DISCRIMINATOR[part].format(block=(size // resolution).bit_length()))
+    level = (resolution // 4).bit_length() - 2  # 0 at 8x8
+    number = 2 * level + part.startswith("conv1")
+    conv, torgb = (f"convs.{number}", f"to_rgbs.{level}") if level >= 0 else ("conv1", "to_rgb1")
+    entry = ROSINALITY_GENERATOR[re.sub(r"^conv[01]", "conv", part)]
+    theirs = entry.name.format(conv=conv, torgb=torgb, noise=number + 1)
+    return entry._replace(name=theirs, flip=part == "conv0.weight")
 
 
-def _rosinality_discriminator(weights: Mapping[str, Tensor]) -> Plan:
-    blocks = len(_numbers(weights, r"convs\.(\d+)\.conv1\.0\.weight"))
-    size = _levels(4 << blocks)[-1]
-    widths = {size: _shape(weights, "convs.0.0.weight", 4)[0]}
-    entries = {"convs.0.0.weight": Entry(f"b{size}.fromrgb.weight"), "convs.0.1.bias": Entry(f"b{size}.fromrgb.bias")}
-    filters: dict[str, float] = {}
-    for k in range(1, blocks + 1):
-        resolution = size >> (k - 1)
-        widths[resolution // 2] = _shape(weights, f"convs.{k}.conv2.1.weight", 4)[0]
-        entries |= {
-            f"convs.{k}.conv1.0.weight": Entry(f"b{resolution}.conv0.weight"),
-            f"convs.{k}.conv1.1.bias": Entry(f"b{resolution}.conv0.bias"),
-            f"convs.{k}.conv2.1.weight": Entry(f"b{resolution}.conv1.weight"),
-            f"convs.{k}.conv2.2.bias": Entry(f"b{resolution}.conv1.bias"),
-            f"convs.{k}.skip.1.weight": Entry(f"b{resolution}.skip.weight"),
-        }
-        filters |= {f"convs.{k}.conv2.0.kernel": 1.0, f"convs.{k}.skip.0.kernel": 1.0}
-    entries |= {"final_conv.0.weight": Entry("b4.conv.weight"), "final_conv.1.bias": Entry("b4.conv.bias")}
-    for i, ours in enumerate(("fc", "out")):
-        for kind in ("weight", "bias"):
-            entries[f"final_linear.{i}.{kind}"] = Entry(f"b4.{ours}.{kind}")
-    channels = _shape(weights, "convs.0.0.weight", 4)[1]
-    module = StyleGAN2Discriminator(size, channels=channels, low_precision_levels=0, **_channels(widths))
-    return Plan(f"rosinality discriminator of size {size}", module, entries, filters)
+def _generator(weights: Mapping[str, Tensor], entry_of: EntryOf, size: int, layers: int, **options: Any) -> nn.Module:
+    """A generator of the file's sizes."""
+    widths = {r: _shape(weights, entry_of(f"synthesis.b{r}.conv1.weight", size), 4)[0] for r in _levels(size)}
+    w_dim, s_dim = _shape(weights, entry_of("mapping.fc0.weight", size), 2)
+    channels = _shape(weights, entry_of(f"synthesis.b{size}.torgb.weight", size), 4)[0]
+    config = StyleGAN2Config(w_dim=w_dim, mapping_layers=layers, **_channels(widths), **options)
+    return StyleGAN2Generator(size, s_dim, 0, channels, config)
+
+
+def _discriminator(weights: Mapping[str, Tensor], entry_of: EntryOf, size: int, **options: Any) -> nn.Module:
+    """A discriminator of the file's sizes."""
+    widths = {r: _shape(weights, entry_of(f"b{r}.conv0.weight", size), 4)[0] for r in _levels(size)[1:]}
+    widths[4] = _shape(weights, entry_of("b4.conv.weight", size), 4)[0]
+    channels = _shape(weights, entry_of(f"b{size}.fromrgb.weight", size), 4)[1]
+    return StyleGAN2Discriminator(size, channels, StyleGAN2Config(**_channels(widths), **options))
 
 
 def _numbers(weights: Mapping[str, Tensor], pattern: str) -> set[int]:
@@ -216,13 +198,16 @@ def _levels(size: int) -> list[int]:
         raise UserError(f"StyleGAN2 weights: wanted a size of 8, 16, 32, ..., got one of {size}") from None
 
 
-def _shape(weights: Mapping[str, Tensor], key: str, dimensions: int) -> tuple[int, ...]:
+def _shape(weights: Mapping[str, Tensor], entry: Entry | None, dimensions: int) -> tuple[int, ...]:
+    """The shape of an entry of so many dimensions, as ours has it."""
+    assert entry is not None
+    key, dimensions = entry.name, dimensions + entry.before
     if key not in weights:
         raise UserError(f"StyleGAN2 weights: wanted an entry {key}, got none of that name; {nearest(key, weights)}")
     shape = tuple(weights[key].shape)
     if len(shape) != dimensions or 0 in shape:
         raise UserError(f"StyleGAN2 weights: wanted {dimensions} dimensions that are not empty in {key}, got {shape}")
-    return shape
+    return shape[entry.before :]
 
 
 def _channels(widths: Mapping[int, int]) -> dict[str, Any]:
@@ -237,17 +222,18 @@ def _channels(widths: Mapping[int, int]) -> dict[str, Any]:
 
 
 def _check_names(plan: Plan, weights: Mapping[str, Tensor]) -> None:
-    for key in [*plan.entries, *plan.filters]:
+    names = dict.fromkeys([*(entry.name for entry in plan.entries.values()), *plan.filters])
+    for key in names:
         if key not in weights:
             raise UserError(f"StyleGAN2 weights: the {plan.network} lacks {key}")
     for key in weights:
-        if key not in plan.entries and key not in plan.filters:
+        if key not in names:
             raise UserError(f"StyleGAN2 weights: the {plan.network} should not have {key}")
 
 
 def _check_shapes(plan: Plan, weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    for key, entry in plan.entries.items():
-        wanted, came = (1,) * entry.before + tuple(own[entry.name].shape) + (1,) * entry.after, weights[key].shape
+    for name, (key, before, after, *_) in plan.entries.items():
+        wanted, came = (1,) * before + tuple(own[name].shape) + (1,) * after, weights[key].shape
         if came != wanted:
             raise UserError(f"StyleGAN2 weights: {key} of the {plan.network} must be {wanted}, got {tuple(came)}")
     for key, total in plan.filters.items():

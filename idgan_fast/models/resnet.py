@@ -104,7 +104,7 @@ class ResnetGenerator(Generator):
 class _Trunk(nn.Module):
     """What both discriminators share: images [N, channels, size, size] -> features [N, `features`, 4, 4]."""
 
-    def __init__(self, size: int, width: int, max_width: int, channels: int) -> None:
+    def __init__(self, size: int = 64, width: int = 64, max_width: int = 512, channels: int = 3) -> None:
         super().__init__()
         widths = [min(width << level, max_width) for level in range(_levels(size) + 1)]
         self.features = widths[-1]
@@ -124,9 +124,6 @@ class _Trunk(nn.Module):
 
 class ResnetDiscriminator(_Trunk):
     """D(x): images [N, channels, size, size] in [-1, 1] -> logits [N]."""
-
-    def __init__(self, size: int = 64, width: int = 64, max_width: int = 512, channels: int = 3) -> None:
-        super().__init__(size, width, max_width, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.trunk(x))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from idgan_fast import ops
+from idgan_fast.config.settings import StyleGAN2Config
 from idgan_fast.models.equalized import (
     CLAMP,
     HALF,
@@ -125,11 +126,6 @@ class ToRGB(nn.Module):
         return ops.styled_conv2d(x, self.weight, styles, bias=self.bias, **options)  # type: ignore[arg-type]
 
 
-def in_range(styles: Tensor, dtype: torch.dtype) -> Tensor:
-    """Styles of a demodulated layer scaled by powers of two, which cancel: then float16 activations can carry them."""
-    return normalize_rows(styles, dtype)[0]
-
-
 class SynthesisBlock(nn.Module):
     """The layers of one resolution R: two convolutions (one at 4x4) and, where there is an image, to-RGB.
 
@@ -173,7 +169,8 @@ class SynthesisBlock(nn.Module):
             else:
                 x = x if self.low_precision else to_accumulation(x)
                 shortcut = self.skip(x) if self.residual else None
-                styles = in_range(self.conv1.styles(w[1]), cast_to_autocast_dtype(x).dtype)
+                # Powers of two, which demodulation cancels, bring the styles into the range of float16 activations.
+                styles, _ = normalize_rows(self.conv1.styles(w[1]), cast_to_autocast_dtype(x).dtype)
                 x = self.conv0(x, self.conv0.styles(w[0]), noise[0], next_styles=styles)
                 x = self.conv1(x, styles, noise[1], gain=HALF if self.residual else 1.0, carried=True)
                 x = x if shortcut is None else shortcut + x
@@ -189,36 +186,21 @@ class SynthesisNetwork(nn.Module):
     Consecutive blocks share an entry of w: that of a block's to-RGB is that of the next one's first convolution.
     """
 
-    def __init__(
-        self,
-        size: int,
-        c_dim: int,
-        w_dim: int,
-        *,
-        channel_base: int,
-        channel_max: int,
-        channels: int,
-        architecture: str,
-        code_from: int,
-        code_to: int,
-        low_precision_levels: int,
-        recompute: bool,
-    ) -> None:
+    def __init__(self, size: int, c_dim: int, channels: int, config: StyleGAN2Config) -> None:
         super().__init__()
-        self.levels = resolutions(size)
-        self.recompute, self.code_from, self.code_to = recompute, code_from, code_to
+        self.config, self.recompute, self.levels = config, config.recompute, resolutions(size)
         c_in = 0
         for resolution in self.levels:
-            c_out = channels_at(resolution, channel_base, channel_max)
+            c_out = channels_at(resolution, config.channel_base, config.channel_max)
             block = SynthesisBlock(
                 c_in,
                 c_out,
                 resolution,
-                w_dim + (c_dim if self.takes_code(resolution) else 0),
+                config.w_dim + (c_dim if self.takes_code(resolution) else 0),
                 channels=channels,
-                residual=architecture == "residual",
+                residual=config.architecture == "residual",
                 last=resolution == size,
-                low=is_low_precision(resolution, size, low_precision_levels),
+                low=is_low_precision(resolution, size, config.low_precision_levels),
             )
             setattr(self, f"b{resolution}", block)
             c_in = c_out
@@ -226,7 +208,7 @@ class SynthesisNetwork(nn.Module):
         self.noise_numel = sum(block.convolutions * block.size**2 for block in self.blocks())
 
     def takes_code(self, resolution: int) -> bool:
-        return self.code_from <= resolution <= self.code_to
+        return self.config.code_from <= resolution <= self.config.code_to
 
     def blocks(self) -> Iterator[SynthesisBlock]:
         for resolution in self.levels:
@@ -259,11 +241,8 @@ class SynthesisNetwork(nn.Module):
 class StyleGAN2Generator(Generator):
     """G(s, c): s [N, s_dim] and c [N, c_dim] -> images [N, channels, size, size], around [-1, 1].
 
-    channel_base, channel_max: a block of resolution R has min(channel_base / R, channel_max) channels.
-    architecture: "skip" or "residual". code: "style" joins c to w for the styles of the resolutions code_from to
-    code_to; "mapping" joins it to s. low_precision_levels: how many of the highest resolutions autocast computes in its
-    half type. recompute: keep only what passes between blocks, and compute the rest again in the backward pass.
-    Raises ValueError, one line on the argument.
+    config: widths and forms, which its fields explain. With code "style" c joins w for the styles of the resolutions
+    code_from to code_to, with "mapping" it joins s. Raises ValueError, one line on the argument.
     """
 
     def __init__(
@@ -271,40 +250,18 @@ class StyleGAN2Generator(Generator):
         size: int = 256,
         s_dim: int = 512,
         c_dim: int = 20,
-        *,
-        w_dim: int = 512,
-        mapping_layers: int = 8,
-        channel_base: int = 16384,
-        channel_max: int = 512,
         channels: int = 3,
-        architecture: str = "skip",
-        code: str = "style",
-        code_from: int = 4,
-        code_to: int = 1024,
-        low_precision_levels: int = 4,
-        recompute: bool = False,
+        config: StyleGAN2Config = StyleGAN2Config(),  # noqa: B008 (it is frozen)
     ) -> None:
         super().__init__()
-        if architecture not in ("skip", "residual"):
-            raise ValueError(f"StyleGAN2Generator: architecture must be skip or residual, got {architecture!r}")
-        if code not in ("style", "mapping"):
-            raise ValueError(f"StyleGAN2Generator: code must be style or mapping, got {code!r}")
-        self.s_dim, self.c_dim, self.code = s_dim, c_dim, code
-        in_styles = c_dim if code == "style" else 0
-        self.mapping = MappingNetwork(s_dim, c_dim - in_styles, w_dim, mapping_layers)
-        self.synthesis = SynthesisNetwork(
-            size,
-            in_styles,
-            w_dim,
-            channel_base=channel_base,
-            channel_max=channel_max,
-            channels=channels,
-            architecture=architecture,
-            code_from=code_from,
-            code_to=code_to,
-            low_precision_levels=low_precision_levels,
-            recompute=recompute,
-        )
+        if config.architecture not in ("skip", "residual"):
+            raise ValueError(f"StyleGAN2Generator: architecture must be skip or residual, got {config.architecture!r}")
+        if config.code not in ("style", "mapping"):
+            raise ValueError(f"StyleGAN2Generator: code must be style or mapping, got {config.code!r}")
+        self.s_dim, self.c_dim, self.code = s_dim, c_dim, config.code
+        in_styles = c_dim if config.code == "style" else 0
+        self.mapping = MappingNetwork(s_dim, c_dim - in_styles, config.w_dim, config.mapping_layers)
+        self.synthesis = SynthesisNetwork(size, in_styles, channels, config)
         self.num_ws, self.noise_numel = self.synthesis.num_ws, self.synthesis.noise_numel
 
     def map(self, s: Tensor, c: Tensor) -> Tensor:

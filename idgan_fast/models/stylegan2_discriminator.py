@@ -7,6 +7,7 @@ and parameter names are those of the published stylegan2-ada weights.
 import torch
 from torch import Tensor, nn
 
+from idgan_fast.config.settings import StyleGAN2Config
 from idgan_fast.models.equalized import (
     CLAMP,
     HALF,
@@ -83,20 +84,16 @@ class StyleGAN2Discriminator(nn.Module):
     def __init__(
         self,
         size: int = 256,
-        *,
-        channel_base: int = 16384,
-        channel_max: int = 512,
         channels: int = 3,
-        low_precision_levels: int = 4,
-        recompute: bool = False,
+        config: StyleGAN2Config = StyleGAN2Config(),  # noqa: B008 (it is frozen)
     ) -> None:
         super().__init__()
-        self.levels, self.recompute = resolutions(size)[:0:-1], recompute
+        self.levels, self.recompute = resolutions(size)[:0:-1], config.recompute
         self.size, self.channels = size, channels
-        widths = (channel_base, channel_max)
+        widths = (config.channel_base, config.channel_max)
         for resolution in self.levels:
             c_in, c_out = channels_at(resolution, *widths), channels_at(resolution // 2, *widths)
-            low = is_low_precision(resolution, size, low_precision_levels)
+            low = is_low_precision(resolution, size, config.low_precision_levels)
             setattr(self, f"b{resolution}", DiscriminatorBlock(channels if resolution == size else 0, c_in, c_out, low))
         self.b4 = DiscriminatorEpilogue(channels_at(4, *widths))
 

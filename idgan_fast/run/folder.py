@@ -6,19 +6,14 @@ import shutil
 from pathlib import Path
 from typing import IO, Any
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 from torch.utils.tensorboard import SummaryWriter
 
 from idgan_fast.config.settings import Config, to_yaml
 from idgan_fast.errors import UserError
-from idgan_fast.files import write_bytes
+from idgan_fast.files import lock, write_bytes
 from idgan_fast.run.checkpoint import STAGES
 
-PICTURES = {"samples": "gan", "traversals": "gan", "reconstructions": "vae"}  # the stage that draws each kind
+IMAGES = {"samples": "gan", "traversals": "gan", "reconstructions": "vae"}  # the stage that draws each kind
 
 
 class RunFolder:
@@ -33,20 +28,13 @@ class RunFolder:
 
     def prepare(self, config: Config) -> None:
         """Make the folders, lock the run's own, and write config.yaml. Raises UserError if it is locked."""
-        for name in ("checkpoints", *PICTURES):
+        for name in ("checkpoints", *IMAGES):
             (self.path / name).mkdir(parents=True, exist_ok=True)
-        self._lock()
-        write_bytes(self.path / "config.yaml", to_yaml(config).encode())
-
-    def _lock(self) -> None:
-        """Lock the folder for this process. Raises UserError if another one has locked it."""
-        if fcntl is None:
-            return
-        self._lock_file = open(self.path / ".lock", "w")  # noqa: SIM115 (open for as long as the process lives)
         try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock_file = lock(self.path / ".lock")
         except BlockingIOError as error:
             raise UserError(f"--out: another process is training into {self.path}; give another folder") from error
+        write_bytes(self.path / "config.yaml", to_yaml(config).encode())
 
     def set_aside(self) -> Path | None:
         """Rename an existing run out of the way. Returns its new path; None where there is no run."""
@@ -58,15 +46,15 @@ class RunFolder:
         self.path.rename(old)
         return old
 
-    def picture(self, kind: str, stage: str, iteration: int) -> Path:
+    def image_path(self, kind: str, stage: str, iteration: int) -> Path:
         """Return the path of a picture of that kind after so many iterations."""
         return self.path / kind / f"{stage}-{iteration:07d}.png"
 
-    def has_pictures(self, stage: str, iteration: int) -> bool:
+    def has_images(self, stage: str, iteration: int) -> bool:
         """Whether all that the stage draws after so many iterations is there."""
-        return all(self.picture(kind, by, iteration).exists() for kind, by in PICTURES.items() if by == stage)
+        return all(self.image_path(kind, by, iteration).exists() for kind, by in IMAGES.items() if by == stage)
 
-    def newest_picture(self, kind: str, stage: str) -> Path | None:
+    def newest_image(self, kind: str, stage: str) -> Path | None:
         """Return the path of the last picture of that kind; None where there is none."""
         paths = sorted((self.path / kind).glob(f"{stage}-*.png"))
         return paths[-1] if paths else None
@@ -91,7 +79,7 @@ class RunFolder:
         here = (STAGES.index(stage), iteration)
         rows = [row for row in self.stats() if (STAGES.index(row["stage"]), row["iteration"]) <= here]
         write_bytes(self._stats, "".join(json.dumps(row) + "\n" for row in rows).encode())
-        for path in (path for kind in PICTURES for path in (self.path / kind).glob("*-*.png")):
+        for path in (path for kind in IMAGES for path in (self.path / kind).glob("*-*.png")):
             name, number = path.stem.split("-")
             if (STAGES.index(name), int(number)) > here:
                 path.unlink()

@@ -60,16 +60,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return f"<table><tr>{header}</tr>{body}</table>"
 
 
-def _numbers(summary: Summary, seconds: float, codes: Codes) -> str:
+def _numbers(summary: Summary, seconds: float) -> str:
     numbers = {
         "active code dimensions": f"{len(summary.active)} of {len(summary.kl)}",
         "R² of c, from the posterior": _number(summary.mean_r2("posterior")),
         "R² of c, from the prior": _number(summary.mean_r2("prior")),
-        "MIG": _number(summary.mig),
+        **({} if summary.mig is None else {"MIG": _number(summary.mig)}),
         "time": format_time(seconds),
     }
-    if summary.mig is None:
-        del numbers["MIG"]
     boxes = "".join(f"<div><b>{value}</b>{name}</div>" for name, value in numbers.items())
     return f'<div class="numbers">{boxes}</div>'
 
@@ -139,25 +137,19 @@ def write(
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>",
         f"<h1>{title}</h1><p class=note>idgan-fast {__version__}; {html.escape(machine)}</p>",
-        _numbers(summary, seconds, codes),
+        _numbers(summary, seconds),
         f'<p class="note">A dimension is active above {ACTIVE_NATS} nats. R² says how well the frozen encoder reads c '
         "back from G(s, c), over the active dimensions, with fresh s.</p>",
         "<h2>Samples</h2>",
-        embed(folder.newest_picture("samples", "gan"), f"G(s, c), c from the {config.gan.sample_code}"),
+        embed(folder.newest_image("samples", "gan"), f"G(s, c), c from the {config.gan.sample_code}"),
         "<h2>Traversals of the code</h2>",
-        embed(
-            gif,
-            "Rows: the active dimensions (6 at the most), from -2 to 2 and back; columns: several pictures",
-        ),
-        embed(folder.newest_picture("traversals", "gan"), "One picture; rows: code dimensions, ordered by KL"),
+        embed(gif, "Rows: the active dimensions (6 at the most), from -2 to 2 and back; columns: several pictures"),
+        embed(folder.newest_image("traversals", "gan"), "One picture; rows: code dimensions, ordered by KL"),
         "<h2>The code</h2>",
         _code_table(summary),
         _factor_table(summary),
         "<h2>Stage 1: reconstructions</h2>",
-        embed(
-            folder.newest_picture("reconstructions", "vae"),
-            "Rows of real pictures above their reconstructions",
-        ),
+        embed(folder.newest_image("reconstructions", "vae"), "Rows of real pictures above their reconstructions"),
         "<h2>Curves</h2>",
         embed(curves, "Everything in stats.jsonl"),
         "<h2>Departures from the paper</h2>",

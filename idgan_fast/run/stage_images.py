@@ -17,7 +17,7 @@ COLLAPSED_R2 = 0.1  # G's images tell nothing of c below it
 
 def draw_reconstructions(folder: RunFolder, stage: VAEStage, iteration: int, images: Tensor) -> dict[str, str]:
     """Draw images uint8 [N, C, 64, 64] and their reconstructions. Nothing goes to the console."""
-    drawing.reconstructions(stage, images).save(folder.picture("reconstructions", stage.name, iteration))
+    drawing.reconstructions(stage, images).save(folder.image_path("reconstructions", stage.name, iteration))
     return {}
 
 
@@ -28,8 +28,8 @@ def draw_samples(
 
     Returns the mean R² over the active dimensions for the console, and says so where it is near 0 at the end.
     """
-    drawing.samples(stage, codes).save(folder.picture("samples", stage.name, iteration))
-    drawing.traversal(stage, codes).save(folder.picture("traversals", stage.name, iteration))
+    drawing.samples(stage, codes).save(folder.image_path("samples", stage.name, iteration))
+    drawing.traversal(stage, codes).save(folder.image_path("traversals", stage.name, iteration))
     rng = torch.Generator().manual_seed(0)
     count = max(affordable(READ_BACK // 8, stage.images.size), 32)
     r2, active = read_back(stage, codes.sample(count, rng), rng), codes.active.numpy()

@@ -13,7 +13,7 @@ from idgan_fast.config.settings import Config, flatten
 from idgan_fast.data import Dataset, batches, dali, open_data
 from idgan_fast.data.images import ImageFiles
 from idgan_fast.errors import UserError
-from idgan_fast.evaluation.codes import Codes, read_codes, summarise
+from idgan_fast.evaluation.codes import Codes, read_codes, summarize
 from idgan_fast.models.vae import IMAGE_SIZE
 from idgan_fast.run import checkpoint, messages, report
 from idgan_fast.run.console import Console, StageProgress
@@ -108,7 +108,7 @@ class Trainer:
 
     def _finish(self, stage: GANStage, codes: Codes, skipped: dict[str, str]) -> None:
         """Measure, write the report, and say how it went."""
-        summary = summarise(stage, codes)
+        summary = summarize(stage, codes)
         seconds = time.monotonic() - self._start_time
         page = report.write(
             self.folder,
@@ -134,7 +134,7 @@ class Trainer:
                 stage.name, start=start, total=stage.iters, batch_size=stage.batch_size
             ) as progress:
                 self._iterate(stage, start, source, draw, progress)
-        elif stage.iters and not self.folder.has_pictures(stage.name, stage.iters):
+        elif stage.iters and not self.folder.has_images(stage.name, stage.iters):
             draw(stage.iters)
         self.completed_stages[stage.name] = stage.state_dict()
 

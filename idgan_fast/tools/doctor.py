@@ -72,14 +72,14 @@ SHAPES = ((16, 32, "NHWC", numerics.DTYPES), (31, 5, "NCHW", (torch.float32,)))
 
 def checks(device: str) -> list[dict[str, Any]]:
     """Every backend, operator, dtype and order of gradient on a few shapes: the errors' ratios, and a time."""
-    found = []
+    results = []
     for size, channels, layout, dtypes in SHAPES:
         for case, dtype, backend in product(cases(device, size, channels), dtypes, numerics.backends(device)):
             if not numerics.runs(case, backend, device):
                 continue
             taken = round(forward_us(case, dtype, layout, backend, device), 1)
             for row in numerics.measure(case, dtype, layout, backend, device):
-                found.append(
+                results.append(
                     {
                         "device": device,
                         "backend": backend,
@@ -94,7 +94,7 @@ def checks(device: str) -> list[dict[str, Any]]:
                         "passed": row.passed,
                     }
                 )
-    return found
+    return results
 
 
 def forward_us(case: Case, dtype: torch.dtype, layout: str, backend: str, device: str) -> float:

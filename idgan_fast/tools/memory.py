@@ -151,7 +151,7 @@ class Steps(StepCompiler):
         return call
 
 
-def held(*owners: Any) -> int:
+def bytes_of(*owners: Any) -> int:
     """Bytes of the storages of modules, or of tensors in lists and dictionaries, each counted once."""
     modules = [(*m.parameters(), *m.buffers()) for m in owners if isinstance(m, nn.Module)]
     storages = [t.untyped_storage() for t in filter(torch.is_tensor, pytree.tree_leaves([modules, owners]))]
@@ -161,13 +161,13 @@ def held(*owners: Any) -> int:
 def persisting(vae: VAEStage, gan: GANStage | None = None) -> dict[str, int]:
     """Bytes that stay between the steps of stage 1, or of stage 2, by what they are."""
     if gan is None:
-        return {"weights": held(vae.vae), "optimiser state": held(vae.optimizer.state)}
+        return {"weights": bytes_of(vae.vae), "optimiser state": bytes_of(vae.optimizer.state)}
     return {
         "stage 1": sum(persisting(vae).values()),
-        "weights": held(gan.generator, gan.discriminator),
-        "optimiser state": held(gan.optimizer_g.state, gan.optimizer_d.state),
-        "average of G": held(gan.average),
-        "teacher": held(gan.teacher),
+        "weights": bytes_of(gan.generator, gan.discriminator),
+        "optimiser state": bytes_of(gan.optimizer_g.state, gan.optimizer_d.state),
+        "average of G": bytes_of(gan.average),
+        "teacher": bytes_of(gan.teacher),
     }
 
 
@@ -197,7 +197,7 @@ def predict(config: Config, device: torch.device, precision: Precision) -> dict[
     return stages
 
 
-def shown(size: int) -> str:
+def format_bytes(size: int) -> str:
     """Bytes in MiB, from 1 GiB on in GiB."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
@@ -213,19 +213,19 @@ def show(stages: dict[str, dict[str, Any]], title: str) -> None:
         columns.append({**kept, TOTAL: sum(kept.values()), **peaks, "peak": stage["peak"]})
     steps = [name for column in columns for name in column if name.startswith("step ")]
     for name in (*stages["gan"]["persisting"], TOTAL, *steps, "peak"):
-        cells = [shown(column[name]) if name in column else "" for column in columns]
+        cells = [format_bytes(column[name]) if name in column else "" for column in columns]
         table.add_row(name, *cells, style="bold" if name in (TOTAL, "peak") else None)
     Console(highlight=False).print(table, "Predicted: steps on top of what persists, not compiled.", sep="\n")
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "idgan-fast memory") -> int:
     """Run the command; the exit status. What the user can mend is one line on standard error."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    if not given or "-h" in given or "--help" in given:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or "-h" in words or "--help" in words:
         print(__doc__)
         return 0
     try:
-        options = [argument for argument in given if argument != "--json"]
+        options = [argument for argument in words if argument != "--json"]
         config = arguments.parse(options, prog, needs_data=False)
         no_gpu = config.device.startswith("cuda") and not torch.cuda.is_available()
         device = torch.device("cpu") if no_gpu else pick_device(config.device)
@@ -237,9 +237,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "idgan-fast memory") -> 
     if no_gpu:
         print("no CUDA device here: the prediction is for the CPU's steps", file=sys.stderr)
     peak = max(stage["peak"] for stage in stages.values())
-    if "--json" in given:
+    if "--json" in words:
         run = {"preset": config.preset, "device": str(device), "amp": precision.name}
         print(json.dumps({**run, "stages": stages, "peak": peak}, indent=2))
     else:
-        show(stages, f"{config.preset}, {device}, amp {precision.name}: {shown(peak)}")
+        show(stages, f"{config.preset}, {device}, amp {precision.name}: {format_bytes(peak)}")
     return 0

@@ -25,14 +25,9 @@ from idgan_fast.data.shard_workers import in_processes
 from idgan_fast.data.shards import GOES_ON, Job, Settings, Stopped, join, write_part
 from idgan_fast.data.sources import Source
 from idgan_fast.errors import UserError, in_words, nearest
-from idgan_fast.files import atomically
+from idgan_fast.files import atomically, lock
 from idgan_fast.run.console import Console, format_time
 from idgan_fast.run.signals import StopSignal
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 RECORD, LOCK = "pack.json", ".lock"
 
@@ -48,16 +43,13 @@ def locked(folder: Path) -> Iterator[None]:
         inside = {path.name for path in folder.iterdir()}
         if RECORD not in inside and not inside <= {LOCK, RECORD + ".part"}:
             raise UserError(f"DEST: {folder} holds other files; give an empty folder or a new one")
-        lock: Any = open(folder / LOCK, "w") if fcntl else contextlib.nullcontext()  # noqa: SIM115 (closed below)
+        lock_file = lock(folder / LOCK)
+    except BlockingIOError as error:
+        raise UserError(f"DEST: another process is packing into {folder}; give another place") from error
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"DEST: cannot write into {folder} ({reason}); mend it, or give another place") from error
-    with lock:
-        try:
-            if fcntl:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"DEST: another process is packing into {folder}; give another place") from error
+    with lock_file:
         yield
 
 
@@ -213,17 +205,17 @@ def parse(argv: Sequence[str], prog: str | None) -> tuple[Path, Path, int, Setti
     add("--quality", type=_at_least(1, 100), metavar="N", help="of jpg, from 1 to 100 (default 95)")
     add("--shard-size", default=1000, help="pictures in a shard or part (default 1000)", **positive)
     add("--workers", default=os.cpu_count() or 1, help="processes; by default one for each core", **positive)
-    found, unknown = parser.parse_known_args(argv)
+    options, unknown = parser.parse_known_args(argv)
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UserError(f"{unknown[0]}: no such option; {nearest(unknown[0].split('=')[0], flags)}")
-    if found.format == "png" and found.quality is not None:
+    if options.format == "png" and options.quality is not None:
         raise UserError("--quality: only jpg has one, and --format is png; leave it out, or add --format jpg")
-    if found.format == "jpg" and found.quality is None:
-        found.quality = 95
-    given = vars(found)
-    source, dest, workers = (given.pop(name) for name in ("source", "dest", "workers"))
-    return source, dest, workers, Settings("zip" if dest.suffix.lower() == ".zip" else "tar", **given)
+    if options.format == "jpg" and options.quality is None:
+        options.quality = 95
+    values = vars(options)
+    source, dest, workers = (values.pop(name) for name in ("source", "dest", "workers"))
+    return source, dest, workers, Settings("zip" if dest.suffix.lower() == ".zip" else "tar", **values)
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = "idgan-fast pack") -> int:

@@ -46,28 +46,23 @@ from idgan_fast.tools.costs.resnet import resnet_layers
 from idgan_fast.tools.costs.stylegan2 import stylegan2_layers
 
 ELEMENT = {"fp16": 2, "bf16": 2, "tf32": 4, "fp32": 4}  # bytes of a number
-STYLEGAN2 = {  # size, channel base
-    name: (config.images.size, config.gan.stylegan2.channel_base)
-    for name, config in PRESETS.items()
-    if config.gan.model == "stylegan2"
-}
-RESNET = [name for name, config in PRESETS.items() if config.gan.model == "resnet"]
+MODELED = [name for model in ("stylegan2", "resnet") for name, config in PRESETS.items() if config.gan.model == model]
 
 Row = dict[str, str | int | float]
 
 
 def layers_of(preset: str, n: int, dtype: str) -> list[Layer]:
     """The layers of a preset's G and D at batch n. Raises UserError for an unknown preset."""
-    if preset in STYLEGAN2:
-        return stylegan2_layers(*STYLEGAN2[preset], n, ELEMENT[dtype])
-    if preset not in RESNET:
-        raise UserError(f"--preset: no model of {preset!r}; {nearest(preset, [*STYLEGAN2, *RESNET])}")
-    return resnet_layers(PRESETS[preset], n, ELEMENT[dtype])
+    if preset not in MODELED:
+        raise UserError(f"--preset: no model of {preset!r}; {nearest(preset, MODELED)}")
+    config = PRESETS[preset]
+    if config.gan.model == "stylegan2":
+        return stylegan2_layers(config.images.size, config.gan.stylegan2.channel_base, n, ELEMENT[dtype])
+    return resnet_layers(config, n, ELEMENT[dtype])
 
 
 def default_batch(preset: str) -> int:
-    size = STYLEGAN2[preset][0] if preset in STYLEGAN2 else PRESETS[preset].images.size if preset in PRESETS else 0
-    return 4 if size >= 1024 else 8
+    return 4 if preset in PRESETS and PRESETS[preset].images.size >= 1024 else 8
 
 
 def row_of(layer: Layer, dtype: str) -> Row:
@@ -135,19 +130,14 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 def show(rows: Sequence[Row], title: str) -> None:
     """Print a table for each network, and what its columns are."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=160)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     for network in dict.fromkeys(row["network"] for row in rows):
         table = Table(box=None, title=f"{network} of {title}, forward, predicted", title_justify="left")
-        table.add_column("layer", no_wrap=True)
-        table.add_column("kind", no_wrap=True)
-        table.add_column("N x C, size", no_wrap=True)
-        for name in ("GFLOP", "MB least", "ours", "unfused"):
+        for name in ("layer", "kind", "N x C, size"):
+            table.add_column(name, no_wrap=True)
+        times = [name for key in DEVICES for name in (f"{key.upper()} floor", "ours")]
+        for name in ("GFLOP", "MB least", "ours", "unfused", *times):
             table.add_column(name, justify="right", no_wrap=True)
-        for key in DEVICES:
-            table.add_column(f"{key.upper()} floor", justify="right", no_wrap=True)
-            table.add_column("ours", justify="right", no_wrap=True)
         for row in rows:
             if row["network"] == network:
                 table.add_row(*_cells(row), style="bold" if row["layer"] == "total" else None)
@@ -193,7 +183,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", required=True, metavar="NAME", help=", ".join([*STYLEGAN2, *RESNET]))
+    parser.add_argument("--preset", required=True, metavar="NAME", help=", ".join(MODELED))
     parser.add_argument("--dtype", default="fp16", metavar="TYPE", help="fp16 (default), bf16, tf32, fp32")
     parser.add_argument("--batch", metavar="N", help="by default 8, at 1024x1024 4")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every column there")
@@ -202,17 +192,13 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         preset, dtype, n = parse(arguments, ELEMENT)
         rows = rows_of(layers_of(preset, n, dtype), dtype)
         if arguments.csv is not None:
-            _write(arguments.csv, to_csv(rows))
+            arguments.csv.parent.mkdir(parents=True, exist_ok=True)
+            arguments.csv.write_text(to_csv(rows), encoding="utf-8")
+    except OSError as error:
+        print(f"error: --csv: cannot write {arguments.csv}: {error.strerror}", file=sys.stderr)
+        return 2
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     show(rows, f"{preset}, {dtype}, batch {n}")
     return 0
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--csv: cannot write {path}: {error.strerror}") from error

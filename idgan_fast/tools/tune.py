@@ -126,13 +126,13 @@ def operands(layer: Layer, dtype: torch.dtype, device: torch.device) -> Operands
     return Operands(x, weight, normal(layer.n, layer.c_in), noise, normal(layer.c_out), f, up)
 
 
-def jobs_of(given: Operands) -> list[Job]:
+def jobs_of(tensors: Operands) -> list[Job]:
     """The kernels of a layer in all of its forms."""
     from idgan_fast.kernels import styled_layer_conv, styled_layer_weight_grad
     from idgan_fast.kernels._epilogue import Epilogue
     from idgan_fast.kernels.styled_layer import composite_weight
 
-    x, weight, styles, noise, bias, f, up = given
+    x, weight, styles, noise, bias, f, up = tensors
     scale = styles.new_ones(x.shape[0], weight.shape[0])
     whole = Epilogue(scale=scale, noise=noise, b=bias, slope=0.2, gain=1.4)
     jobs = []
@@ -162,12 +162,12 @@ def jobs_of(given: Operands) -> list[Job]:
     return jobs
 
 
-def fastest_form(given: Operands, seconds: Clock) -> dict[str, float]:
+def fastest_form(tensors: Operands, seconds: Clock) -> dict[str, float]:
     """{form: seconds of the layer forward and backward}; leaves the fastest in force for this process."""
     from idgan_fast.kernels.styled_layer_measurements import measurements
 
-    forms = measurements(given.x.device)
-    x, weight, styles, noise, bias, f, up = given
+    forms = measurements(tensors.x.device)
+    x, weight, styles, noise, bias, f, up = tensors
     c_in, height, width = x.shape[1:]
     key = layer_key(c_in, weight.shape[0], height, width, weight.shape[2], up, x.dtype)
     x, weight, styles, bias = leaves = [t.detach().requires_grad_() for t in (x, weight, styles, bias)]
@@ -192,20 +192,20 @@ def tune(layers: Sequence[Layer], dtype: torch.dtype, device: torch.device, seco
 
     done: set[str] = set()
     for number, layer in enumerate(layers, 1):
-        given = operands(layer, dtype, device)
+        tensors = operands(layer, dtype, device)
         console.print(
             f"[{number}/{len(layers)}] {layer.name}: {layer.n} x {layer.c_in} -> {layer.c_out}, "
             f"{layer.size_in} -> {layer.size_out}",
             highlight=False,
         )
-        for job in jobs_of(given):
+        for job in jobs_of(tensors):
             if job.shape.key not in done:
                 done.add(job.shape.key)
                 best, least, before = improve(job, device, seconds)
                 text = " ".join(f"{name.removeprefix('BLOCK_').removeprefix('num_')}={v}" for name, v in best.items())
                 ratio = f"{before / least:.2f} times the table's"
                 console.print(f"    {job.shape.key}: {least * 1e6:.1f} µs, {ratio}: {text}", highlight=False)
-        times = fastest_form(given, seconds)
+        times = fastest_form(tensors, seconds)
         listed = ", ".join(f"{form} {taken * 1e6:.1f}" for form, taken in sorted(times.items(), key=lambda i: i[1]))
         console.print(f"    forward and backward, µs: {listed}", highlight=False)
         path = tiles_file()

@@ -15,12 +15,13 @@ from idgan_fast.config.settings import Config
 from idgan_fast.models.generator import Latents
 from idgan_fast.models.vae import IMAGE_SIZE, VAE, reparameterize
 from idgan_fast.training import losses
-from idgan_fast.training.discriminator_loss import DiscriminatorLoss, Gradients, Metrics
+from idgan_fast.training.discriminator_loss import DiscriminatorLoss, Metrics
 from idgan_fast.training.networks import build_networks
 from idgan_fast.training.optimizers import Adam, RMSprop, move_average
 from idgan_fast.training.precision import Precision
 from idgan_fast.training.sampling import DiscriminatorNoise, Sampler
 from idgan_fast.training.schedules import distill_weight_at, ema_at
+from idgan_fast.training.stage import Stage
 from idgan_fast.training.step_compiler import StepCompiler
 
 PATH_AVERAGE_DECAY = 0.99
@@ -33,12 +34,12 @@ def teacher_view(x: Tensor) -> Tensor:
     return x if x.shape[-1] == IMAGE_SIZE else F.adaptive_avg_pool2d(x, IMAGE_SIZE)
 
 
-class GANStage:
+class GANStage(Stage):
     """Networks, optimizers and random state of stage 2. `state_dict()` holds all of it but the teacher."""
 
     name = "gan"
     may_overflow = frozenset({"r1", "path_penalty", "path_length"})
-    _PARTS = ("generator", "discriminator", "average", "optimizer_g", "optimizer_d", "scale")
+    parts = ("generator", "discriminator", "average", "optimizer_g", "optimizer_d", "scale")
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class GANStage:
         self.path_average = torch.zeros((), device=device)
         self._build_optimizers()
         self.sampler = Sampler(self.config, self.images, self.generator, self.discriminator, 2 * config.seed + 1)
+        self.rng = self.sampler.rng
         self._compile_updates(compiler or StepCompiler(False, device))
 
     def _build_optimizers(self) -> None:
@@ -93,10 +95,6 @@ class GANStage:
         if self.has_path:
             self._update_path = compiler.step("path length", self.update_path)
         self._update_g = compiler.step("G", self.update_g)
-
-    @property
-    def rng(self) -> torch.Generator:
-        return self.sampler.rng
 
     def step(self, batch: Tensor, iteration: int) -> Metrics:
         """The updates of one iteration from uint8 images [N, C, S, S]; returns detached metrics."""
@@ -129,10 +127,6 @@ class GANStage:
             values["ema"] = ema_at(self.config, iteration)
         return values
 
-    def collapsed(self, values: dict[str, Any], iteration: int) -> bool:
-        """Never by its metrics: whether G's images tell of c is read back from them."""
-        return False
-
     # ---- the updates, functions of tensors
 
     def update_d(
@@ -151,7 +145,7 @@ class GANStage:
             real, fake = self.loss_d.augment(x, noise_real), self.loss_d.augment(fake, noise_fake)
         r1_weight = self.config.r1_weight * self.config.r1_every if with_r1 else 0.0
         metrics, gradients = self.loss_d.gradients(real, fake, noise_real, noise_fake, r1_weight)
-        self._apply(self.optimizer_d, gradients, self.lr_d)
+        self.apply(self.optimizer_d, gradients, self.lr_d)
         return c, metrics
 
     @torch.no_grad()
@@ -176,7 +170,7 @@ class GANStage:
         parameters = self.generator_parameters
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)  # to-RGB's biases have no part in it
         filled = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
-        self._apply(self.optimizer_g, filled, self.lr_g)
+        self.apply(self.optimizer_g, filled, self.lr_g)
         self.path_average.copy_(torch.where(average.isfinite(), average, self.path_average))
         return {"path_penalty": penalty.detach(), "path_length": lengths.detach().mean()}
 
@@ -192,39 +186,29 @@ class GANStage:
         adversarial = losses.g_fake(logits)
         distillation = losses.distillation(c, mean.float(), logvar.float(), self.config.distill_eps)
         loss = self.scale.scaled(adversarial + distill_weight * distillation)
-        self._apply(self.optimizer_g, torch.autograd.grad(loss, self.generator_parameters), self.lr_g)
+        self.apply(self.optimizer_g, torch.autograd.grad(loss, self.generator_parameters), self.lr_g)
         move_average(self.average_parameters, self.generator_parameters, ema_decay)
         for network in (self.generator, self.average):
             network.update_w_average(styles)
         return {"g": adversarial.detach(), "distillation": distillation.detach()}
 
-    def _apply(self, optimizer: RMSprop | Adam, gradients: Gradients, lr: float) -> None:
-        """An optimizer's step with the gradients of a scaled loss; where one overflows, the scale alone changes."""
-        gradients, overflow = self.scale.unscaled(gradients)
-        optimizer.step(gradients, lr, overflow)
-        self.scale.update(overflow)
-
     # ---- the state
 
     def weights(self) -> dict[str, Tensor]:
-        """Everything that training changes, by name."""
         networks = {"generator": self.generator, "discriminator": self.discriminator}
         return {f"{n}.{key}": p for n, module in networks.items() for key, p in module.named_parameters()}
 
     def state_dict(self) -> dict[str, Any]:
         ada = self.loss_d.ada
         return {
-            **{name: getattr(self, name).state_dict() for name in self._PARTS},
-            "rng": self.rng.get_state(),
+            **super().state_dict(),
             "bottleneck_beta": self.loss_d.bottleneck_beta,
             "path_average": self.path_average,
             "ada": {} if ada is None else ada.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """All but the random state, which another kind of device cannot take: the caller sets `rng`."""
-        for name in self._PARTS:
-            getattr(self, name).load_state_dict(state[name])
+        super().load_state_dict(state)
         self.loss_d.bottleneck_beta.copy_(state["bottleneck_beta"])
         self.path_average.copy_(state["path_average"])
         if self.loss_d.ada is not None:

@@ -1,7 +1,5 @@
 """The generator and the discriminator that a run's settings name."""
 
-from typing import Any
-
 from torch import nn
 
 from idgan_fast.config.settings import Config
@@ -19,27 +17,8 @@ def build_networks(config: Config, channels: int) -> tuple[Generator, nn.Module]
         generator = DSpritesGenerator(gan.s_dim, c_dim, channels, gan.width)
         return generator, DSpritesDiscriminator(channels, gan.width)
     if gan.model == "stylegan2":
-        ours = gan.stylegan2
-        shared: dict[str, Any] = {
-            "channel_base": ours.channel_base,
-            "channel_max": ours.channel_max,
-            "channels": channels,
-            "low_precision_levels": ours.low_precision_levels,
-            "recompute": ours.recompute,
-        }
-        styled = StyleGAN2Generator(
-            size,
-            gan.s_dim,
-            c_dim,
-            w_dim=ours.w_dim,
-            mapping_layers=ours.mapping_layers,
-            architecture=ours.architecture,
-            code=ours.code,
-            code_from=ours.code_from,
-            code_to=ours.code_to,
-            **shared,
-        )
-        return styled, StyleGAN2Discriminator(size, **shared)
+        styled = StyleGAN2Generator(size, gan.s_dim, c_dim, channels, gan.stylegan2)
+        return styled, StyleGAN2Discriminator(size, channels, gan.stylegan2)
     kind = VGANDiscriminator if gan.bottleneck else ResnetDiscriminator
     return (
         ResnetGenerator(size, gan.s_dim, c_dim, width=gan.width, max_width=gan.max_width, channels=channels),

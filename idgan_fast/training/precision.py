@@ -79,7 +79,7 @@ class LossScale:
 
     @torch.no_grad()
     def update(self, overflow: Tensor | None) -> None:
-        """After an update of the weights, with what `unscaled` found."""
+        """After an update of the weights, with what `unscaled` capabilities."""
         if overflow is not None:
             grown = self.good + 1 >= self.GROWTH_INTERVAL
             self.factor.mul_(torch.where(overflow, 0.5, torch.where(grown, 2.0, 1.0)))
@@ -99,8 +99,8 @@ def _cpu_has_bf16() -> bool:
     """Whether the processor multiplies bf16 (x86: AVX-512 BF16 or AMX; Arm: BF16)."""
     read = getattr(torch.cpu, "get_capabilities", None)  # not in every torch
     if read is not None:
-        found = read()
-        return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+        capabilities = read()
+        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return any(
         getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     )

@@ -11,6 +11,7 @@ from idgan_fast.models.vae import VAE
 from idgan_fast.training import losses
 from idgan_fast.training.optimizers import Adam
 from idgan_fast.training.precision import Precision
+from idgan_fast.training.stage import Stage
 from idgan_fast.training.step_compiler import StepCompiler
 
 
@@ -30,11 +31,11 @@ def lr_at(config: VAEConfig, iteration: int) -> float:
     return config.lr * min(done, left, 1.0)
 
 
-class VAEStage:
+class VAEStage(Stage):
     """Network, optimizer and random state of stage 1. `state_dict()` holds all of it."""
 
     name = "vae"
-    may_overflow: frozenset[str] = frozenset()
+    parts = ("vae", "optimizer", "scale")
 
     def __init__(
         self,
@@ -69,14 +70,11 @@ class VAEStage:
         kl_per_dim = losses.kl_per_dim(mean.float(), logvar.float())
         kl = kl_per_dim.sum()
         loss = reconstruction + beta * kl
-        gradients, overflow = self.scale.unscaled(torch.autograd.grad(self.scale.scaled(loss), self.parameters))
-        self.optimizer.step(gradients, lr, overflow)
-        self.scale.update(overflow)
+        self.apply(self.optimizer, torch.autograd.grad(self.scale.scaled(loss), self.parameters), lr)
         metrics = {"loss": loss, "reconstruction": reconstruction, "kl": kl, "kl_per_dim": kl_per_dim}
         return {name: value.detach() for name, value in metrics.items()}
 
     def weights(self) -> dict[str, Tensor]:
-        """Everything that training changes, by name."""
         return dict(self.vae.named_parameters())
 
     def log_values(self, metrics: dict[str, Tensor], iteration: int) -> dict[str, Any]:
@@ -88,16 +86,3 @@ class VAEStage:
         """No dimension of the code is active, though beta has fallen, or a tenth of the iterations is done."""
         settled = self.config.beta_reach if self.config.beta_start is not None else 0.1
         return values["active"] == 0 and iteration + 1 > settled * self.iters
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "vae": self.vae.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scale": self.scale.state_dict(),
-            "rng": self.rng.get_state(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """All but the random state, which another kind of device cannot take: the caller sets `rng`."""
-        for name in ("vae", "optimizer", "scale"):
-            getattr(self, name).load_state_dict(state[name])

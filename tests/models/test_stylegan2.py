@@ -1,11 +1,13 @@
 """StyleGAN2's networks against formulas in plain torch, written apart from them, in float64."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from idgan_fast.config.settings import StyleGAN2Config
 from idgan_fast.models import stylegan2, stylegan2_discriminator
 from idgan_fast.models.stylegan2 import StyleGAN2Generator
 from idgan_fast.models.stylegan2_discriminator import StyleGAN2Discriminator
@@ -14,6 +16,7 @@ from tests.common import millions
 TAPS = (1 / 8, 3 / 8, 3 / 8, 1 / 8)
 SMALL = {"channel_base": 32, "channel_max": 5}  # 5 channels at 4x4, 4 at 8x8, 2 at 16x16
 DIMS = {"s_dim": 3, "c_dim": 2, "w_dim": 4, "mapping_layers": 2}
+SETTINGS = StyleGAN2Config(**SMALL, w_dim=DIMS["w_dim"], mapping_layers=DIMS["mapping_layers"])
 LR = 0.01  # of the mapping network
 CLOSE = {"rtol": 1e-10, "atol": 1e-11}
 ROUGHLY = {"rtol": 1e-8, "atol": 1e-8}
@@ -41,11 +44,12 @@ def stirred(module):
 
 
 def generator(size=16, **options):
-    return stirred(StyleGAN2Generator(size, **{**SMALL, **DIMS, **options}))
+    dims = [options.pop(name, default) for name, default in (("s_dim", 3), ("c_dim", 2), ("channels", 3))]
+    return stirred(StyleGAN2Generator(size, *dims, replace(SETTINGS, **options)))
 
 
 def discriminator(size=16, **options):
-    return stirred(StyleGAN2Discriminator(size, **{**SMALL, **options}))
+    return stirred(StyleGAN2Discriminator(size, options.pop("channels", 3), replace(SETTINGS, **options)))
 
 
 def inputs(n, dtype=torch.float64):
@@ -239,16 +243,15 @@ def test_truncation_draws_w_towards_its_average(truncation, architecture):
 
 
 def test_parameter_counts_are_the_published_ones():
-    assert millions(StyleGAN2Generator(256, c_dim=0, channel_base=16384)) == "24.77"
-    assert millions(StyleGAN2Generator(1024, c_dim=0, channel_base=32768)) == "30.37"
-    assert millions(StyleGAN2Discriminator(1024, channel_base=32768)) == "29.01"
+    assert millions(StyleGAN2Generator(256, c_dim=0)) == "24.77"
+    assert millions(StyleGAN2Generator(1024, c_dim=0, config=StyleGAN2Config(channel_base=32768))) == "30.37"
+    assert millions(StyleGAN2Discriminator(1024, config=StyleGAN2Config(channel_base=32768))) == "29.01"
 
 
 @pytest.mark.parametrize("architecture", ["skip", "residual"])
 def test_initial_statistics(architecture):
-    wide = {"channel_base": 1024, "channel_max": 64}
-    g = StyleGAN2Generator(16, s_dim=64, c_dim=8, w_dim=64, architecture=architecture, **wide)
-    d = StyleGAN2Discriminator(16, **wide)
+    config = StyleGAN2Config(channel_base=1024, channel_max=64, w_dim=64, architecture=architecture)
+    g, d = StyleGAN2Generator(16, s_dim=64, c_dim=8, config=config), StyleGAN2Discriminator(16, config=config)
     for name, p in [*g.named_parameters(), *d.named_parameters()]:
         if name.endswith("affine.bias"):
             assert (p == 1).all(), name
@@ -274,7 +277,7 @@ def test_a_wrong_size_is_named(network, size):
 
 @pytest.mark.parametrize("network", [StyleGAN2Generator, StyleGAN2Discriminator])
 def test_networks_move_to_other_types(network):
-    module = network(8, **SMALL).double()
+    module = network(8, config=StyleGAN2Config(**SMALL)).double()
     given = (normal(1, 512), normal(1, 20)) if network is StyleGAN2Generator else (normal(1, 3, 8, 8),)
     assert module(*given).dtype == torch.float64
 
@@ -282,7 +285,7 @@ def test_networks_move_to_other_types(network):
 @pytest.mark.parametrize("network", [StyleGAN2Generator, StyleGAN2Discriminator])
 def test_networks_are_made_on_the_meta_device(network):
     with torch.device("meta"):
-        network(8, **SMALL)
+        network(8, config=StyleGAN2Config(**SMALL))
 
 
 def gradients(y, of):

@@ -15,7 +15,7 @@ import torch
 from benchmarks.measuring import peak_bytes
 from idgan_fast.config.presets import preset
 from idgan_fast.config.settings import Config
-from idgan_fast.tools.memory import Alive, Fake, held, main, persisting, predict, scratch
+from idgan_fast.tools.memory import Alive, Fake, bytes_of, main, persisting, predict, scratch
 from idgan_fast.training.gan import GANStage
 from idgan_fast.training.precision import Precision
 from idgan_fast.training.step_compiler import StepCompiler
@@ -78,7 +78,7 @@ class Measured(StepCompiler):
     def step(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
             out: list[Any] = []
-            self.peaks[name] = held(*args) + peak_bytes(lambda: out.append(function(*args)))
+            self.peaks[name] = bytes_of(*args) + peak_bytes(lambda: out.append(function(*args)))
             return out[0]
 
         return call
@@ -177,7 +177,7 @@ def test_what_a_convolution_holds_besides(dtype: torch.dtype, n: int, c_in: int,
     backward = torch.ops.aten.convolution_backward
     dy = torch.randn(n, c_out, size, size).to(dtype=dtype, memory_format=last)
     args = (dy, x, w, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False])
-    outputs = held(*backward(*args)[:2])
+    outputs = bytes_of(*backward(*args)[:2])
     assert scratch(backward.default, args, None) == pytest.approx(
         peak_bytes(lambda: backward(*args)) - outputs, rel=0.1
     )
@@ -187,7 +187,7 @@ def test_what_a_convolution_holds_besides(dtype: torch.dtype, n: int, c_in: int,
 def test_what_winograds_convolution_holds_besides(layout: torch.memory_format) -> None:
     x, w = torch.randn(2, 48, 32, 32).contiguous(memory_format=layout), torch.randn(64, 48, 3, 3)
     convolution = torch.ops.idgan_fast.winograd_conv2d.default
-    besides = peak_bytes(lambda: convolution(x, w)) - held(convolution(x, w))
+    besides = peak_bytes(lambda: convolution(x, w)) - bytes_of(convolution(x, w))
     assert scratch(convolution, (x, w), None) == pytest.approx(besides, rel=0.01)
 
 

@@ -10,13 +10,14 @@ on a GPU torch adds it to cuDNN's result in place. The project runs these networ
 """
 
 from dataclasses import replace
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+from torch.utils.module_tracker import ModuleTracker
 
 from idgan_fast.config.settings import Config
 from idgan_fast.ops.layer.up2_plan import Kernel
@@ -34,12 +35,11 @@ AFTER = {"add", "tanh"}  # join the layer before them
 
 
 class _Trace(TorchDispatchMode):
-    """Lists the operators of a network's forward pass as layers. modules: the names of those that are running."""
+    """Lists the operators of a network's forward pass as layers, by the modules that call them."""
 
-    def __init__(self, network: str, element: int) -> None:
+    def __init__(self, network: str, element: int, tracker: ModuleTracker) -> None:
         super().__init__()
-        self.network, self.element = network, element
-        self.modules: list[str] = []
+        self.network, self.element, self.tracker = network, element, tracker
         self.layers: list[Layer] = []
         self.pending: tuple[Kernel, ...] = ()
 
@@ -47,10 +47,11 @@ class _Trace(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if not func.is_view:
             tensors = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor)]
-            self._record(func.overloadpacket.__name__, tensors, out)
+            count = flop_registry.get(func.overloadpacket)
+            self._record(func.overloadpacket.__name__, tensors, out, count(*args, out_val=out) if count else 0)
         return out
 
-    def _record(self, operator: str, tensors: list[Tensor], out: Tensor) -> None:
+    def _record(self, operator: str, tensors: list[Tensor], out: Tensor, flops: int) -> None:
         if operator in BEFORE:
             self.pending += (self._kernel(operator, tensors, out),)
         elif operator in AFTER:
@@ -59,11 +60,15 @@ class _Trace(TorchDispatchMode):
             more = self._bytes(*tensors) - self._bytes(out)  # the layer's own result is at hand
             self.layers[-1] = replace(last, compulsory=last.compulsory + more, ours=kernels, unfused=kernels)
         elif operator in KINDS:
-            self.layers.append(self._layer(operator, tensors, out))
+            self.layers.append(self._layer(operator, tensors, out, flops))
             self.pending = ()
         else:
-            where = self.modules[-1] or "the network"
+            where = self._module() or "the network"
             raise ValueError(f"roofline: no cost is known for the operator {operator} in {where}")
+
+    def _module(self) -> str:
+        """The name of the innermost module that is running; empty for the network itself."""
+        return max(self.tracker.parents - {"Global"}, key=len).partition(".")[2]
 
     def _bytes(self, *tensors: Tensor) -> int:
         return self.element * sum(t.numel() for t in tensors)
@@ -71,13 +76,10 @@ class _Trace(TorchDispatchMode):
     def _kernel(self, name: str, tensors: list[Tensor], out: Tensor, flops: int = 0) -> Kernel:
         return Kernel(name, flops, self._bytes(*tensors, out))
 
-    def _layer(self, operator: str, tensors: list[Tensor], out: Tensor) -> Layer:
-        x, flops, bias = tensors[0], 0, tensors[2:]
+    def _layer(self, operator: str, tensors: list[Tensor], out: Tensor, flops: int) -> Layer:
+        x, bias = tensors[0], tensors[2:]
         if operator == "addmm":  # the bias comes first, and is part of the product
             x, bias = tensors[1], []
-            flops = 2 * out.numel() * x.shape[1]
-        elif operator == "convolution":
-            flops = 2 * out.numel() * prod(tensors[1].shape[1:])
         own = tensors[: len(tensors) - len(bias)]
         kernels = (*self.pending, self._kernel(operator, own, out, flops))
         if bias:
@@ -85,26 +87,13 @@ class _Trace(TorchDispatchMode):
         size_in, size_out = (t.shape[2] if t.ndim == 4 else 1 for t in (x, out))
         shapes = (x.shape[0], x.shape[1], out.shape[1], size_in, size_out)
         moved = self._bytes(*tensors, out)
-        return Layer(self.network, self.modules[-1], KINDS[operator], *shapes, flops, moved, kernels, kernels)
+        return Layer(self.network, self._module(), KINDS[operator], *shapes, flops, moved, kernels, kernels)
 
 
 def _trace(network: str, module: nn.Module, inputs: list[Tensor], element: int) -> tuple[list[Layer], Tensor]:
     """The layers of one forward pass, and its result on the meta device."""
-    trace = _Trace(network, element)
-
-    def leave(*_: Any) -> None:
-        trace.modules.pop()
-
-    hooks = []
-    for name, part in module.named_modules():
-        hooks.append(part.register_forward_pre_hook(lambda *_, name=name: trace.modules.append(name)))
-        hooks.append(part.register_forward_hook(leave))
-    try:
-        with torch.no_grad(), trace:
-            out = module(*inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.no_grad(), ModuleTracker() as tracker, _Trace(network, element, tracker) as trace:
+        out = module(*inputs)
     return trace.layers, out
 
 

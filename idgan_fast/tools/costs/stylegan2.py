@@ -20,6 +20,7 @@ and beside the activations: demodulation makes N weights of the size W (product:
 noise is multiplied by its strength (2 noise).
 """
 
+from idgan_fast.models.equalized import channels_at, resolutions
 from idgan_fast.ops.layer.up2_plan import Kernel, composite, two_kernels
 from idgan_fast.tools.costs.layer import Layer
 
@@ -27,30 +28,26 @@ MAX_CHANNELS = 512
 COLORS = 3
 
 
-def channels(size: int, base: int) -> int:
-    return min(MAX_CHANNELS, base // size)
-
-
 def stylegan2_layers(size: int, base: int, n: int, element: int) -> list[Layer]:
     """Forward passes of G and D at [n, 3, size, size]. base: channels at size 1; element: bytes of a number."""
-    levels = [4 << i for i in range((size // 4).bit_length())]
+    levels = resolutions(size)
     generator: list[Layer] = []
     for resolution in levels:
-        c_in, c = channels(resolution // 2, base), channels(resolution, base)
+        c_in, c = channels_at(resolution // 2, base, MAX_CHANNELS), channels_at(resolution, base, MAX_CHANNELS)
         if resolution > 4:
             generator.append(_styled(f"b{resolution}.conv0", n, c_in, c, resolution // 2, element, up=2))
         generator.append(_styled(f"b{resolution}.conv1", n, c, c, resolution, element))
         generator.append(_to_rgb(f"b{resolution}.torgb", n, c, resolution, element))
         if resolution > 4:
             generator.append(_skip(f"b{resolution}.skip", n, resolution, element))
-    c = channels(size, base)
+    c = channels_at(size, base, MAX_CHANNELS)
     discriminator = [_conv(f"b{size}.fromrgb", "from-RGB", n, COLORS, c, size=size, k=1, element=element)]
     for resolution in reversed(levels[1:]):
-        c, c_out = channels(resolution, base), channels(resolution // 2, base)
+        c, c_out = channels_at(resolution, base, MAX_CHANNELS), channels_at(resolution // 2, base, MAX_CHANNELS)
         discriminator.append(_conv(f"b{resolution}.conv0", "conv", n, c, c, size=resolution, k=3, element=element))
         discriminator.append(_conv_down2(f"b{resolution}.conv1", n, c, c_out, resolution, element))
         discriminator.append(_shortcut(f"b{resolution}.skip", n, c, c_out, resolution, element))
-    c = channels(4, base)
+    c = channels_at(4, base, MAX_CHANNELS)
     discriminator += [
         _minibatch_std("b4.mbstd", n, c, element),
         _conv("b4.conv", "conv", n, c + 1, c, size=4, k=3, element=element),
