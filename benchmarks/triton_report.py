@@ -58,7 +58,7 @@ def pointwise(name: str, dtype: torch.dtype, layout: str) -> Iterator[Case]:
         yield f"bias_act_fwd {act} {name}", "x y", partial(bias_act.bias_act_fwd, x, b, *numbers)
         yield f"bias_act_bwd {act} {name}", "dy saved dx", partial(bias_act.bias_act_bwd, x, x, b, *numbers, True)
         second = partial(bias_act.bias_act_bwd2, x, b, x, x, b, *numbers, True)
-        yield f"bias_act_bwd2 {act} {name}", "ddx dy x to_dy to_x", second
+        yield f"bias_act_bwd2 {act} {name}", "ddx dy saved to_dy dx", second
 
 
 def filters(name: str, dtype: torch.dtype, layout: str) -> Iterator[Case]:
