@@ -27,13 +27,13 @@ from idgan_fast.kernels import (
     upfirdn2d,
     weight_square_sum,
 )
-from idgan_fast.kernels._epilogue import Epilogue
 from idgan_fast.ops._resampling import output_size
+from idgan_fast.ops.layer.epilogue import NO_PADDING, ONE, Epilogue
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 ROOT = Path(__file__).parents[1]
-ONE, NO_PADDING, LRELU = (1, 1), (0, 0, 0, 0), (0.2, 1.4, 256.0)
+LRELU = (0.2, 1.4, 256.0)
 # A name, the arguments that must be accessed 16 bytes wide, and what launches the kernels.
 Case = tuple[str, str, Callable[[], Any]]
 
@@ -58,7 +58,7 @@ def pointwise(name: str, dtype: torch.dtype, layout: str) -> Iterator[Case]:
         yield f"bias_act_fwd {act} {name}", "x y", partial(bias_act.bias_act_fwd, x, b, *numbers)
         yield f"bias_act_bwd {act} {name}", "dy saved dx", partial(bias_act.bias_act_bwd, x, x, b, *numbers, True)
         second = partial(bias_act.bias_act_bwd2, x, b, x, x, b, *numbers, True)
-        yield f"bias_act_bwd2 {act} {name}", "ddx dy x to_dy to_x", second
+        yield f"bias_act_bwd2 {act} {name}", "ddx dy saved to_dy dx", second
 
 
 def filters(name: str, dtype: torch.dtype, layout: str) -> Iterator[Case]:
@@ -96,7 +96,8 @@ def products(name: str, dtype: torch.dtype) -> Iterator[Case]:
         narrow, out = c_out <= 3, size if form == "same" else 2 * size + int(form == "transposed")
         x, dy = image(dtype, "NHWC", c=c_in, size=size), image(dtype, "NHWC", c=c_out, size=out)
         weight, styles = empty(4 * c_out if form == "composite" else c_out, c_in, k, k, dtype=dtype), empty(8, c_in)
-        epilogue = Epilogue(empty(8, c_out), empty(8, 1, out, out), empty(), empty(c_out), None, *LRELU)
+        vectors = (empty(8, c_out), empty(8, 1, out, out), empty(), empty(c_out), None)
+        epilogue = Epilogue(None, *vectors, NO_PADDING, 1.0, *LRELU)
         epilogue = Epilogue() if form == "transposed" else epilogue
         for style in (styles, None) if (c_in, c_out) == (256, 256) else (styles,):
             forward = partial(styled_layer_conv.conv_forward, x, weight, style, epilogue, form=form)

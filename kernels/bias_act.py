@@ -42,7 +42,7 @@ def vector_of_tile(b, r, c, rows, columns, BY_COLUMN: tl.constexpr):
 @triton.jit
 def bias_act_fwd_kernel(
     x, b, y, rows, columns, column_blocks, alpha: tl.float64, gain: tl.float64, clamp: tl.float64,
-    ACT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_CLAMP: tl.constexpr, ACC: tl.constexpr,
+    ACT: tl.constexpr, HAS_CLAMP: tl.constexpr, ACC: tl.constexpr,
     BY_COLUMN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, LONG_ROWS: tl.constexpr,
 ):  # fmt: skip
     batch, row, column, _ = tile_origin(rows, columns, column_blocks, 1, 1, BLOCK_ROWS, BLOCK_COLUMNS, LONG_ROWS)
@@ -51,7 +51,7 @@ def bias_act_fwd_kernel(
     mask = (r < rows)[:, None] & (c < columns)[None, :]
     at = ((batch * rows + r) * columns)[:, None] + c[None, :]
     v = tl.load(x + at, mask=mask, other=0.0).to(ACC)
-    if HAS_BIAS:
+    if b is not None:
         v += vector_of_tile(b, r, c, rows, columns, BY_COLUMN)
     v = act_gain_clamp(v, alpha, gain, clamp, ACT, HAS_CLAMP)
     tl.store(y + at, v.to(y.dtype.element_ty), mask=mask)
@@ -70,51 +70,13 @@ def act_backward(dy, s, alpha, gain, clamp, ACT: tl.constexpr, FROM_Y: tl.conste
 
 @triton.jit
 def bias_act_bwd_kernel(
-    dy, saved, b, dx, sums, rows, columns, column_blocks, alpha: tl.float64, gain: tl.float64, clamp: tl.float64,
-    ACT: tl.constexpr, FROM_Y: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_CLAMP: tl.constexpr, WANT_DB: tl.constexpr,
-    ACC: tl.constexpr, BY_COLUMN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
-    LONG_ROWS: tl.constexpr, STEPS: tl.constexpr,
-):  # fmt: skip
-    ROW_STEPS: tl.constexpr = STEPS if BY_COLUMN else 1
-    COLUMN_STEPS: tl.constexpr = 1 if BY_COLUMN else STEPS
-    batch, row, column, column_block = tile_origin(
-        rows, columns, column_blocks, ROW_STEPS, COLUMN_STEPS, BLOCK_ROWS, BLOCK_COLUMNS, LONG_ROWS
-    )
-    r = row + tl.arange(0, BLOCK_ROWS)
-    c = column + tl.arange(0, BLOCK_COLUMNS)
-    total = tl.zeros((BLOCK_COLUMNS if BY_COLUMN else BLOCK_ROWS,), ACC)
-    if HAS_BIAS:
-        bias = vector_of_tile(b, r, c, rows, columns, BY_COLUMN)
-    for _ in range(STEPS):
-        mask = (r < rows)[:, None] & (c < columns)[None, :]
-        at = ((batch * rows + r) * columns)[:, None] + c[None, :]
-        g = tl.load(dy + at, mask=mask, other=0.0).to(ACC)
-        s = tl.load(saved + at, mask=mask, other=0.0).to(ACC)
-        if HAS_BIAS:
-            s += bias
-        g = act_backward(g, s, alpha, gain, clamp, ACT, FROM_Y, HAS_CLAMP)
-        tl.store(dx + at, g.to(dx.dtype.element_ty), mask=mask)
-        if WANT_DB:
-            total += tl.sum(tl.where(mask, g, 0.0), 0 if BY_COLUMN else 1)
-        if BY_COLUMN:
-            r += BLOCK_ROWS
-        else:
-            c += BLOCK_COLUMNS
-    if WANT_DB:
-        if BY_COLUMN:
-            tl.store(sums + (row // (BLOCK_ROWS * STEPS)).to(tl.int64) * columns + c, total, mask=c < columns)
-        else:
-            tl.store(sums + (batch * column_blocks + column_block) * rows + r, total, mask=r < rows)
-
-
-@triton.jit
-def bias_act_bwd2_kernel(
-    ddx, ddb, dy, x, b, to_dy, to_x, sums, rows, columns, column_blocks,
+    dy, saved, b, ddx, ddb, dx, to_dy, sums, rows, columns, column_blocks,
     alpha: tl.float64, gain: tl.float64, clamp: tl.float64,
-    ACT: tl.constexpr, HAS_DDB: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_CLAMP: tl.constexpr, WANT_DB: tl.constexpr,
-    ACC: tl.constexpr, BY_COLUMN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
-    LONG_ROWS: tl.constexpr, STEPS: tl.constexpr,
+    ACT: tl.constexpr, FROM_Y: tl.constexpr, HAS_CLAMP: tl.constexpr, WANT_DB: tl.constexpr, ACC: tl.constexpr,
+    BY_COLUMN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, LONG_ROWS: tl.constexpr,
+    STEPS: tl.constexpr,
 ):  # fmt: skip
+    """dx and its sums for b; with ddx, the gradients of <dx, ddx> + <db, ddb>: to_dy by dy, dx by x, the sums by b."""
     ROW_STEPS: tl.constexpr = STEPS if BY_COLUMN else 1
     COLUMN_STEPS: tl.constexpr = 1 if BY_COLUMN else STEPS
     batch, row, column, column_block = tile_origin(
@@ -123,31 +85,35 @@ def bias_act_bwd2_kernel(
     r = row + tl.arange(0, BLOCK_ROWS)
     c = column + tl.arange(0, BLOCK_COLUMNS)
     total = tl.zeros((BLOCK_COLUMNS if BY_COLUMN else BLOCK_ROWS,), ACC)
-    if HAS_BIAS:
+    if b is not None:
         bias = vector_of_tile(b, r, c, rows, columns, BY_COLUMN)
-    if HAS_DDB:
+    if ddb is not None:
         bias_cotangent = vector_of_tile(ddb, r, c, rows, columns, BY_COLUMN)
     for _ in range(STEPS):
         mask = (r < rows)[:, None] & (c < columns)[None, :]
         at = ((batch * rows + r) * columns)[:, None] + c[None, :]
-        g = tl.load(ddx + at, mask=mask, other=0.0).to(ACC)
-        h = tl.load(dy + at, mask=mask, other=0.0).to(ACC)
-        v = tl.load(x + at, mask=mask, other=0.0).to(ACC)
-        if HAS_DDB:
-            g += bias_cotangent
-        if HAS_BIAS:
-            v += bias
-        g *= scalar(gain, g)
-        first = g * first_derivative(v, alpha, ACT)
-        second = g * h * second_derivative(v, ACT)
-        if HAS_CLAMP:
-            y = activation(v, alpha, ACT) * scalar(gain, v)
-            first = clamp_backward(first, y, clamp, HAS_CLAMP)
-            second = clamp_backward(second, y, clamp, HAS_CLAMP)
-        tl.store(to_dy + at, first.to(to_dy.dtype.element_ty), mask=mask)
-        tl.store(to_x + at, second.to(to_x.dtype.element_ty), mask=mask)
+        if ddx is not None:
+            cotangent = tl.load(ddx + at, mask=mask, other=0.0).to(ACC)
+        g = tl.load(dy + at, mask=mask, other=0.0).to(ACC)
+        s = tl.load(saved + at, mask=mask, other=0.0).to(ACC)
+        if b is not None:
+            s += bias
+        if ddx is None:
+            g = act_backward(g, s, alpha, gain, clamp, ACT, FROM_Y, HAS_CLAMP)
+        else:
+            if ddb is not None:
+                cotangent += bias_cotangent
+            cotangent *= scalar(gain, cotangent)
+            first = cotangent * first_derivative(s, alpha, ACT)
+            g = cotangent * g * second_derivative(s, ACT)
+            if HAS_CLAMP:
+                y = activation(s, alpha, ACT) * scalar(gain, s)
+                first = clamp_backward(first, y, clamp, HAS_CLAMP)
+                g = clamp_backward(g, y, clamp, HAS_CLAMP)
+            tl.store(to_dy + at, first.to(to_dy.dtype.element_ty), mask=mask)
+        tl.store(dx + at, g.to(dx.dtype.element_ty), mask=mask)
         if WANT_DB:
-            total += tl.sum(tl.where(mask, second, 0.0), 0 if BY_COLUMN else 1)
+            total += tl.sum(tl.where(mask, g, 0.0), 0 if BY_COLUMN else 1)
         if BY_COLUMN:
             r += BLOCK_ROWS
         else:
@@ -169,7 +135,7 @@ def bias_act_fwd(
     grid, sizes, constants, _ = tiles_of(x, None if b is None else dim)
     with on_device_of(x):
         bias_act_fwd_kernel[grid](
-            x, *contiguous(b), y, *sizes, alpha, gain, clamp or 0.0, ACT=act, HAS_BIAS=b is not None,
+            x, *contiguous(b), y, *sizes, alpha, gain, clamp or 0.0, ACT=act,
             HAS_CLAMP=clamp is not None, ACC=acc_type(x.dtype), **constants,
         )  # fmt: skip
     return y
@@ -183,53 +149,47 @@ def bias_act_bwd(
     dy: Tensor, x: Tensor, b: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float | None,
     want_db: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return _backward(dy, x, b, dim, act=act, alpha=alpha, gain=gain, clamp=clamp, want_db=want_db, from_y=False)
+    _, dx, db = _backward(dy, x, b, dim, act=act, alpha=alpha, gain=gain, clamp=clamp, want_db=want_db)
+    return dx, db
 
 
 def bias_lrelu_bwd(
     dy: Tensor, y: Tensor, dim: int, slope: float, gain: float, clamp: float | None, want_db: bool
 ) -> tuple[Tensor, Tensor]:
-    return _backward(dy, y, None, dim, act="lrelu", alpha=slope, gain=gain, clamp=clamp, want_db=want_db, from_y=True)
-
-
-def _backward(
-    dy: Tensor, saved: Tensor, b: Tensor | None, dim: int, *, act: str, alpha: float, gain: float,
-    clamp: float | None, want_db: bool, from_y: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    saved = dense(saved)
-    dy, dx, acc_dtype = laid_out_like(dy, saved), torch.empty_like(saved), accumulation(saved.dtype)
-    if saved.numel() == 0:
-        return dx, saved.new_zeros(saved.shape[dim] if want_db else 0, dtype=acc_dtype)
-    steps = STEPS if want_db else 1
-    grid, sizes, constants, sums_shape = tiles_of(saved, dim if want_db or b is not None else None, steps=steps)
-    sums = torch.empty(sums_shape if want_db else (0, 0), dtype=acc_dtype, device=saved.device)
-    with on_device_of(saved):
-        bias_act_bwd_kernel[grid](
-            dy, saved, *contiguous(b), dx, sums, *sizes, alpha, gain, clamp or 0.0, ACT=act, FROM_Y=from_y,
-            HAS_BIAS=b is not None, HAS_CLAMP=clamp is not None, WANT_DB=want_db, ACC=acc_type(saved.dtype),
-            STEPS=steps, **constants,
-        )  # fmt: skip
-    return dx, sums.sum(0)
+    _, dx, db = _backward(
+        dy, y, None, dim, act="lrelu", alpha=slope, gain=gain, clamp=clamp, want_db=want_db, from_y=True
+    )
+    return dx, db
 
 
 def bias_act_bwd2(
     ddx: Tensor, ddb: Tensor | None, dy: Tensor, x: Tensor, b: Tensor | None, dim: int, act: str, alpha: float,
     gain: float, clamp: float | None, want_db: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    x, acc_dtype = dense(x), accumulation(x.dtype)
-    ddx, dy, to_dy, to_x = laid_out_like(ddx, x), laid_out_like(dy, x), torch.empty_like(x), torch.empty_like(x)
-    if x.numel() == 0:
-        return to_dy, to_x, x.new_zeros(x.shape[dim] if want_db else 0, dtype=acc_dtype)
-    b, ddb = contiguous(b, ddb)
+    return _backward(dy, x, b, dim, act=act, alpha=alpha, gain=gain, clamp=clamp, want_db=want_db, ddx=ddx, ddb=ddb)
+
+
+def _backward(
+    dy: Tensor, saved: Tensor, b: Tensor | None, dim: int, *, act: str, alpha: float, gain: float,
+    clamp: float | None, want_db: bool, from_y: bool = False, ddx: Tensor | None = None, ddb: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """to_dy, empty without ddx, dx, and the sums for b, empty where not wanted: see the kernel."""
+    saved = dense(saved)
+    dy, dx, acc_dtype = laid_out_like(dy, saved), torch.empty_like(saved), accumulation(saved.dtype)
+    to_dy, tile = saved.new_empty(0), None
+    if ddx is not None:
+        ddx, to_dy = laid_out_like(ddx, saved), torch.empty_like(saved)
+        tile = 16 * 256 // saved.element_size()  # of five streams, 16 bytes of each for every thread
+    if saved.numel() == 0:
+        return to_dy, dx, saved.new_zeros(saved.shape[dim] if want_db else 0, dtype=acc_dtype)
     steps = STEPS if want_db else 1
-    with_channels = want_db or b is not None or ddb is not None
-    tile = 16 * 256 // x.element_size()  # of five streams, 16 bytes of each for every thread
-    grid, sizes, constants, sums_shape = tiles_of(x, dim if with_channels else None, steps=steps, tile=tile)
-    sums = torch.empty(sums_shape if want_db else (0, 0), dtype=acc_dtype, device=x.device)
-    with on_device_of(x):
-        bias_act_bwd2_kernel[grid](
-            ddx, ddb, dy, x, b, to_dy, to_x, sums, *sizes, alpha, gain, clamp or 0.0, ACT=act, HAS_DDB=ddb is not None,
-            HAS_BIAS=b is not None, HAS_CLAMP=clamp is not None, WANT_DB=want_db, ACC=acc_type(x.dtype), STEPS=steps,
-            **constants,
+    vector = dim if want_db or b is not None or ddb is not None else None
+    grid, sizes, constants, sums_shape = tiles_of(saved, vector, steps=steps, tile=tile)
+    sums = torch.empty(sums_shape if want_db else (0, 0), dtype=acc_dtype, device=saved.device)
+    b, ddb = contiguous(b, ddb)
+    with on_device_of(saved):
+        bias_act_bwd_kernel[grid](
+            dy, saved, b, ddx, ddb, dx, to_dy, sums, *sizes, alpha, gain, clamp or 0.0, ACT=act, FROM_Y=from_y,
+            HAS_CLAMP=clamp is not None, WANT_DB=want_db, ACC=acc_type(saved.dtype), STEPS=steps, **constants,
         )  # fmt: skip
-    return to_dy, to_x, sums.sum(0)
+    return to_dy, dx, sums.sum(0)

@@ -51,12 +51,26 @@ def first_input(middle, pad, UP: tl.constexpr):
 
 
 @triton.jit
-def upsampled(
-    x, b, fu, plane, channel, height, width, middle_y, middle_x, pad_y, pad_x,
-    UP_Y: tl.constexpr, UP_X: tl.constexpr, UP_TAPS_Y: tl.constexpr, UP_TAPS_X: tl.constexpr, FLIP: tl.constexpr,
-    IN_Y: tl.constexpr, IN_X: tl.constexpr, MID: tl.constexpr, PRECISION: tl.constexpr,
+def filtered_lrelu_kernel(
+    x, b, fu, fd, y, sign_mask,
+    channels, height, width, mid_height, mid_width, out_height, out_width, blocks_y, blocks_x, pad_y, pad_x,
+    down_pad_y, down_pad_x, up_gain: tl.float64, gain: tl.float64, slope: tl.float64, clamp: tl.float64,
+    HAS_CLAMP: tl.constexpr, FROM_MASK: tl.constexpr,
+    UP_Y: tl.constexpr, UP_X: tl.constexpr, DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr,
+    UP_TAPS_Y: tl.constexpr, UP_TAPS_X: tl.constexpr, DOWN_TAPS_Y: tl.constexpr, DOWN_TAPS_X: tl.constexpr,
+    FLIP: tl.constexpr, STEP_Y: tl.constexpr, STEP_X: tl.constexpr, IN_Y: tl.constexpr, IN_X: tl.constexpr,
+    OUT_Y: tl.constexpr, OUT_X: tl.constexpr, MID: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The tile of the upsampled image from (middle_y, middle_x) on: [MID, MID]."""
+    """FROM_MASK: z = u times the slopes that the sign mask gives, with padding before the second filter; otherwise the
+    leaky ReLU of up_gain u, and, if wanted, its sign mask."""
+    program = tl.program_id(0)
+    plane = (program // blocks_x // blocks_y).to(tl.int64)  # it addresses
+    block_y, block_x = program // blocks_x % blocks_y, program % blocks_x
+    # The tile of the upsampled image from (middle_y, middle_x) on: [MID, MID].
+    middle_y, middle_x = block_y * (STEP_Y * DOWN_Y), block_x * (STEP_X * DOWN_X)
+    if FROM_MASK:
+        middle_y -= down_pad_y
+        middle_x -= down_pad_x
     first_y, shift_y = first_input(middle_y, pad_y, UP_Y)
     first_x, shift_x = first_input(middle_x, pad_x, UP_X)
     iy = first_y + tl.arange(0, IN_Y)[:, None]
@@ -64,106 +78,48 @@ def upsampled(
     inside = (iy >= 0) & (iy < height) & (ix >= 0) & (ix < width)
     v = tl.load(x + plane * height * width + (iy * width + ix), mask=inside, other=0.0).to(tl.float32)
     if b is not None:
-        v = tl.where(inside, v + tl.load(b + channel), 0.0)
+        v = tl.where(inside, v + tl.load(b + plane % channels), 0.0)
     middle = tl.arange(0, MID)
     tap_y = tl.arange(0, IN_Y)[None, :] * UP_Y + shift_y - middle[:, None]
     tap_x = tl.arange(0, IN_X)[:, None] * UP_X + shift_x - middle[None, :]
-    rows = tl.dot(band(fu, tap_y, UP_TAPS_Y, FLIP), v, input_precision=PRECISION)
-    return tl.dot(rows, band(fu, tap_x, UP_TAPS_X, FLIP), input_precision=PRECISION)
+    by_row = tl.dot(band(fu, tap_y, UP_TAPS_Y, FLIP), v, input_precision=PRECISION)
+    u = tl.dot(by_row, band(fu, tap_x, UP_TAPS_X, FLIP), input_precision=PRECISION)
 
+    row, column = middle_y + middle[:, None], middle_x + middle[None, :]
+    row_bytes = (mid_width + 3) // 4
+    if FROM_MASK:  # beyond the edges the nearest sign, which meets no tap
+        row = tl.minimum(tl.maximum(row, 0), mid_height - 1)
+        column = tl.minimum(tl.maximum(column, 0), mid_width - 1)
+        byte = tl.load(sign_mask + plane * mid_height * row_bytes + (row * row_bytes + column // 4))
+        z = u * slope_of_sign(byte, column, gain, slope, u)
+    else:
+        u *= scalar(up_gain, u)
+        z = lrelu(u, scalar(slope, u)) * scalar(gain, u)
+        if sign_mask is not None:
+            sign = tl.where((row < mid_height) & (column < mid_width), sign_of(u, z, clamp, HAS_CLAMP), 0)
+            four = pack_signs(sign, MID, MID)
+            # To this tile belong the pixels up to the next one; to the last one also those that no output meets.
+            tile_y = tl.arange(0, MID)[:, None]
+            tile_x = tl.arange(0, MID // 4)[None, :]
+            byte = middle_x // 4 + tile_x
+            mask = (middle_y + tile_y < mid_height) & (byte < row_bytes)
+            mask &= (tile_y < STEP_Y * DOWN_Y) | (block_y == blocks_y - 1)
+            mask &= (tile_x < STEP_X * DOWN_X // 4) | (block_x == blocks_x - 1)
+            at = (middle_y + tile_y) * row_bytes + byte
+            tl.store(sign_mask + plane * mid_height * row_bytes + at, four, mask=mask)
+        if HAS_CLAMP:
+            z = clamped(z, clamp)
 
-@triton.jit
-def store_downsampled(
-    z, fd, y, plane, middle_y, middle_x, mid_height, mid_width, out_height, out_width, block_y, block_x,
-    DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr, DOWN_TAPS_Y: tl.constexpr, DOWN_TAPS_X: tl.constexpr,
-    FLIP: tl.constexpr, STEP_Y: tl.constexpr, STEP_X: tl.constexpr, OUT_Y: tl.constexpr, OUT_X: tl.constexpr,
-    MID: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Of the tile z [MID, MID] from (middle_y, middle_x) on; the taps beyond the edges of its image are 0."""
-    middle = tl.arange(0, MID)
+    # The taps beyond the edges of the upsampled image are 0.
     out_y, out_x = tl.arange(0, OUT_Y)[:, None], tl.arange(0, OUT_X)[None, :]
     in_y, in_x = middle_y + middle, middle_x + middle
     tap_y = tl.where((in_y >= 0) & (in_y < mid_height), middle, -MID)[None, :] - out_y * DOWN_Y
     tap_x = tl.where((in_x >= 0) & (in_x < mid_width), middle, -MID)[:, None] - out_x * DOWN_X
-    columns = tl.dot(z, band(fd, tap_x, DOWN_TAPS_X, FLIP), input_precision=PRECISION)
-    tile = tl.dot(band(fd, tap_y, DOWN_TAPS_Y, FLIP), columns, input_precision=PRECISION)
+    by_column = tl.dot(z, band(fd, tap_x, DOWN_TAPS_X, FLIP), input_precision=PRECISION)
+    tile = tl.dot(band(fd, tap_y, DOWN_TAPS_Y, FLIP), by_column, input_precision=PRECISION)
     oy, ox = block_y * STEP_Y + out_y, block_x * STEP_X + out_x
     mask = (out_y < STEP_Y) & (oy < out_height) & (out_x < STEP_X) & (ox < out_width)
     tl.store(y + plane * out_height * out_width + (oy * out_width + ox), tile.to(y.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def tile_of_program(blocks_y, blocks_x):
-    """Its plane (64 bits: it addresses), and its block of rows and of columns."""
-    program = tl.program_id(0)
-    return (program // blocks_x // blocks_y).to(tl.int64), program // blocks_x % blocks_y, program % blocks_x
-
-
-@triton.jit
-def filtered_lrelu_fwd_kernel(
-    x, b, fu, fd, y, sign_mask,
-    channels, height, width, mid_height, mid_width, out_height, out_width, blocks_y, blocks_x, pad_y, pad_x,
-    up_gain: tl.float64, gain: tl.float64, slope: tl.float64, clamp: tl.float64, HAS_CLAMP: tl.constexpr,
-    UP_Y: tl.constexpr, UP_X: tl.constexpr, DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr,
-    UP_TAPS_Y: tl.constexpr, UP_TAPS_X: tl.constexpr, DOWN_TAPS_Y: tl.constexpr, DOWN_TAPS_X: tl.constexpr,
-    FLIP: tl.constexpr, STEP_Y: tl.constexpr, STEP_X: tl.constexpr, IN_Y: tl.constexpr, IN_X: tl.constexpr,
-    OUT_Y: tl.constexpr, OUT_X: tl.constexpr, MID: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    plane, block_y, block_x = tile_of_program(blocks_y, blocks_x)
-    middle_y, middle_x = block_y * (STEP_Y * DOWN_Y), block_x * (STEP_X * DOWN_X)
-    u = upsampled(
-        x, b, fu, plane, plane % channels, height, width, middle_y, middle_x, pad_y, pad_x,
-        UP_Y, UP_X, UP_TAPS_Y, UP_TAPS_X, FLIP, IN_Y, IN_X, MID, PRECISION,
-    )  # fmt: skip
-    u *= scalar(up_gain, u)
-    z = lrelu(u, scalar(slope, u)) * scalar(gain, u)
-    if sign_mask is not None:
-        row, column = middle_y + tl.arange(0, MID)[:, None], middle_x + tl.arange(0, MID)[None, :]
-        sign = tl.where((row < mid_height) & (column < mid_width), sign_of(u, z, clamp, HAS_CLAMP), 0)
-        four = pack_signs(sign, MID, MID)
-        # To this tile belong the pixels up to the next one; to the last one also those that no output meets.
-        tile_y = tl.arange(0, MID)[:, None]
-        tile_x = tl.arange(0, MID // 4)[None, :]
-        byte, row_bytes = middle_x // 4 + tile_x, (mid_width + 3) // 4
-        mask = (middle_y + tile_y < mid_height) & (byte < row_bytes)
-        mask &= (tile_y < STEP_Y * DOWN_Y) | (block_y == blocks_y - 1)
-        mask &= (tile_x < STEP_X * DOWN_X // 4) | (block_x == blocks_x - 1)
-        at = (middle_y + tile_y) * row_bytes + byte
-        tl.store(sign_mask + plane * mid_height * row_bytes + at, four, mask=mask)
-    if HAS_CLAMP:
-        z = clamped(z, clamp)
-    store_downsampled(
-        z, fd, y, plane, middle_y, middle_x, mid_height, mid_width, out_height, out_width, block_y, block_x,
-        DOWN_Y, DOWN_X, DOWN_TAPS_Y, DOWN_TAPS_X, FLIP, STEP_Y, STEP_X, OUT_Y, OUT_X, MID, PRECISION,
-    )  # fmt: skip
-
-
-@triton.jit
-def filtered_lrelu_linear_kernel(
-    x, fu, fd, y, sign_mask,
-    height, width, mid_height, mid_width, out_height, out_width, blocks_y, blocks_x, pad_y, pad_x,
-    down_pad_y, down_pad_x, gain: tl.float64, slope: tl.float64,
-    UP_Y: tl.constexpr, UP_X: tl.constexpr, DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr,
-    UP_TAPS_Y: tl.constexpr, UP_TAPS_X: tl.constexpr, DOWN_TAPS_Y: tl.constexpr, DOWN_TAPS_X: tl.constexpr,
-    FLIP: tl.constexpr, STEP_Y: tl.constexpr, STEP_X: tl.constexpr, IN_Y: tl.constexpr, IN_X: tl.constexpr,
-    OUT_Y: tl.constexpr, OUT_X: tl.constexpr, MID: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    plane, block_y, block_x = tile_of_program(blocks_y, blocks_x)
-    middle_y, middle_x = block_y * (STEP_Y * DOWN_Y) - down_pad_y, block_x * (STEP_X * DOWN_X) - down_pad_x
-    u = upsampled(
-        x, None, fu, plane, 0, height, width, middle_y, middle_x, pad_y, pad_x,
-        UP_Y, UP_X, UP_TAPS_Y, UP_TAPS_X, FLIP, IN_Y, IN_X, MID, PRECISION,
-    )  # fmt: skip
-    # Beyond the edges the nearest sign, which meets no tap.
-    row = tl.minimum(tl.maximum(middle_y + tl.arange(0, MID)[:, None], 0), mid_height - 1)
-    column = tl.minimum(tl.maximum(middle_x + tl.arange(0, MID)[None, :], 0), mid_width - 1)
-    row_bytes = (mid_width + 3) // 4
-    byte = tl.load(sign_mask + plane * mid_height * row_bytes + (row * row_bytes + column // 4))
-    z = u * slope_of_sign(byte, column, gain, slope, u)
-    store_downsampled(
-        z, fd, y, plane, middle_y, middle_x, mid_height, mid_width, out_height, out_width, block_y, block_x,
-        DOWN_Y, DOWN_X, DOWN_TAPS_Y, DOWN_TAPS_X, FLIP, STEP_Y, STEP_X, OUT_Y, OUT_X, MID, PRECISION,
-    )  # fmt: skip
 
 
 class Axis(NamedTuple):
@@ -219,28 +175,14 @@ def filtered_lrelu_fwd(
     x: Tensor, b: Tensor | None, fu: Tensor | None, fd: Tensor | None, up: Sequence[int], down: Sequence[int],
     padding: Sequence[int], gain: float, slope: float, clamp: float | None, flip_filter: bool, want_sign_mask: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    layout, x = memory_format(x), x.contiguous()
-    b, fu, fd = contiguous(b, fu, fd)
-    (n, c, height, width), middle = x.shape, output_size(x.shape, fu, up, ONE, padding)
-    out = output_size((n, c, *middle), fd, ONE, down, NO_PADDING)
-    mask_shape = (n, c, middle[0], (middle[1] + 3) // 4)
+    middle = output_size(x.shape, fu, up, ONE, padding)
+    mask_shape = (*x.shape[:2], middle[0], (middle[1] + 3) // 4)
     sign_mask = torch.empty(mask_shape if want_sign_mask else 0, dtype=torch.uint8, device=x.device)
-    mask_or_none = sign_mask if want_sign_mask else None
-    y = torch.empty((n, c, *out), dtype=x.dtype, device=x.device)
-    tile = tile_for(x, fu, fd, up, down)
-    if tile is None:
-        y = filtered_lrelu_sign_mask.composed_fwd(
-            x, b, fu, fd, mask_or_none, up=up, down=down, padding=padding, gain=gain, slope=slope, clamp=clamp,
-            flip=flip_filter,
-        )  # fmt: skip
-    elif y.numel():
-        blocks = (triton.cdiv(out[0], tile["STEP_Y"]), triton.cdiv(out[1], tile["STEP_X"]))
-        with on_device_of(x):
-            filtered_lrelu_fwd_kernel[(n * c * blocks[0] * blocks[1],)](
-                x, b, fu, fd, y, mask_or_none, c, height, width, *middle, *out, *blocks, padding[2], padding[0],
-                float(up[0] * up[1]), gain, slope, clamp or 0.0, HAS_CLAMP=clamp is not None, FLIP=flip_filter, **tile,
-            )  # fmt: skip
-    return y.contiguous(memory_format=layout), sign_mask
+    y = _filtered_lrelu(
+        x, b, fu, fd, sign_mask if want_sign_mask else None, middle, from_mask=False, up=up, down=down, padding=padding,
+        padding_down=NO_PADDING, gain=gain, slope=slope, clamp=clamp, flip=flip_filter,
+    )  # fmt: skip
+    return y, sign_mask
 
 
 def filtered_lrelu_linear(
@@ -248,22 +190,36 @@ def filtered_lrelu_linear(
     down: Sequence[int], padding: Sequence[int], padding_down: Sequence[int], gain: float, slope: float,
     flip_filter: bool,
 ) -> Tensor:  # fmt: skip
-    layout, x, sign_mask = memory_format(x), x.contiguous(), sign_mask.contiguous()
-    fu, fd = contiguous(fu, fd)
+    return _filtered_lrelu(
+        x, None, fu, fd, sign_mask, middle, from_mask=True, up=up, down=down, padding=padding,
+        padding_down=padding_down, gain=gain, slope=slope, clamp=None, flip=flip_filter,
+    )  # fmt: skip
+
+
+def _filtered_lrelu(
+    x: Tensor, b: Tensor | None, fu: Tensor | None, fd: Tensor | None, sign_mask: Tensor | None, middle: Sequence[int],
+    *, from_mask: bool, up: Sequence[int], down: Sequence[int], padding: Sequence[int], padding_down: Sequence[int],
+    gain: float, slope: float, clamp: float | None, flip: bool,
+) -> Tensor:  # fmt: skip
+    """middle: (height, width) of the upsampled image. from_mask: the sign mask is read, else filled where given."""
+    layout, x = memory_format(x), x.contiguous()
+    b, fu, fd, sign_mask = contiguous(b, fu, fd, sign_mask)
     n, c, height, width = x.shape
     out = output_size((n, c, *middle), fd, ONE, down, padding_down)
-    y = torch.empty((n, c, *out), dtype=x.dtype, device=x.device)
     tile = tile_for(x, fu, fd, up, down)
     if tile is None:
-        y = filtered_lrelu_sign_mask.composed_linear(
-            x, sign_mask, fu, fd, up=up, down=down, padding=padding, padding_down=padding_down, gain=gain, slope=slope,
-            flip=flip_filter,
+        y = filtered_lrelu_sign_mask.composed(
+            x, b, fu, fd, sign_mask, from_mask=from_mask, up=up, down=down, padding=padding, padding_down=padding_down,
+            gain=gain, slope=slope, clamp=clamp, flip=flip,
         )  # fmt: skip
-    elif y.numel():
+        return y.contiguous(memory_format=layout)
+    y = torch.empty((n, c, *out), dtype=x.dtype, device=x.device)
+    if y.numel():
         blocks = (triton.cdiv(out[0], tile["STEP_Y"]), triton.cdiv(out[1], tile["STEP_X"]))
         with on_device_of(x):
-            filtered_lrelu_linear_kernel[(n * c * blocks[0] * blocks[1],)](
-                x, fu, fd, y, sign_mask, height, width, *middle, *out, *blocks, padding[2], padding[0],
-                padding_down[2], padding_down[0], gain, slope, FLIP=flip_filter, **tile,
+            filtered_lrelu_kernel[(n * c * blocks[0] * blocks[1],)](
+                x, b, fu, fd, y, sign_mask, c, height, width, *middle, *out, *blocks, padding[2], padding[0],
+                padding_down[2], padding_down[0], float(up[0] * up[1]), gain, slope, clamp or 0.0,
+                HAS_CLAMP=clamp is not None, FROM_MASK=from_mask, FLIP=flip, **tile,
             )  # fmt: skip
     return y.contiguous(memory_format=layout)

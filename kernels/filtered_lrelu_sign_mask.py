@@ -106,22 +106,15 @@ def lrelu_by_sign_mask(
     return z
 
 
-def composed_fwd(
-    x: Tensor, b: Tensor | None, fu: Tensor | None, fd: Tensor | None, sign_mask: Tensor | None, *, up: Sequence[int],
-    down: Sequence[int], padding: Sequence[int], gain: float, slope: float, clamp: float | None, flip: bool,
+def composed(
+    x: Tensor, b: Tensor | None, fu: Tensor | None, fd: Tensor | None, sign_mask: Tensor | None, *, from_mask: bool,
+    up: Sequence[int], down: Sequence[int], padding: Sequence[int], padding_down: Sequence[int], gain: float,
+    slope: float, clamp: float | None, flip: bool,
 ) -> Tensor:  # fmt: skip
-    """x is contiguous; the sign mask is filled where given."""
+    """x is contiguous. from_mask: the linear operator of the sign mask, which is otherwise filled where given."""
     v = x.to(accumulation(x.dtype))
     v = v if b is None else v + b[:, None, None]
-    u = filtered(v, fu, up=up, padding=padding, flip=flip, gain=float(up[0] * up[1]))
-    z = lrelu_by_sign_mask(u, sign_mask, gain=gain, slope=slope, clamp=clamp, from_mask=False)
-    return filtered(z, fd, down=down, flip=flip).to(x.dtype)
-
-
-def composed_linear(
-    x: Tensor, sign_mask: Tensor, fu: Tensor | None, fd: Tensor | None, *, up: Sequence[int], down: Sequence[int],
-    padding: Sequence[int], padding_down: Sequence[int], gain: float, slope: float, flip: bool,
-) -> Tensor:  # fmt: skip
-    u = filtered(x.to(accumulation(x.dtype)), fu, up=up, padding=padding, flip=flip)
-    z = lrelu_by_sign_mask(u, sign_mask, gain=gain, slope=slope, clamp=None, from_mask=True)
+    up_gain = 1.0 if from_mask else float(up[0] * up[1])
+    u = filtered(v, fu, up=up, padding=padding, flip=flip, gain=up_gain)
+    z = lrelu_by_sign_mask(u, sign_mask, gain=gain, slope=slope, clamp=clamp, from_mask=from_mask)
     return filtered(z, fd, down=down, padding=padding_down, flip=flip).to(x.dtype)

@@ -12,6 +12,7 @@ up in a fixed order. Source: Karras et al., arXiv 1912.04958, section 2.2.
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import triton
@@ -20,14 +21,13 @@ from torch import Tensor
 
 from idgan_fast.kernels._activations import act_gain_clamp, lrelu_backward
 from idgan_fast.kernels._common import acc_type, contiguous, dense, is_channels_last, new_image, on_device_of, scalar
-from idgan_fast.kernels._epilogue import Epilogue
 from idgan_fast.kernels._fir import TILE as FIR_TILE
 from idgan_fast.kernels._fir import strip_coordinates, strips_of
 from idgan_fast.kernels.styled_epilogue_sums import epilogue_sums
 from idgan_fast.ops._resampling import adjoint_padding, filter_size, output_size
 from idgan_fast.ops._tensors import accumulation, laid_out_like, over_pixels
+from idgan_fast.ops.layer.epilogue import NO_PADDING, ONE, Epilogue, phases, whole
 
-ONE, NO_PADDING = (1, 1), (0, 0, 0, 0)
 LONG = 6  # a filter of more taps, which is given for one axis, passes twice
 
 
@@ -151,31 +151,28 @@ def styled_epilogue_bwd_kernel(
             tl.store(scale_sums + at, tl.sum(total, 1), mask=rows < planes * strips)
 
 
-def styled_epilogue_fwd(
-    y: Sequence[Tensor], f: Tensor | None, scale: Tensor | None, noise: Tensor | None, strength: Tensor | None,
-    b: Tensor | None, next_styles: Tensor | None, padding: Sequence[int], fir_gain: float, slope: float, gain: float,
-    clamp: float | None,
-) -> Tensor:  # fmt: skip
-    epilogue = Epilogue(scale, noise, strength, b, next_styles, slope, gain, clamp)
-    return fir_epilogue(dense(whole(y)), f, epilogue, padding=padding, fir_gain=fir_gain)
+def styled_epilogue_fwd(y: Sequence[Tensor], *operands: Any) -> Tensor:
+    """operands: the fields of `Epilogue`."""
+    return fir_epilogue(laid_out_like(whole(y), y[0]), Epilogue(*operands))
 
 
 def fir(x: Tensor, f: Tensor | None, *, padding: Sequence[int], flip: bool, gain: float) -> Tensor:
     """upfirdn2d without a change of size: f [fh, fw], [k] or None."""
-    return fir_epilogue(dense(x), f, Epilogue(), padding=padding, fir_gain=gain, flip=flip)
+    return fir_epilogue(dense(x), Epilogue(f, padding=padding, fir_gain=gain), flip=flip)
 
 
 def fir_epilogue(
-    x: Tensor, f: Tensor | None, epilogue: Epilogue, *, padding: Sequence[int] = NO_PADDING, fir_gain: float = 1.0,
-    flip: bool = False, dtype: torch.dtype | None = None, z: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """The epilogue of the filtered x, which is dense. dtype: of the result, by default x's. z: filled where given."""
+    x: Tensor, epilogue: Epilogue, *, flip: bool = False, dtype: torch.dtype | None = None, z: Tensor | None = None
+) -> Tensor:
+    """The epilogue of x, which is dense. dtype: of the result, by default x's. z: filled where given."""
     acc_dtype = accumulation(x.dtype)
+    f, padding, fir_gain = epilogue.f, epilogue.padding, epilogue.fir_gain
     if f is None:
         padding, fir_gain = NO_PADDING, 1.0
     elif _passes_twice(f):
         dtype = dtype or x.dtype
-        x = fir_epilogue(x, f[None, :], Epilogue(), padding=(*padding[:2], 0, 0), flip=flip, dtype=acc_dtype)
+        along_x = Epilogue(f[None, :], padding=(*padding[:2], 0, 0))
+        x = fir_epilogue(x, along_x, flip=flip, dtype=acc_dtype)
         f, padding = f[:, None], (0, 0, *padding[2:])
     else:
         f = _two_axes(f, acc_dtype)
@@ -184,12 +181,11 @@ def fir_epilogue(
     if out.numel() == 0:
         return out
     strips = strips_of(x, height, width)
-    vectors = contiguous(epilogue.scale, epilogue.noise, epilogue.strength, epilogue.b, epilogue.next_styles)
     with on_device_of(x):
         styled_epilogue_fwd_kernel[strips.grid](
-            x, *contiguous(f), *vectors, out, z, *strips.sizes, padding[0], padding[2], epilogue.noise_step, fir_gain,
-            epilogue.slope, epilogue.gain, epilogue.clamp or 0.0, HAS_CLAMP=epilogue.clamp is not None, FH=fh, FW=fw,
-            FLIP=flip, ACC=acc_type(x.dtype), **strips.constants,
+            x, *contiguous(f, *epilogue.vectors), out, z, *strips.sizes, padding[0], padding[2], epilogue.noise_step,
+            fir_gain, epilogue.slope, epilogue.gain, epilogue.clamp or 0.0, HAS_CLAMP=epilogue.clamp is not None, FH=fh,
+            FW=fw, FLIP=flip, ACC=acc_type(x.dtype), **strips.constants,
         )  # fmt: skip
     return out
 
@@ -202,20 +198,16 @@ def _two_axes(f: Tensor, dtype: torch.dtype) -> Tensor:
     return f if f.ndim == 2 else torch.outer(f.to(dtype), f.to(dtype))
 
 
-def styled_epilogue_bwd(
-    dout: Tensor, y: Sequence[Tensor], out: Tensor, f: Tensor | None, scale: Tensor | None, noise: Tensor | None,
-    strength: Tensor | None, b: Tensor | None, next_styles: Tensor | None, padding: Sequence[int], fir_gain: float,
-    slope: float, gain: float, clamp: float | None, want: Sequence[int],
-) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """The gradients by y, scale, noise, strength, b and next_styles; want: which of all but y, the others are empty."""
+def styled_epilogue_bwd(dout: Tensor, y: Sequence[Tensor], out: Tensor, *operands: Any) -> tuple[Any, ...]:
+    """The gradients by y, scale, noise, strength, b and next_styles. operands: see the reference."""
+    *fields, want = operands
+    epilogue = Epilogue(*fields)
     want_scale, want_noise, want_strength, want_b, want_next = (bool(w) for w in want)
-    x = dense(whole(y))
+    x = laid_out_like(whole(y), y[0])
     acc_dtype = accumulation(x.dtype)
-    epilogue = Epilogue(scale, noise, strength, b, next_styles, slope, gain, clamp)
-    z = out
-    if next_styles is not None:  # out shows nothing where a next style is 0
-        before = epilogue._replace(next_styles=None)
-        z = fir_epilogue(x, f, before, padding=padding, fir_gain=fir_gain, dtype=acc_dtype)
+    f, scale, z = epilogue.f, epilogue.scale, out
+    if epilogue.next_styles is not None:  # out shows nothing where a next style is 0
+        z = fir_epilogue(x, epilogue._replace(next_styles=None), dtype=acc_dtype)
     dout, z = laid_out_like(dout, x), laid_out_like(z, x)
     sums = partial(epilogue_sums, dout, z, want_noise=want_noise or want_strength, want_b=want_b, want_next=want_next)
     if f is None:
@@ -224,23 +216,24 @@ def styled_epilogue_bwd(
     elif _passes_twice(f):
         h = torch.empty_like(dout, dtype=acc_dtype)
         pixel_sums, dscale, db, dnext = sums(epilogue._replace(scale=None), dy=h, want_scale=False)
-        back = adjoint_padding(x.shape[2:], h.shape[2:], f, ONE, ONE, padding)
-        du = fir(h, f, padding=back, flip=True, gain=fir_gain)
+        back = adjoint_padding(x.shape[2:], h.shape[2:], f, ONE, ONE, epilogue.padding)
+        du = fir(h, f, padding=back, flip=True, gain=epilogue.fir_gain)
         dscale = (du * x).sum((2, 3)) if want_scale else dscale
         dy = laid_out_like((du if scale is None else du * over_pixels(scale)).to(x.dtype), x)
     else:
         dy = torch.empty_like(x)
-        dscale = fir_backward(dout, z, f, epilogue, dy, y=x if want_scale else None, padding=padding, fir_gain=fir_gain)
+        dscale = fir_backward(dout, z, epilogue, dy, y=x if want_scale else None)
         pixel_sums, _, db, dnext = sums(epilogue._replace(scale=None), want_scale=False)
-    dnoise, dstrength = noise_gradients(pixel_sums, noise, strength, want_noise=want_noise, want_strength=want_strength)
-    return phases(dy, len(y)), dscale, dnoise, dstrength, db, dnext
+    dnoise, dstrength = noise_gradients(pixel_sums, epilogue, want_noise=want_noise, want_strength=want_strength)
+    return list(phases(dy, len(y))), dscale, dnoise, dstrength, db, dnext
 
 
 def noise_gradients(
-    pixel_sums: Tensor, noise: Tensor | None, strength: Tensor | None, *, want_noise: bool, want_strength: bool
+    pixel_sums: Tensor, epilogue: Epilogue, *, want_noise: bool, want_strength: bool
 ) -> tuple[Tensor, Tensor]:
     """The gradients by noise and its strength from the sums over channels; those not wanted are empty."""
     dnoise, dstrength = pixel_sums.new_empty(0), pixel_sums.new_empty(0)
+    noise, strength = epilogue.noise, epilogue.strength
     if noise is not None and (want_noise or want_strength):
         by_pixel = pixel_sums if noise.shape[0] == pixel_sums.shape[0] else pixel_sums.sum(0, keepdim=True)
         dnoise = (by_pixel if strength is None else by_pixel * strength) if want_noise else dnoise
@@ -248,43 +241,25 @@ def noise_gradients(
     return dnoise, dstrength
 
 
-def fir_backward(
-    dout: Tensor, z: Tensor, f: Tensor, epilogue: Epilogue, dy: Tensor, *, y: Tensor | None, padding: Sequence[int],
-    fir_gain: float,
-) -> Tensor:  # fmt: skip
-    """Fills dy; the gradient by scale, empty without y. f: not longer than LONG, as in the forward pass."""
+def fir_backward(dout: Tensor, z: Tensor, epilogue: Epilogue, dy: Tensor, y: Tensor | None = None) -> Tensor:
+    """Fills dy; the gradient by scale, empty without y. The filter is not longer than LONG, as in the forward pass."""
     (n, c, height, width), acc_dtype = dy.shape, accumulation(dy.dtype)
     if dy.numel() == 0:
         return dy.new_zeros(0 if y is None else (n, c), dtype=acc_dtype)
-    back = adjoint_padding(dy.shape[2:], dout.shape[2:], f, ONE, ONE, padding)
-    f, scale, next_styles = contiguous(_two_axes(f, acc_dtype), epilogue.scale, epilogue.next_styles)
+    assert epilogue.f is not None
+    back = adjoint_padding(dy.shape[2:], dout.shape[2:], epilogue.f, ONE, ONE, epilogue.padding)
+    f, scale, next_styles = contiguous(_two_axes(epilogue.f, acc_dtype), epilogue.scale, epilogue.next_styles)
+    fh, fw = filter_size(f)
     last = is_channels_last(dy)  # dout may be a single pixel, which tells nothing
     strips = strips_of(dout, height, width, last=last, tile=FIR_TILE // 2)  # twice the tensors of the forward pass
     shape = (n, strips.row_blocks, c) if last else (strips.column_blocks, n * c, strips.strips)
     scale_sums = None if y is None else torch.empty(shape, dtype=acc_dtype, device=dy.device)
     with on_device_of(dy):
         styled_epilogue_bwd_kernel[strips.grid](
-            dout, z, f, scale, next_styles, y, dy, scale_sums, *strips.sizes, back[0], back[2], fir_gain,
-            epilogue.slope, epilogue.gain, epilogue.clamp or 0.0, HAS_CLAMP=epilogue.clamp is not None,
-            FH=f.shape[0], FW=f.shape[1], ACC=acc_type(dy.dtype), **strips.constants,
+            dout, z, f, scale, next_styles, y, dy, scale_sums, *strips.sizes, back[0], back[2], epilogue.fir_gain,
+            epilogue.slope, epilogue.gain, epilogue.clamp or 0.0, HAS_CLAMP=epilogue.clamp is not None, FH=fh, FW=fw,
+            ACC=acc_type(dy.dtype), **strips.constants,
         )  # fmt: skip
     if scale_sums is None:
         return dy.new_empty(0, dtype=acc_dtype)
     return scale_sums.sum(1) if last else scale_sums.sum((0, 2)).view(n, c)
-
-
-def whole(y: Sequence[Tensor]) -> Tensor:
-    """The image of its phases: even and odd rows of even and odd columns (ee, eo, oe, oo)."""
-    if len(y) == 1:
-        return y[0]
-    image = new_image(y[0], y[0].shape[2] + y[2].shape[2], y[0].shape[3] + y[1].shape[3])
-    for i, part in enumerate(y):
-        image[:, :, i // 2 :: 2, i % 2 :: 2] = part
-    return image
-
-
-def phases(image: Tensor, count: int) -> list[Tensor]:
-    """The inverse of `whole`."""
-    if count == 1:
-        return [image]
-    return [laid_out_like(image[:, :, i // 2 :: 2, i % 2 :: 2], image) for i in range(4)]

@@ -1,7 +1,7 @@
 """The sums of a layer's epilogue in one pass over dout and z, with h = dout next_styles dz/dv: of h over channels for
 the noise, over pixels for b; of h y for scale; of dout z for next_styles; and dy = h scale where no filter follows.
 
-dout, z, y, dy: [N, C, H, W] in one layout; the vectors as in _epilogue.py. A program takes some pixels of a sample and
+dout, z, y, dy: [N, C, H, W] in one layout; the vectors as in `Epilogue`. A program takes some pixels of a sample and
 goes through all channels. Without y the sum for scale is that of h (v - noise strength - b) / scale, v = z / (gain
 slope), which shows itself wherever h is not 0, so that nothing but z need be kept: scale must not be 0 there, and where
 noise or b are a hundred times y a half type's z shows y in as many digits fewer.
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from idgan_fast.kernels._activations import lrelu_backward
 from idgan_fast.kernels._common import acc_type, contiguous, is_channels_last, on_device_of, scalar
-from idgan_fast.kernels._epilogue import Epilogue
 from idgan_fast.ops._tensors import accumulation
+from idgan_fast.ops.layer.epilogue import Epilogue
 
 TILE, PIXELS, CHANNELS = 2048, 64, 32  # 64 pixels of NCHW images, of channels_last ones 32 of 64 channels
 

@@ -10,12 +10,12 @@ by the weight, 2I more. Kernels' tables and weights are left out. Source: Karras
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from idgan_fast.kernels._common import dense, new_image
-from idgan_fast.kernels._epilogue import Epilogue
 from idgan_fast.kernels.styled_epilogue import fir_backward, fir_epilogue, noise_gradients
 from idgan_fast.kernels.styled_epilogue_sums import epilogue_sums
 from idgan_fast.kernels.styled_layer_conv import conv_forward, conv_input_grad
@@ -23,25 +23,24 @@ from idgan_fast.kernels.styled_layer_weight_grad import conv_weight_grad
 from idgan_fast.ops._resampling import output_size
 from idgan_fast.ops._tensors import laid_out_like
 from idgan_fast.ops.layer.conv_plan import COMPOSITE, SAME, TRANSPOSED
+from idgan_fast.ops.layer.epilogue import ONE, Epilogue
 
 
-def styled_layer_fwd(
-    x: Tensor, weight: Tensor, styles: Tensor | None, scale: Tensor | None, noise: Tensor | None,
-    strength: Tensor | None, b: Tensor | None, next_styles: Tensor | None, f: Tensor | None, padding: Sequence[int],
-    fir_gain: float, slope: float, gain: float, clamp: float | None, form: str, keep: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """(out, z); z is empty unless it is to be kept and differs from out."""
-    epilogue = Epilogue(scale, noise, strength, b, next_styles, slope, gain, clamp)
+def styled_layer_fwd(x: Tensor, weight: Tensor, styles: Tensor | None, *operands: Any) -> tuple[Tensor, Tensor]:
+    """(out, z); z is empty unless it is to be kept and differs from out. operands: see the reference."""
+    *fields, form, keep = operands
+    epilogue = Epilogue(*fields)
+    f = epilogue.f
     if form == TRANSPOSED:
         y, _ = conv_forward(x, weight, styles, Epilogue(), form=form)
         z = None
-        if keep and next_styles is not None:
-            z = new_image(y, *output_size(y.shape, f, (1, 1), (1, 1), padding))
-        out = fir_epilogue(y, f, epilogue, padding=padding, fir_gain=fir_gain, z=z)
+        if keep and epilogue.next_styles is not None:
+            z = new_image(y, *output_size(y.shape, f, ONE, ONE, epilogue.padding))
+        out = fir_epilogue(y, epilogue, z=z)
     else:
         if form == COMPOSITE:
             assert f is not None
-            weight = composite_weight(weight, f, padding=padding, fir_gain=fir_gain)
+            weight = composite_weight(weight, f, padding=epilogue.padding, fir_gain=epilogue.fir_gain)
         out, z = conv_forward(x, weight, styles, epilogue, form=form, keep_z=keep)
     return out, x.new_empty(0) if z is None else z
 
@@ -67,14 +66,13 @@ def composite_weight(weight: Tensor, f: Tensor, *, padding: Sequence[int], fir_g
 
 
 def styled_layer_bwd(
-    dout: Tensor, x: Tensor, weight: Tensor, styles: Tensor | None, scale: Tensor | None, noise: Tensor | None,
-    strength: Tensor | None, b: Tensor | None, next_styles: Tensor | None, f: Tensor | None, z: Tensor,
-    padding: Sequence[int], fir_gain: float, slope: float, gain: float, clamp: float | None, form: str,
-    want: Sequence[int],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    dout: Tensor, z: Tensor, x: Tensor, weight: Tensor, styles: Tensor | None, *operands: Any
+) -> tuple[Tensor, ...]:
     """The gradients by x, weight, styles, scale, noise, strength, b, next_styles; empty where not wanted."""
+    *fields, form, want = operands
+    epilogue = Epilogue(*fields)
+    f = epilogue.f
     want_x, want_weight, want_styles, want_scale, want_noise, want_strength, want_b, want_next = (bool(w) for w in want)
-    epilogue = Epilogue(scale, noise, strength, b, next_styles, slope, gain, clamp)
     dout = laid_out_like(dout, z)
     form = SAME if f is None else TRANSPOSED  # the composite form's gradients are the transposed one's
     dy = new_image(z, *(x.shape[2:] if f is None else (2 * x.shape[2] + 1, 2 * x.shape[3] + 1)))
@@ -82,10 +80,10 @@ def styled_layer_bwd(
         dout, z, epilogue, dy=dy if f is None else None, want_scale=want_scale, want_noise=want_noise or want_strength,
         want_b=want_b, want_next=want_next,
     )  # fmt: skip
-    dnoise, dstrength = noise_gradients(pixel_sums, noise, strength, want_noise=want_noise, want_strength=want_strength)
+    dnoise, dstrength = noise_gradients(pixel_sums, epilogue, want_noise=want_noise, want_strength=want_strength)
     dx, dweight, dstyles = x.new_empty(0), x.new_empty(0), x.new_empty(0, dtype=torch.float32)
     if f is not None and (want_x or want_weight or want_styles):
-        fir_backward(dout, z, f, epilogue, dy, y=None, padding=padding, fir_gain=fir_gain)
+        fir_backward(dout, z, epilogue, dy)
     if want_x or want_styles:
         dx, dstyles = conv_input_grad(dy, weight, styles, x, form=form, want_styles=want_styles)
     if want_weight:
@@ -97,7 +95,7 @@ def styled_layer_bwd(
 def torch_weight_grad(dy: Tensor, x: Tensor, styles: Tensor | None, *, k: int, form: str) -> Tensor:
     """As conv_weight_grad, by torch's convolution of x times its style."""
     if styles is not None:
-        x = fir_epilogue(dense(x), None, Epilogue(scale=styles))
+        x = fir_epilogue(dense(x), Epilogue(scale=styles))
     same = form == SAME
     a, b = (dy, x) if same else (x, dy)  # as if a were the result of a convolution of b
     weight = x.new_empty(1).expand(a.shape[1], b.shape[1], k, k)

@@ -21,9 +21,9 @@ from torch import Tensor
 from idgan_fast.kernels import _common
 from idgan_fast.kernels._activations import act_gain_clamp
 from idgan_fast.kernels._common import contiguous, on_device_of
-from idgan_fast.kernels._epilogue import Epilogue
 from idgan_fast.kernels.styled_layer_tiles import Shape, with_tile
 from idgan_fast.ops.layer.conv_plan import COMPOSITE, SAME, TRANSPOSED
+from idgan_fast.ops.layer.epilogue import Epilogue
 
 # The forms, in the kernel: of a stride of one; up=2 as a 3x3 convolution with a weight [4 O, I, 3, 3] that holds the
 # filter, a phase of the output each; up=2 as the four phases of a transposed convolution, of 2x2, 2x1, 1x2 and 1x1
@@ -232,7 +232,7 @@ def _launch(
     rows, columns = triton.cdiv(size[0], up), triton.cdiv(size[1], up)
     m_blocks, o_blocks = triton.cdiv(rows * columns, tile["BLOCK_M"]), triton.cdiv(c_out, tile["BLOCK_O"])
     programs = n * m_blocks * o_blocks * (up * up // tile["PHASES"])
-    vectors = contiguous(styles, epilogue.scale, epilogue.noise, epilogue.strength, epilogue.b, epilogue.next_styles)
+    vectors = contiguous(styles, *epilogue.vectors)
     with on_device_of(x):
         styled_layer_fwd_kernel[(programs,)](
             x, weight, *vectors, out, z, factor, sums, c_in, height, width, c_out, rows, columns, *size, n * m_blocks,

@@ -28,7 +28,7 @@ def without_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
     """Runs a Function's forward or backward with autocast off: dtypes were settled before `apply`."""
 
     def call(*args: Any) -> Any:
-        device = next(arg for arg in args if isinstance(arg, torch.Tensor)).device.type
+        device = next((arg.device.type for arg in args if isinstance(arg, torch.Tensor)), "cpu")
         with no_autocast(device):
             return method(*args)
 
@@ -41,25 +41,29 @@ def vector_jacobian(
     tensors: Sequence[Tensor | None],
     by: Sequence[bool],
     cotangents: Sequence[Tensor | None],
-) -> list[Tensor | None]:
-    """The gradients of <function(*tensors), cotangents> by those tensors for which `by` is true, by torch.func.vjp.
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """function(*tensors), and the gradients of <that, cotangents> by those tensors for which `by` is true.
 
-    Results of the function whose cotangent is None do not count. Tensors that are None have no gradient.
+    Results of the function whose cotangent is None are left out. Tensors that are None have no gradient.
     """
     moved = [i for i, tensor in enumerate(tensors) if tensor is not None and by[i]]
     counted = [i for i, cotangent in enumerate(cotangents) if cotangent is not None]
     gradients: list[Tensor | None] = [None] * len(tensors)
-    if not moved or not counted:
-        return gradients
+    if not counted:
+        return [], gradients
 
-    def of_moved(*values: Tensor) -> tuple[Tensor | None, ...]:
+    def of_moved(*values: Tensor) -> list[Tensor | None]:
         arguments = list(tensors)
         for i, value in zip(moved, values, strict=True):
             arguments[i] = value
         results = function(*arguments)
-        return tuple([results[i] for i in counted])
+        return [results[i] for i in counted]
 
-    _, pull, *_ = torch.func.vjp(of_moved, *[tensors[i] for i in moved])
-    for i, gradient in zip(moved, pull(tuple([cotangents[i] for i in counted])), strict=True):
+    if not moved:
+        return of_moved(), gradients
+    # Within a backward pass under torch.func, tensors may come wrapped in levels that are over: a view is free of them.
+    primals = [tensor.view_as(tensor) for i in moved if (tensor := tensors[i]) is not None]
+    results, pull, *_ = torch.func.vjp(of_moved, *primals)
+    for i, gradient in zip(moved, pull([cotangents[i] for i in counted]), strict=True):
         gradients[i] = gradient
-    return gradients
+    return results, gradients

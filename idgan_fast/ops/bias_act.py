@@ -186,10 +186,9 @@ _second = CustomOp(
 class _BiasAct(torch.autograd.Function):
     @staticmethod
     @without_autocast
-    def forward(
-        x: Tensor, b: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float | None, backend: str
-    ) -> Tensor:
-        return _forward(backend, x, b, dim, act, alpha, gain, clamp)
+    def forward(x: Tensor, b: Tensor | None, *args: Any) -> Tensor:
+        *parameters, backend = args
+        return _forward(backend, x, b, *parameters)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -238,11 +237,9 @@ class _BiasActGrad2(torch.autograd.Function):
 
     @staticmethod
     @without_autocast
-    def forward(
-        ddx: Tensor, ddb: Tensor | None, dy: Tensor, x: Tensor, b: Tensor | None,
-        want_b: bool, parameters: tuple, backend: str,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        return _second(backend, ddx, ddb, dy, x, b, *parameters, want_b)
+    def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        *tensors, want_b, parameters, backend = args
+        return _second(backend, *tensors, *parameters, want_b)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -256,7 +253,8 @@ class _BiasActGrad2(torch.autograd.Function):
             return _second_reference(*tensors, *ctx.parameters, ctx.want_b)  # type: ignore[call-arg]
 
         counted = (*cotangents[:2], cotangents[2] if ctx.want_b else None)
-        return *vector_jacobian(second, ctx.saved_tensors, ctx.needs_input_grad[:5], counted), None, None, None
+        _, by = vector_jacobian(second, ctx.saved_tensors, ctx.needs_input_grad[:5], counted)
+        return *by, None, None, None
 
 
 _bias_act = as_function(_BiasAct)

@@ -93,10 +93,9 @@ OPERATOR = Operator("bias_lrelu", (_forward, _backward))
 class _BiasLrelu(torch.autograd.Function):
     @staticmethod
     @without_autocast
-    def forward(
-        x: Tensor, b: Tensor | None, dim: int, slope: float, gain: float, clamp: float | None, backend: str
-    ) -> Tensor:
-        return _forward(backend, x, b, dim, slope, gain, clamp)
+    def forward(x: Tensor, b: Tensor | None, *args: Any) -> Tensor:
+        *parameters, backend = args
+        return _forward(backend, x, b, *parameters)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -115,10 +114,9 @@ class _BiasLreluGrad(torch.autograd.Function):
 
     @staticmethod
     @without_autocast
-    def forward(
-        dy: Tensor, y: Tensor, dim: int, slope: float, gain: float, clamp: float | None, want_db: bool, backend: str
-    ) -> tuple[Tensor, Tensor]:
-        return _backward(backend, dy, y, dim, slope, gain, clamp, want_db)
+    def forward(dy: Tensor, y: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+        *parameters, want_db, backend = args
+        return _backward(backend, dy, y, *parameters, want_db)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:

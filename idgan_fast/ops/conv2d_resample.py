@@ -13,7 +13,8 @@ from idgan_fast.ops._resampling import Pair, check_filter, filter_size, padded_f
 from idgan_fast.ops._tensors import autocasting, check_floating, check_images, memory_format, padded
 from idgan_fast.ops.conv2d_gradfix import conv2d, conv_transpose2d, gated
 from idgan_fast.ops.layer import styled_epilogue
-from idgan_fast.ops.layer.styled_epilogue import Fir, Phases, apply_epilogue
+from idgan_fast.ops.layer.epilogue import Epilogue, Phases
+from idgan_fast.ops.layer.styled_epilogue import apply_epilogue
 from idgan_fast.ops.upfirdn2d import blur_filter, plain_upfirdn2d, upfirdn2d
 from idgan_fast.ops.winograd_conv2d import is_faster, winograd_conv2d
 
@@ -48,7 +49,7 @@ def conv2d_resample(
         return upfirdn2d(y[0], f, 1, 1, fir_padding, flip_filter, up * up, impl)
     assert f is not None
     taps = f.flip(tuple(range(f.ndim))) if flip_filter else f
-    return apply_epilogue(y, Fir(taps.to(x.device), fir_padding, up * up), impl=impl)
+    return apply_epilogue(y, Epilogue(taps.to(x.device), padding=fir_padding, fir_gain=up * up), impl=impl)
 
 
 def convolve_before_fir(

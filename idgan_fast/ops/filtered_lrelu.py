@@ -2,8 +2,8 @@
 
 u = FIR_up(x + b)       y = FIR_down(clamp(gain * lrelu(u), -clamp, clamp))
 
-For the gradients a code of 2 bits is kept for each pixel of u: 0 above 0, 1 below, 2 where the clamp binds. With these
-fixed the operator is linear, and its adjoint is an operator of the same kind: filters and factors exchange places.
+For the gradients the sign mask of u is kept, 2 bits a pixel: 0 above 0, 1 below, 2 where the clamp binds. With it fixed
+the operator is linear, and its adjoint is an operator of the same kind: filters and factors exchange places.
 Source: Karras et al., Alias-Free Generative Adversarial Networks (arXiv 2106.12423), section 3.2 and appendix E.
 """
 
@@ -80,38 +80,38 @@ def _forward_reference(
     slope: float,
     clamp: float | None,
     flip_filter: bool,
-    want_codes: bool,
+    want_sign_mask: bool,
 ) -> tuple[Tensor, Tensor]:
     v = x.to(accumulation(x.dtype))
     v = v if b is None else v + per_channel(b, 4, 1)
     u = fir(v, fu, up, ONE, padding, flip_filter, up[0] * up[1])
     z = lrelu(u, slope) * gain
-    codes = packed(u, z, clamp) if want_codes else torch.empty(0, dtype=torch.uint8, device=x.device)
+    sign_mask = packed(u, z, clamp) if want_sign_mask else torch.empty(0, dtype=torch.uint8, device=x.device)
     z = z if clamp is None else z.clamp(-clamp, clamp)
-    return laid_out_like(fir(z, fd, ONE, down, NO_PADDING, flip_filter, 1).to(x.dtype), x), codes
+    return laid_out_like(fir(z, fd, ONE, down, NO_PADDING, flip_filter, 1).to(x.dtype), x), sign_mask
 
 
 def packed(u: Tensor, z: Tensor, clamp: float | None) -> Tensor:
-    """The codes of u [N, C, H, W] and z = gain * lrelu(u): uint8 [N, C, H, ceil(W / 4)], the left in the low bits."""
-    codes = (u <= 0).to(torch.uint8) * NEGATIVE
+    """The sign mask of u [N, C, H, W] and z = gain * lrelu(u): uint8 [N, C, H, ceil(W / 4)], the left pixel lowest."""
+    sign_mask = (u <= 0).to(torch.uint8) * NEGATIVE
     if clamp is not None:
-        codes = codes.masked_fill(z.abs() >= clamp, CLAMPED)
-    codes = F.pad(codes, (0, -u.shape[3] % 4)).contiguous()
-    c0, c1, c2, c3 = codes.unflatten(3, (-1, 4)).unbind(4)
+        sign_mask = sign_mask.masked_fill(z.abs() >= clamp, CLAMPED)
+    sign_mask = F.pad(sign_mask, (0, -u.shape[3] % 4)).contiguous()
+    c0, c1, c2, c3 = sign_mask.unflatten(3, (-1, 4)).unbind(4)
     return (c0 | c1 << 2 | c2 << 4 | c3 << 6).contiguous()
 
 
-def slopes(codes: Tensor, width: int, gain: float, slope: float, dtype: torch.dtype) -> Tensor:
-    """dz / du of each pixel from its code: [N, C, H, width]."""
-    of_code = torch.tensor([gain, gain * slope, 0, 0], dtype=dtype, device=codes.device)
-    shifts = torch.tensor([0, 2, 4, 6], device=codes.device)
-    of_byte = of_code[torch.arange(256, device=codes.device)[:, None] >> shifts & 3]
-    return F.embedding(codes.int(), of_byte).flatten(3)[..., :width]
+def slopes(sign_mask: Tensor, width: int, gain: float, slope: float, dtype: torch.dtype) -> Tensor:
+    """dz / du of each pixel from its sign: [N, C, H, width]."""
+    by_sign = torch.tensor([gain, gain * slope, 0, 0], dtype=dtype, device=sign_mask.device)
+    shifts = torch.tensor([0, 2, 4, 6], device=sign_mask.device)
+    by_byte = by_sign[torch.arange(256, device=sign_mask.device)[:, None] >> shifts & 3]
+    return F.embedding(sign_mask.int(), by_byte).flatten(3)[..., :width]
 
 
 def _linear_reference(
     x: Tensor,
-    codes: Tensor,
+    sign_mask: Tensor,
     middle: Sequence[int],
     fu: Tensor | None,
     fd: Tensor | None,
@@ -123,10 +123,10 @@ def _linear_reference(
     slope: float,
     flip_filter: bool,
 ) -> Tensor:
-    """FIR_down(M FIR_up(x)), M given by the codes of the upsampled image of size middle (height, width)."""
+    """FIR_down(M FIR_up(x)), M given by the sign mask of the upsampled image, of size middle (height, width)."""
     dtype = accumulation(x.dtype)
     u = fir(x.to(dtype), fu, up, ONE, padding, flip_filter, 1)
-    z = u * slopes(codes, middle[1], gain, slope, dtype)
+    z = u * slopes(sign_mask, middle[1], gain, slope, dtype)
     return laid_out_like(fir(z, fd, ONE, down, padding_down, flip_filter, 1).to(x.dtype), x)
 
 
@@ -139,23 +139,23 @@ def _forward_samples(x: Tensor) -> Iterator[tuple]:
 
 def _linear_samples(x: Tensor) -> Iterator[tuple]:
     for sample in _forward_samples(x):
-        _, codes = _forward_reference(*sample)
+        _, sign_mask = _forward_reference(*sample)
         fu, fd, up, down, padding = sample[2:7]
         middle = output_size(x.shape, fu, up, ONE, padding)
-        yield x, codes, list(middle), fu, fd, up, down, padding, [0, 0, 0, 0], 1.4, 0.2, False
+        yield x, sign_mask, list(middle), fu, fd, up, down, padding, [0, 0, 0, 0], 1.4, 0.2, False
 
 
 _forward = CustomOp(
     "filtered_lrelu_fwd",
     "(Tensor x, Tensor? b, Tensor? fu, Tensor? fd, SymInt[] up, SymInt[] down, SymInt[] padding, float gain, "
-    "float slope, float? clamp, bool flip_filter, bool want_codes) -> (Tensor, Tensor)",
+    "float slope, float? clamp, bool flip_filter, bool want_sign_mask) -> (Tensor, Tensor)",
     _forward_reference,
     _forward_samples,
 )
 _linear = CustomOp(
     "filtered_lrelu_linear",
-    "(Tensor x, Tensor codes, SymInt[] middle, Tensor? fu, Tensor? fd, SymInt[] up, SymInt[] down, SymInt[] padding, "
-    "SymInt[] padding_down, float gain, float slope, bool flip_filter) -> Tensor",
+    "(Tensor x, Tensor sign_mask, SymInt[] middle, Tensor? fu, Tensor? fd, SymInt[] up, SymInt[] down, "
+    "SymInt[] padding, SymInt[] padding_down, float gain, float slope, bool flip_filter) -> Tensor",
     _linear_reference,
     _linear_samples,
 )
@@ -170,23 +170,16 @@ class _FilteredLrelu(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-        x, _, fu, fd, *ctx.args, _, ctx.backend = inputs
-        y, codes = output
-        ctx.mark_non_differentiable(codes)
-        ctx.save_for_backward(codes, fu, fd)
-        ctx.size, ctx.out_size = x.shape[2:], y.shape[2:]
+        x, _, fu, fd, up, down, padding, gain, slope, _, flip, _, backend = inputs
+        y, sign_mask = output
+        ctx.mark_non_differentiable(sign_mask)
+        ctx.save_for_backward(sign_mask, fu, fd)
+        ctx.sizes = x.shape[2:], output_size(x.shape, fu, up, ONE, padding), y.shape[2:]
+        ctx.args = up, down, padding, NO_PADDING, gain * up[0] * up[1], slope, flip, backend
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple:
-        codes, fu, fd = ctx.saved_tensors
-        up, down, padding, gain, slope, _, flip = ctx.args
-        middle = output_size((0, 0, *ctx.size), fu, up, ONE, padding)
-        dx = _filtered_lrelu_linear(
-            dy, codes, middle, fd, fu, down, up,
-            adjoint_padding(middle, ctx.out_size, fd, ONE, down, NO_PADDING),
-            adjoint_padding(ctx.size, middle, fu, up, ONE, padding),
-            gain * up[0] * up[1], slope, not flip, ctx.backend,
-        )  # fmt: skip
+        dx = _adjoint(ctx, dy)
         db = dx.to(accumulation(dx.dtype)).sum((0, 2, 3)) if ctx.needs_input_grad[1] else None
         return dx, db, *[None] * 11
 
@@ -194,27 +187,30 @@ class _FilteredLrelu(torch.autograd.Function):
 class _FilteredLreluLinear(torch.autograd.Function):
     @staticmethod
     @without_autocast
-    def forward(x: Tensor, codes: Tensor, *args: Any) -> Tensor:
+    def forward(x: Tensor, sign_mask: Tensor, *args: Any) -> Tensor:
         *rest, backend = args
-        return _linear(backend, x, codes, *rest)
+        return _linear(backend, x, sign_mask, *rest)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        x, codes, ctx.middle, fu, fd, *ctx.args = inputs
-        ctx.save_for_backward(codes, fu, fd)
-        ctx.size, ctx.out_size = x.shape[2:], output.shape[2:]
+        x, sign_mask, middle, fu, fd, *ctx.args = inputs
+        ctx.save_for_backward(sign_mask, fu, fd)
+        ctx.sizes = x.shape[2:], middle, output.shape[2:]
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple:
-        codes, fu, fd = ctx.saved_tensors
-        up, down, padding, padding_down, gain, slope, flip, backend = ctx.args
-        dx = _filtered_lrelu_linear(
-            dy, codes, ctx.middle, fd, fu, down, up,
-            adjoint_padding(ctx.middle, ctx.out_size, fd, ONE, down, padding_down),
-            adjoint_padding(ctx.size, ctx.middle, fu, up, ONE, padding),
-            gain, slope, not flip, backend,
-        )  # fmt: skip
-        return dx, *[None] * 12
+        return _adjoint(ctx, dy), *[None] * 12
+
+
+def _adjoint(ctx: Any, dy: Tensor) -> Tensor:
+    """The gradient by x of either Function, whose ctx has the operator that is linear with the sign mask fixed."""
+    sign_mask, fu, fd = ctx.saved_tensors
+    size, middle, out_size = ctx.sizes
+    up, down, padding, padding_down, gain, slope, flip, backend = ctx.args
+    padding_up = adjoint_padding(middle, out_size, fd, ONE, down, padding_down)
+    padding_down = adjoint_padding(size, middle, fu, up, ONE, padding)
+    numbers = (down, up, padding_up, padding_down, gain, slope, not flip)
+    return _filtered_lrelu_linear(dy, sign_mask, middle, fd, fu, *numbers, backend)
 
 
 _filtered_lrelu = as_function(_FilteredLrelu)

@@ -18,7 +18,7 @@ from idgan_fast.ops._registry import Case, Operator
 from idgan_fast.ops._resampling import Pair, check_filter
 from idgan_fast.ops._tensors import accumulation, autocasting, check_floating, check_images, no_autocast
 from idgan_fast.ops.layer.composition import Resampling, apply_layer
-from idgan_fast.ops.layer.styled_epilogue import Activation, Vectors
+from idgan_fast.ops.layer.epilogue import Epilogue
 from idgan_fast.ops.upfirdn2d import blur_filter, plain_upfirdn2d
 from idgan_fast.ops.weight_square_sum import weight_square_sum
 
@@ -60,7 +60,7 @@ def modulated_conv2d(
             styles, factors = normalize_rows(styles, x.dtype)
         weight, scale = weight_and_demodulation(weight, styles, factors, x.dtype, demodulate=demodulate, impl=impl)
         resampling = Resampling(resample_filter, up, down, padding, flip_weight)
-        return apply_layer(x, weight, styles, resampling, Vectors(scale, noise), Activation(), impl=impl)
+        return apply_layer(x, weight, styles, resampling, Epilogue(scale=scale, noise=noise), impl=impl)
 
 
 def demodulation(weight: Tensor, styles: Tensor, eps: Tensor | float, *, impl: str) -> Tensor:

@@ -12,7 +12,8 @@ from idgan_fast.ops._resampling import check_filter
 from idgan_fast.ops._tensors import check_floating, no_autocast
 from idgan_fast.ops.bias_act import bias_act, check_arguments, negative_slope, plain_bias_act
 from idgan_fast.ops.layer.composition import Resampling, apply_layer
-from idgan_fast.ops.layer.styled_epilogue import Activation, Vectors, modulate
+from idgan_fast.ops.layer.epilogue import Epilogue
+from idgan_fast.ops.layer.styled_epilogue import modulate
 from idgan_fast.ops.modulated_conv2d import (
     PLAIN_FORMS,
     cast_to_autocast_dtype,
@@ -59,8 +60,8 @@ def styled_conv2d(
         if demodulate:
             styles, factors = normalize_rows(styles, x.dtype)
     options = _Options(up, resample_filter, demodulate, act, gain, clamp, impl)
-    vectors = Vectors(None, noise, noise_strength, bias, next_styles)
-    return _layer(x, weight, styles, factors, vectors, options, carries_styles=False)
+    epilogue = Epilogue(noise=noise, strength=noise_strength, b=bias, next_styles=next_styles)
+    return _layer(x, weight, styles, factors, epilogue, options, carries_styles=False)
 
 
 @public
@@ -96,8 +97,8 @@ def chained_styled_conv2d(
     """
     check_operands(x, weight, styles)
     options = _Options(up, resample_filter, demodulate, act, gain, clamp, impl)
-    vectors = Vectors(None, noise, noise_strength, bias, next_styles)
-    return _layer(cast_to_autocast_dtype(x), weight, styles, None, vectors, options, carries_styles=True)
+    epilogue = Epilogue(noise=noise, strength=noise_strength, b=bias, next_styles=next_styles)
+    return _layer(cast_to_autocast_dtype(x), weight, styles, None, epilogue, options, carries_styles=True)
 
 
 class _Options(NamedTuple):
@@ -115,14 +116,14 @@ def _layer(
     weight: Tensor,
     styles: Tensor,
     style_factors: Tensor | None,
-    vectors: Vectors,
+    epilogue: Epilogue,
     options: _Options,
     *,
     carries_styles: bool,
 ) -> Tensor:
     """carries_styles: whether x has been multiplied by the styles."""
     up, resample_filter, demodulate, act, gain, clamp, impl = options
-    _check_vectors(x, weight, vectors)
+    _check_vectors(x, weight, epilogue)
     with no_autocast(x.device.type):
         weight, scale = weight_and_demodulation(
             weight, styles, style_factors, x.dtype, demodulate=demodulate, impl=impl
@@ -135,17 +136,17 @@ def _layer(
         resampling = Resampling(f, up, 1, (kw // 2, kw // 2, kh // 2, kh // 2))
         _, alpha, gain, clamp = check_arguments(x, None, 1, act, None, gain, clamp)
         slope = negative_slope(act, alpha)
-        vectors, prologue = vectors._replace(scale=scale), None if carries_styles else styles
+        epilogue, prologue = epilogue._replace(scale=scale), None if carries_styles else styles
         if slope is not None:
-            return apply_layer(x, weight, prologue, resampling, vectors, Activation(slope, gain, clamp), impl=impl)
-        linear = vectors._replace(next_styles=None)
-        y = apply_layer(x, weight, prologue, resampling, linear, Activation(), impl=impl)
+            epilogue = epilogue._replace(slope=slope, gain=gain, clamp=clamp)
+            return apply_layer(x, weight, prologue, resampling, epilogue, impl=impl)
+        y = apply_layer(x, weight, prologue, resampling, epilogue._replace(next_styles=None), impl=impl)
         y = bias_act(y, act=act, gain=gain, clamp=clamp, impl=impl)
-        return y if vectors.next_styles is None else modulate(y, vectors.next_styles, impl)
+        return y if epilogue.next_styles is None else modulate(y, epilogue.next_styles, impl)
 
 
-def _check_vectors(x: Tensor, weight: Tensor, vectors: Vectors) -> None:
-    _, noise, strength, bias, next_styles = vectors
+def _check_vectors(x: Tensor, weight: Tensor, epilogue: Epilogue) -> None:
+    _, noise, strength, bias, next_styles = epilogue.vectors
     kh, kw = weight.shape[2:]
     if kh % 2 == 0 or kw % 2 == 0:
         raise ArgumentValueError(f"weight must have an odd kernel, got {kh} x {kw}")

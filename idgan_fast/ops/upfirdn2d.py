@@ -184,17 +184,9 @@ _resample = CustomOp(
 class _Upfirdn2d(torch.autograd.Function):
     @staticmethod
     @without_autocast
-    def forward(
-        x: Tensor,
-        f: Tensor | None,
-        up: Sequence[int],
-        down: Sequence[int],
-        padding: Sequence[int],
-        flip_filter: bool,
-        gain: float,
-        backend: str,
-    ) -> Tensor:
-        return _resample(backend, x, f, up, down, padding, flip_filter, gain)
+    def forward(x: Tensor, f: Tensor | None, *args: Any) -> Tensor:
+        *numbers, backend = args
+        return _resample(backend, x, f, *numbers)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:

@@ -87,7 +87,7 @@ def row_of(layer: Layer, dtype: str) -> Row:
         if layer.composite is not None:
             shape = (layer.n, layer.c_in, layer.c_out, layer.size_in, layer.size_in)
             plan = "two kernels"
-            if composite_is_faster(*shape, ELEMENT[dtype], peak, bandwidth):
+            if composite_is_faster(*shape, ELEMENT[dtype], peak=peak, bandwidth=bandwidth):
                 kernels, plan = layer.composite, "composite"
         row |= {
             f"{key}_bound": "compute" if arithmetic > memory else "memory",

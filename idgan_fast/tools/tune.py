@@ -19,6 +19,7 @@ from idgan_fast import ops
 from idgan_fast.errors import UserError
 from idgan_fast.files import read_json, write_json
 from idgan_fast.ops.layer.conv_plan import COMPOSITE, SAME, TORCH, TRANSPOSED, layer_key
+from idgan_fast.ops.layer.epilogue import Epilogue
 from idgan_fast.ops.layer.styled_layer import OPERATOR
 from idgan_fast.tools.costs.layer import Layer
 from idgan_fast.tools.roofline import layers_of, parse
@@ -129,7 +130,6 @@ def operands(layer: Layer, dtype: torch.dtype, device: torch.device) -> Operands
 def jobs_of(tensors: Operands) -> list[Job]:
     """The kernels of a layer in all of its forms."""
     from idgan_fast.kernels import styled_layer_conv, styled_layer_weight_grad
-    from idgan_fast.kernels._epilogue import Epilogue
     from idgan_fast.kernels.styled_layer import composite_weight
 
     x, weight, styles, noise, bias, f, up = tensors

@@ -210,9 +210,9 @@ def check_styled_epilogue(
         parts = styled_epilogue.phases(y, 4 if phased and min(y.shape[2:]) > 1 and rng.random() < 0.4 else 1)
         # Computed again in the backward pass, a value within rounding of a kink may fall on its other side.
         exact = [None if t is None else t.double() for t in (y, *tensors[1:5])]
-        u = styled_epilogue._filtered(exact[0], f, padding, False, 1.5)
-        v = styled_epilogue._pre_activation(u, *exact[1:])
-        sides = (v, styled_epilogue._activated(v, *numbers[2:4], None).abs() - (clamp or 0))
+        epilogue = styled_epilogue.Epilogue(f, *exact[1:], None, *numbers[:4])
+        v = styled_epilogue.pre_activation(styled_epilogue.filtered(exact[0], epilogue), epilogue)
+        sides = (v, styled_epilogue.activation(v, epilogue).abs() - (clamp or 0))
         if tensors[5] is not None and v.numel() and min(side.abs().min() for side in sides) < 3e-6:
             continue
         done += 1

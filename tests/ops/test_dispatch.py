@@ -61,7 +61,7 @@ def test_a_whole_layer_in_triton_beside_cuda_kernels(
         x = torch.empty(2, 8, 16, 16, device="cuda").contiguous(memory_format=torch.channels_last)
         weight = torch.empty(8, 8, 3, 3, device="cuda")
     plan = layer._plan(x, weight, layer.Resampling(None, 1, 1, (1, 1, 1, 1)), impl)
-    assert plan == (None if wanted is None else (wanted, layer.Fir()))
+    assert plan == (None if wanted is None else (wanted, layer.Epilogue()))
 
 
 def test_impl_accepts_the_names_of_the_peers() -> None:

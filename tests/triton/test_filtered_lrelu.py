@@ -30,14 +30,12 @@ def not_here(*_: Any, **__: Any) -> None:
 
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filtered_lrelu_sign_mask, "composed_fwd", not_here)
-    monkeypatch.setattr(filtered_lrelu_sign_mask, "composed_linear", not_here)
+    monkeypatch.setattr(filtered_lrelu_sign_mask, "composed", not_here)
 
 
 @pytest.fixture
 def composed(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("filtered_lrelu_fwd_kernel", "filtered_lrelu_linear_kernel"):
-        monkeypatch.setattr(filtered_lrelu, name, {})  # a launch fails
+    monkeypatch.setattr(filtered_lrelu, "filtered_lrelu_kernel", {})  # a launch fails
 
 
 def kaiser(taps: int, cutoff: float) -> Tensor:

@@ -55,12 +55,12 @@ def arguments(rng: random.Random, dtype: torch.dtype, form: str) -> tuple[list[A
         x,
         weight,
         option(rng, torch.randn(n, c_in)),
+        f,
         option(rng, torch.rand(n, c_out) + 0.5),
         noise,
         None if noise is None else option(rng, torch.randn(())),
         option(rng, torch.randn(c_out)),
         option(rng, torch.randn(n, c_out).relu()),  # zeros too, which hide the sign of z
-        f,
     ]
     slope, gain, clamp = rng.choice([1.0, 0.0, 0.2]), rng.choice([1.4, -0.7]), rng.choice([None, 0.75])
     return tensors, (padding, 1.5 if f is None else 4 / f.sum().item() ** (3 - f.ndim), slope, gain, clamp, form)
@@ -128,11 +128,12 @@ def test_backward(dtype: torch.dtype, form: str, tiles: str, count: int) -> None
         what = ([None if t is None else t.shape for t in tensors], numbers)
         out, z = layer.OPERATOR.custom_ops[0].reference(*tensors, *numbers, True)
         z = z if z.numel() else out
-        want = [int(t is not None and rng.random() < 0.8) for t in tensors[:-1]]
+        differentiable = [*tensors[:3], *tensors[4:]]  # all but f
+        want = [int(t is not None and rng.random() < 0.8) for t in differentiable]
         dout = between_nan(torch.randn_like(z))
-        got = styled_layer_bwd(dout, *tensors, z, *numbers, want)
-        wanted = layer.OPERATOR.custom_ops[1].reference(dout.double(), *exact(tensors), z.double(), *numbers, want)
-        for i, (ours, truth, given) in enumerate(zip(got, wanted, tensors, strict=False)):
+        got = styled_layer_bwd(dout, z, *tensors, *numbers, want)
+        wanted = layer.OPERATOR.custom_ops[1].reference(dout.double(), z.double(), *exact(tensors), *numbers, want)
+        for i, (ours, truth, given) in enumerate(zip(got, wanted, differentiable, strict=True)):
             if not want[i]:
                 continue
             # dy is rounded before the gradients of the convolution, x times its style too.

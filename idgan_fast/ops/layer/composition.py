@@ -15,17 +15,9 @@ from idgan_fast.ops._tensors import accumulation, constant, memory_format
 from idgan_fast.ops.conv2d_gradfix import gated
 from idgan_fast.ops.conv2d_resample import check_convolution, convolve_before_fir
 from idgan_fast.ops.layer import conv_plan, styled_epilogue, styled_layer
-from idgan_fast.ops.layer.styled_epilogue import (
-    NO_PADDING,
-    Activation,
-    Fir,
-    Phases,
-    Vectors,
-    apply_epilogue,
-    cast_vectors,
-    modulate,
-)
-from idgan_fast.ops.layer.styled_layer import Numbers, out_size
+from idgan_fast.ops.layer.epilogue import NO_PADDING, Epilogue, Phases
+from idgan_fast.ops.layer.styled_epilogue import apply_epilogue, cast_epilogue, modulate
+from idgan_fast.ops.layer.styled_layer import out_size
 from idgan_fast.ops.upfirdn2d import upfirdn2d
 
 LONGEST = 6  # taps of a filter along one axis that the kernels take in one pass
@@ -46,50 +38,49 @@ def apply_layer(
     weight: Tensor,
     styles: Tensor | None,
     resampling: Resampling,
-    vectors: Vectors,
-    activation: Activation,
+    epilogue: Epilogue,
     *,
     impl: str,
 ) -> Tensor:
     """x [N, I, H, W], weight [O, I, k, k] in x's dtype; styles [N, I] or None where x carries them.
 
-    vectors, activation and the result as in `apply_epilogue`.
+    epilogue: without a filter, which the resampling has. The result: as that of `apply_epilogue`.
     """
     plan = _plan(x, weight, resampling, impl)
     if plan is None:
-        return _compose(x, weight, styles, resampling, vectors, activation, impl)
-    form, (f, padding, fir_gain) = plan
-    vectors = cast_vectors(vectors, x.dtype, (x.shape[0], 1, *out_size(x, f, padding)))
+        return _compose(x, weight, styles, resampling, epilogue, impl)
+    form, fir = plan
+    epilogue = epilogue._replace(f=fir.f, padding=fir.padding, fir_gain=fir.fir_gain)
+    epilogue = cast_epilogue(epilogue, x.dtype, (x.shape[0], 1, *out_size(x, fir.f, fir.padding)))
     weight = weight if resampling.flip_weight else weight.flip((2, 3))
     weight = weight.contiguous(memory_format=torch.channels_last)  # once for the forward and the backward pass
     styles = None if styles is None else styles.to(accumulation(x.dtype))
-    slope, gain, clamp = activation
-    numbers = Numbers(padding, float(fir_gain), float(slope), float(gain), clamp, form)
-    keep = torch.is_grad_enabled()
-    out, _ = styled_layer.styled_layer(x, gated(weight), styles, *vectors, f, numbers, keep, "triton")
+    options = styled_layer.Options(epilogue.numbers, form, torch.is_grad_enabled(), "triton")
+    out, _ = styled_layer.styled_layer(options, epilogue.f, x, gated(weight), styles, *epilogue.vectors)
     return out
 
 
-def _plan(x: Tensor, weight: Tensor, resampling: Resampling, impl: str) -> tuple[str, Fir] | None:
+def _plan(x: Tensor, weight: Tensor, resampling: Resampling, impl: str) -> tuple[str, Epilogue] | None:
     """The form that the kernels take the layer in, and the filter after its convolution; None: the composition."""
-    f, up, down, padding, _ = resampling
+    f, up, down, padded_by, _ = resampling
     (kh, kw), device, dtype = weight.shape[2:], x.device, x.dtype
     chosen = _dispatch.choose(styled_epilogue.OPERATOR, device, impl)
     if chosen != "triton" and not (chosen == "native" and device.type == "cuda" and _dispatch.automatic(impl)):
         return None
-    pad = check_convolution(x, weight, f, up, down, padding, 1)
+    pad = check_convolution(x, weight, f, up, down, padded_by, 1)
     if not _dispatch.usable("triton", styled_layer.OPERATOR, device, impl):
         return None
     if memory_format(x) != torch.channels_last or dtype == torch.float64 or weight.dtype != dtype:
         return None
     if kh != kw or down != 1:
         return None
-    fir = Fir()
+    fir = Epilogue()
     if up == 1:
         if kh not in (1, 3) or pad != (kh // 2,) * 4:
             return None
     elif up == 2 and kh == 3 and f is not None and max(filter_size(f)) <= LONGEST:
-        fir = Fir(f.to(device), (pad[0] - 2, pad[1] - 1, pad[2] - 2, pad[3] - 1), 4.0)
+        padding = (pad[0] - 2, pad[1] - 1, pad[2] - 2, pad[3] - 1)
+        fir = Epilogue(f.to(device), padding=padding, fir_gain=4.0)
         if min(out_size(x, f, fir.padding)) < 1:
             return None
     else:
@@ -106,23 +97,15 @@ def _plan(x: Tensor, weight: Tensor, resampling: Resampling, impl: str) -> tuple
 
 
 def _compose(
-    x: Tensor,
-    weight: Tensor,
-    styles: Tensor | None,
-    resampling: Resampling,
-    vectors: Vectors,
-    activation: Activation,
-    impl: str,
+    x: Tensor, weight: Tensor, styles: Tensor | None, resampling: Resampling, epilogue: Epilogue, impl: str
 ) -> Tensor:
-    fir: Fir | None = None
     if styles is not None and _few_products(x, weight, resampling):
         y: Phases = (_products(x, weight, styles),)
     else:
         x = x if styles is None else modulate(x, styles, impl)
-        y, fir = _convolve(x, weight, resampling, impl)
-    if fir is None and activation == Activation() and all(t is None for t in vectors):
-        return y[0]
-    return apply_epilogue(y, fir, vectors, activation, impl=impl)
+        y, epilogue = _convolve(x, weight, resampling, epilogue, impl)
+    changes_nothing = all(t is None for t in (epilogue.f, *epilogue.vectors)) and epilogue.numbers == Epilogue().numbers
+    return y[0] if changes_nothing else apply_epilogue(y, epilogue, impl=impl)
 
 
 def _few_products(x: Tensor, weight: Tensor, resampling: Resampling) -> bool:
@@ -148,12 +131,14 @@ def _products(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
     return y.reshape(n, height, width, -1).permute(0, 3, 1, 2)
 
 
-def _convolve(x: Tensor, weight: Tensor, resampling: Resampling, impl: str) -> tuple[Phases, Fir | None]:
-    """The resampling convolution, and the filter that is left for the epilogue, if any."""
+def _convolve(
+    x: Tensor, weight: Tensor, resampling: Resampling, epilogue: Epilogue, impl: str
+) -> tuple[Phases, Epilogue]:
+    """The resampling convolution, and the epilogue with the filter that is left for it, if any."""
     f, up, down, padding, flip_weight = resampling
     y, fir_padding = convolve_before_fir(x, weight, f, up, down, padding, flip_weight=flip_weight, impl=impl)
     if fir_padding is None:
-        return y, None
+        return y, epilogue
     if f is None:  # nothing to filter by: cropping and the gain are left
-        return (upfirdn2d(y[0], f, padding=fir_padding, gain=up * up, impl=impl),), None
-    return y, Fir(f.to(x.device), fir_padding, up * up)
+        return (upfirdn2d(y[0], f, padding=fir_padding, gain=up * up, impl=impl),), epilogue
+    return y, epilogue._replace(f=f.to(x.device), padding=fir_padding, fir_gain=up * up)

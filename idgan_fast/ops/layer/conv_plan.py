@@ -37,7 +37,8 @@ def choose_form(
         return TORCH
     if up == 1:
         return SAME
-    rates = rates_of(device, dtype)
-    if composable and composite_is_faster(BATCH, c_in, c_out, height, width, dtype.itemsize, *rates):
+    peak, bandwidth = rates_of(device, dtype)
+    shape = (BATCH, c_in, c_out, height, width, dtype.itemsize)
+    if composable and composite_is_faster(*shape, peak=peak, bandwidth=bandwidth):
         return COMPOSITE
     return TRANSPOSED

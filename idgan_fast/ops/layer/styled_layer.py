@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.nn.grad import conv2d_weight
 
 from idgan_fast.ops import conv2d_gradfix
 from idgan_fast.ops._autograd import as_function, vector_jacobian, without_autocast
@@ -20,8 +18,9 @@ from idgan_fast.ops._registry import CustomOp, Operator
 from idgan_fast.ops._resampling import output_size
 from idgan_fast.ops._tensors import accumulation, over_pixels, per_channel
 from idgan_fast.ops.bias_lrelu import SLOPE_GAIN_CLAMP, leaky_relu_backward
-from idgan_fast.ops.layer import styled_epilogue as epilogue
-from idgan_fast.ops.layer.styled_epilogue import ONE, Activation, Fir, Vectors, apply_epilogue, modulate
+from idgan_fast.ops.layer import styled_epilogue
+from idgan_fast.ops.layer.epilogue import NO_PADDING, ONE, SCHEMA, Epilogue
+from idgan_fast.ops.layer.styled_epilogue import apply_epilogue, modulate
 
 
 def out_size(x: Tensor, f: Tensor | None, padding: Sequence[int]) -> tuple[int, int]:
@@ -30,11 +29,11 @@ def out_size(x: Tensor, f: Tensor | None, padding: Sequence[int]) -> tuple[int, 
     return (h, w) if f is None else output_size((n, c, 2 * h + 1, 2 * w + 1), f, ONE, ONE, padding)
 
 
-def _convolution(x: Tensor, weight: Tensor, f: Tensor | None) -> Tensor:
-    """Before the filter: y[2 q + t] gets x[q] weight[2 - t] with a filter, which is for up=2."""
+def _convolution_arguments(weight: Tensor, f: Tensor | None) -> tuple[Any, ...]:
+    """Those of aten's convolution from the weight on. With a filter, for up=2, y[2 q + t] gets x[q] weight[2 - t]."""
     if f is None:
-        return F.conv2d(x, weight, padding=weight.shape[2] // 2)
-    return F.conv_transpose2d(x, weight.transpose(0, 1).flip((2, 3)), stride=2)
+        return weight, None, [1, 1], [weight.shape[2] // 2] * 2, [1, 1], False, [0, 0], 1
+    return weight.transpose(0, 1).flip((2, 3)), None, [2, 2], [0, 0], [1, 1], True, [0, 0], 1
 
 
 def _modulated(x: Tensor, styles: Tensor | None) -> Tensor:
@@ -46,92 +45,57 @@ def _last(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.channels_last).copy_(x)
 
 
-def _forward_reference(
-    x: Tensor,
-    weight: Tensor,
-    styles: Tensor | None,
-    scale: Tensor | None,
-    noise: Tensor | None,
-    strength: Tensor | None,
-    b: Tensor | None,
-    next_styles: Tensor | None,
-    f: Tensor | None,
-    padding: Sequence[int],
-    fir_gain: float,
-    slope: float,
-    gain: float,
-    clamp: float | None,
-    form: str,
-    keep: bool,
-) -> tuple[Tensor, Tensor]:
-    """form changes nothing but the order of the sums."""
-    y = _convolution(_modulated(x, styles), weight, f)
-    numbers = (padding, fir_gain, slope, gain, clamp)
-    z = epilogue.forward_reference([y], f, scale, noise, strength, b, None, *numbers)
-    if next_styles is None:
+def _forward_reference(x: Tensor, weight: Tensor, styles: Tensor | None, *operands: Any) -> tuple[Tensor, Tensor]:
+    """operands: the fields of `Epilogue`, the form, which changes nothing but the order of the sums, and keep."""
+    *fields, _, keep = operands
+    epilogue = Epilogue(*fields)
+    y = torch.convolution(_modulated(x, styles), *_convolution_arguments(weight, epilogue.f))
+    z = styled_epilogue.forward_reference([y], *epilogue._replace(next_styles=None))
+    if epilogue.next_styles is None:
         return _last(z), z.new_empty(0)
-    out = epilogue.forward_reference([y], f, scale, noise, strength, b, next_styles, *numbers)
-    return _last(out), _last(z) if keep else z.new_empty(0)
+    return _last(styled_epilogue.forward_reference([y], *epilogue)), _last(z) if keep else z.new_empty(0)
 
 
 def _backward_reference(
-    dout: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    styles: Tensor | None,
-    scale: Tensor | None,
-    noise: Tensor | None,
-    strength: Tensor | None,
-    b: Tensor | None,
-    next_styles: Tensor | None,
-    f: Tensor | None,
-    z: Tensor,
-    padding: Sequence[int],
-    fir_gain: float,
-    slope: float,
-    gain: float,
-    clamp: float | None,
-    form: str,
-    want: Sequence[int],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """want: which of the gradients by x, weight, styles, scale, noise, strength, b, next_styles; the others are empty.
+    dout: Tensor, z: Tensor, x: Tensor, weight: Tensor, styles: Tensor | None, *operands: Any
+) -> tuple[Tensor, ...]:
+    """operands: the fields of `Epilogue`, the form, and want: which of the gradients by x, weight, styles, scale,
+    noise, strength, b, next_styles to compute; the others are empty.
 
     z, clamp(gain lrelu(v)), shows v wherever h, the gradient by it, is not 0.
     """
-    of_x, of_weight, of_styles, of_scale = want[:4]
-    wide = accumulation(x.dtype)
-    g, kept = dout.to(wide), z.to(wide)
+    *fields, _, want = operands
+    epilogue = Epilogue(*fields)
+    want_x, want_weight, want_styles, want_scale = want[:4]
+    acc_dtype = accumulation(x.dtype)
+    g, kept = dout.to(acc_dtype), z.to(acc_dtype)
     dnext = (g * kept).sum((2, 3)) if want[7] else g.new_empty(0)
-    g = g if next_styles is None else g * over_pixels(next_styles)
+    g = g if epilogue.next_styles is None else g * over_pixels(epilogue.next_styles)
     n, _, height, width = x.shape
-    size = (height, width) if f is None else (2 * height + 1, 2 * width + 1)
+    size = (height, width) if epilogue.f is None else (2 * height + 1, 2 * width + 1)
     y = z.new_empty((n, weight.shape[0], *size))  # for its shape
-    numbers = (padding, fir_gain, slope, gain, clamp)
-    parts, _, dnoise, dstrength, db, _ = epilogue.backward_reference(
-        g, [y], z, f, scale, noise, strength, b, None, *numbers, (0, *want[4:7], 0)
+    (dy,), _, dnoise, dstrength, db, _ = styled_epilogue.backward_reference(
+        g, [y], z, *epilogue._replace(next_styles=None), (0, *want[4:7], 0)
     )
     dscale = g.new_empty(0)
-    if of_scale:
+    if want_scale:
+        _, scale, noise, strength, b, _, _, _, slope, gain, clamp = epilogue
         assert scale is not None
         h = leaky_relu_backward(g, kept, slope, gain, clamp)
         v = kept / torch.where(kept * gain > 0, gain, gain * slope)
         v = v if noise is None else v - (noise if strength is None else noise * strength)
         v = v if b is None else v - per_channel(b, 4, 1)
         dscale = torch.where(h == 0, 0, h * v).sum((2, 3)) / scale
-    dx, dweight, dstyles = x.new_empty(0), x.new_empty(0), x.new_empty(0, dtype=wide)
-    dy, k, xs = parts[0], weight.shape[2], _modulated(x, styles)
-    if of_x or of_styles:
-        stride, pad = (1, k // 2) if f is None else (2, 0)
-        by_xs = F.conv2d(dy, weight.transpose(0, 1).flip((2, 3)), stride=stride, padding=pad)
-        dx = _last(_modulated(by_xs, styles))
-        dstyles = (by_xs.to(dstyles.dtype) * x).sum((2, 3)) if of_styles else dstyles
-    if of_weight:
-        if f is None:
-            dweight = conv2d_weight(xs, weight.shape, dy, padding=k // 2)
-        else:
-            flipped = conv2d_weight(dy, (xs.shape[1], *weight.shape[:1], k, k), xs, stride=2)
-            dweight = flipped.transpose(0, 1).flip((2, 3))
-        dweight = _last(dweight)
+    dx, dweight, dstyles = x.new_empty(0), x.new_empty(0), x.new_empty(0, dtype=acc_dtype)
+    kernel, bias_sizes, *options = _convolution_arguments(weight, epilogue.f)
+    dxs, dkernel, _ = torch.ops.aten.convolution_backward(
+        dy, _modulated(x, styles), kernel, bias_sizes, *options, [bool(want_x or want_styles), bool(want_weight), False]
+    )
+    if want_x or want_styles:
+        dx = _last(_modulated(dxs, styles))
+        dstyles = (dxs.to(acc_dtype) * x).sum((2, 3)) if want_styles else dstyles
+    if want_weight:
+        dweight = _last(dkernel if epilogue.f is None else dkernel.flip((2, 3)).transpose(0, 1))
     return dx, dweight, dstyles, dscale, dnoise, dstrength, db, dnext
 
 
@@ -147,27 +111,25 @@ def _forward_samples(x: Tensor) -> Iterator[tuple]:
         weight = (torch.randn(2 * c, c, k, k) / (k * k * c) ** 0.5).to(x.dtype)
         styles, scale, next_styles = (torch.rand(n, size, dtype=acc_dtype) + 0.5 for size in (c, 2 * c, 2 * c))
         noise, b = torch.randn(n, 1, *size, dtype=acc_dtype), torch.randn(2 * c, dtype=acc_dtype)
-        numbers = ([int(f is not None)] * 4, 1.0 if f is None else 0.5, *SLOPE_GAIN_CLAMP, form, True)
+        padding, fir_gain = (NO_PADDING, 1.0) if f is None else ((1, 1, 1, 1), 0.5)
+        numbers = (padding, fir_gain, *SLOPE_GAIN_CLAMP, form, True)
         strength = torch.tensor(0.5, dtype=acc_dtype)
-        yield x, weight, styles, scale, noise, strength, b, None, f, *numbers
-        yield x, weight, None, scale, noise, None, None, next_styles, f, *numbers
+        yield x, weight, styles, f, scale, noise, strength, b, None, *numbers
+        yield x, weight, None, f, scale, noise, None, None, next_styles, *numbers
 
 
 def _backward_samples(x: Tensor) -> Iterator[tuple]:
-    for *tensors, padding, fir_gain, slope, gain, clamp, form, keep in _forward_samples(x):
-        numbers = (padding, fir_gain, slope, gain, clamp, form)
-        out, z = _forward_reference(*tensors, *numbers, keep)  # type: ignore[call-arg]
-        want = [int(t is not None) for t in tensors[:-1]]
-        yield torch.randn_like(out), *tensors, z if z.numel() else out, *numbers, want
+    for image, weight, styles, *fields, form, keep in _forward_samples(x):
+        out, z = _forward_reference(image, weight, styles, *fields, form, keep)
+        want = [int(t is not None) for t in (image, weight, styles, *Epilogue(*fields).vectors)]
+        yield torch.randn_like(out), z if z.numel() else out, image, weight, styles, *fields, form, want
 
 
-_TENSORS = "Tensor x, Tensor weight, Tensor? styles, Tensor? scale, Tensor? noise, Tensor? strength, Tensor? b, "
-_TENSORS += "Tensor? next_styles, Tensor? f"
-_NUMBERS = "SymInt[] padding, float fir_gain, float slope, float gain, float? clamp, str form"
+_OPERANDS = f"Tensor x, Tensor weight, Tensor? styles, {SCHEMA}, str form"
 _LARGEST_TILES = (4, 160, 64, 64)  # several of them along every axis
 _forward = CustomOp(
     "styled_layer_fwd",
-    f"({_TENSORS}, {_NUMBERS}, bool keep) -> (Tensor, Tensor)",
+    f"({_OPERANDS}, bool keep) -> (Tensor, Tensor)",
     _forward_reference,
     _forward_samples,
     sample_shape=_LARGEST_TILES,
@@ -175,7 +137,7 @@ _forward = CustomOp(
 )
 _backward = CustomOp(
     "styled_layer_bwd",
-    f"(Tensor dout, {_TENSORS}, Tensor z, {_NUMBERS}, int[] want)"
+    f"(Tensor dout, Tensor z, {_OPERANDS}, int[] want)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _backward_reference,
     _backward_samples,
@@ -185,66 +147,58 @@ _backward = CustomOp(
 OPERATOR = Operator("styled_layer", (_forward, _backward))
 
 
-class Numbers(NamedTuple):
-    """The registered operator's numbers, in its order; form: see conv_plan."""
+class Options(NamedTuple):
+    """numbers: the epilogue's; form: see conv_plan; keep: whether a backward pass may follow."""
 
-    padding: Sequence[int]
-    fir_gain: float
-    slope: float
-    gain: float
-    clamp: float | None
+    numbers: tuple[Any, ...]
     form: str
+    keep: bool
+    backend: str
 
 
 class _StyledLayer(torch.autograd.Function):
-    """(x, weight, styles, the epilogue's vectors, f, numbers, keep, backend) -> (out, z)."""
+    """(options, f, x, weight, styles, the epilogue's vectors) -> (out, z)."""
 
     @staticmethod
     @without_autocast
-    def forward(
-        x: Tensor, weight: Tensor, styles: Tensor | None, scale: Tensor | None, noise: Tensor | None,
-        strength: Tensor | None, b: Tensor | None, next_styles: Tensor | None,
-        f: Tensor | None, numbers: Numbers, keep: bool, backend: str,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        vectors = (scale, noise, strength, b, next_styles)
-        return _forward(backend, x, weight, styles, *vectors, f, *numbers, keep)
+    def forward(options: Options, f: Tensor | None, *tensors: Any) -> tuple[Tensor, Tensor]:
+        numbers, form, keep, backend = options
+        x, weight, styles, *vectors = tensors
+        return _forward(backend, x, weight, styles, f, *vectors, *numbers, form, keep)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-        *tensors, f, ctx.numbers, _, ctx.backend = inputs
+        ctx.options, f, *tensors = inputs
         out, z = output
         ctx.mark_non_differentiable(z)
         *_, next_styles = tensors
-        ctx.save_for_backward(*tensors, f, out if next_styles is None else z)
+        ctx.save_for_backward(f, out if next_styles is None else z, *tensors)
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor, _: Tensor) -> tuple:
-        *by_tensors, _, _, _, _ = ctx.needs_input_grad
+        f, z, *tensors = ctx.saved_tensors
+        _, _, *by_tensors = ctx.needs_input_grad
         want = [int(needed) for needed in by_tensors]
         if conv2d_gradfix.weight_gradients_disabled and not torch.compiler.is_compiling():
             want[1] = 0  # which would be dropped
-        gradients = _styled_layer_grad(dout, *ctx.saved_tensors, want, ctx.numbers, ctx.backend)
-        wanted = [gradient if w else None for gradient, w in zip(gradients, want, strict=True)]
-        return *wanted, None, None, None, None
+        gradients = _styled_layer_grad(want, ctx.options, f, z, dout, *tensors)
+        return None, None, *[gradient if w else None for gradient, w in zip(gradients, want, strict=True)]
 
 
 class _StyledLayerGrad(torch.autograd.Function):
-    """(dout, the eight tensors, f, z, want, numbers, backend) -> the eight gradients. z depends on the tensors, which
-    the derivative by them counts in, since it is that of the composition."""
+    """(want, options, f, z, dout, the eight tensors) -> the eight gradients. z depends on the tensors, which the
+    derivative by them counts in, since it is that of the composition."""
 
     @staticmethod
     @without_autocast
-    def forward(
-        dout: Tensor, x: Tensor, weight: Tensor, styles: Tensor | None, scale: Tensor | None, noise: Tensor | None,
-        strength: Tensor | None, b: Tensor | None, next_styles: Tensor | None,
-        f: Tensor | None, z: Tensor, want: list[int], numbers: Numbers, backend: str,
-    ) -> tuple:  # fmt: skip
-        vectors = (scale, noise, strength, b, next_styles)
-        return _backward(backend, dout, x, weight, styles, *vectors, f, z, *numbers, want)
+    def forward(want: list[int], options: Options, f: Tensor | None, z: Tensor, dout: Tensor, *tensors: Any) -> tuple:
+        numbers, form, _, backend = options
+        x, weight, styles, *vectors = tensors
+        return _backward(backend, dout, z, x, weight, styles, f, *vectors, *numbers, form, want)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        *tensors, f, _, ctx.want, ctx.numbers, ctx.backend = inputs
+        ctx.want, ctx.options, f, _, *tensors = inputs
         ctx.save_for_backward(f, *tensors)
         ctx.set_materialize_grads(False)
 
@@ -253,27 +207,20 @@ class _StyledLayerGrad(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple:
         """Of the gradients that have a cotangent, by the tensors whose derivative is asked for."""
         f, dout, *tensors = ctx.saved_tensors
+        numbers, _, _, backend = ctx.options
         counted = [cotangent if w else None for cotangent, w in zip(cotangents, ctx.want, strict=True)]
         wanted = [cotangent is not None for cotangent in counted]
 
-        def layer(*tensors: Tensor | None) -> tuple[Tensor]:
-            return (_composition(tensors, f, ctx.numbers, ctx.backend),)
+        def layer(x: Tensor, weight: Tensor, styles: Tensor | None, *vectors: Any) -> tuple[Tensor]:
+            x = x if styles is None else modulate(x, styles, backend)
+            y = torch.convolution(x, *_convolution_arguments(weight, f))
+            return (apply_epilogue((y,), Epilogue(f, *vectors, *numbers), impl=backend),)
 
         def gradients(dout: Tensor, *tensors: Tensor | None) -> list[Tensor | None]:
-            return vector_jacobian(layer, tensors, wanted, (dout,))
+            return vector_jacobian(layer, tensors, wanted, (dout,))[1]
 
-        by = vector_jacobian(gradients, (dout, *tensors), ctx.needs_input_grad[:9], counted)
-        return *by, None, None, None, None, None
-
-
-def _composition(tensors: Sequence[Any], f: Tensor | None, numbers: Numbers, backend: str) -> Tensor:
-    """The layer as a composition, from the arguments of its custom op."""
-    x, weight, styles, *vectors = tensors
-    padding, fir_gain, slope, gain, clamp, _ = numbers
-    x = x if styles is None else modulate(x, styles, backend)
-    y = _convolution(x, weight, f)
-    fir = None if f is None else Fir(f, tuple(padding), fir_gain)  # type: ignore[arg-type]
-    return apply_epilogue((y,), fir, Vectors(*vectors), Activation(slope, gain, clamp), impl=backend)
+        _, by = vector_jacobian(gradients, (dout, *tensors), ctx.needs_input_grad[4:], counted)
+        return None, None, None, None, *by
 
 
 styled_layer = as_function(_StyledLayer)

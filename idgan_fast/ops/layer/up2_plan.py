@@ -9,7 +9,7 @@ two kernels   transposed convolution as its four phases: 2 * 9 * I * O flops an 
               styles, writes the intermediate image [N, O, 2H + 1, 2W + 1].
               FIR and epilogue: reads that, noise, bias and coefficients, writes [N, O, 2H, 2W].
 composite     weight and filter composed into four phases of 3x3 taps (4 times the size of the weight): reads the
-              weight, writes the phases; left out with `composed`, when the weight is fixed and they are at hand.
+              weight, writes the phases.
               Convolution with all of the epilogue: 2 * 36 * I * O flops an input pixel, 4 times the arithmetic;
               reads x, phases, styles, noise, bias and coefficients, writes [N, O, 2H, 2W].
 
@@ -51,16 +51,14 @@ def two_kernels(n: int, c_in: int, c_out: int, height: int, width: int, element:
     )
 
 
-def composite(
-    n: int, c_in: int, c_out: int, height: int, width: int, element: int, composed: bool = False
-) -> tuple[Kernel, ...]:
-    """One convolution with the composed weight. composed: it is at hand, nothing is spent on it."""
+def composite(n: int, c_in: int, c_out: int, height: int, width: int, element: int) -> tuple[Kernel, ...]:
+    """The weight is composed, and one convolution with it."""
     x, weight = n * c_in * height * width, TAPS * c_in * c_out
     phases = COMPOSITE_TAPS * c_in * c_out
     flops = 2 * COMPOSITE_TAPS * n * height * width * c_in * c_out
     moved = x + phases + n * c_in + _epilogue(n, c_out, height, width)
-    convolution = Kernel("composite convolution", flops, element * moved)
-    return (convolution,) if composed else (Kernel("compose", 0, element * (weight + phases)), convolution)
+    compose = Kernel("compose", 0, element * (weight + phases))
+    return compose, Kernel("composite convolution", flops, element * moved)
 
 
 def _epilogue(n: int, c_out: int, height: int, width: int) -> int:
@@ -75,20 +73,19 @@ def composite_is_faster(
     height: int,
     width: int,
     element: int,
+    *,
     peak: float,
     bandwidth: float,
-    composed: bool = False,
 ) -> bool:
     """The rule: is the composite form predicted to take less time than two kernels?
 
     n, c_in, c_out, height, width: of the input [n, c_in, height, width] and the channels of the output.
     element: bytes of a number. peak: flops/s of the multiplying units at that type. bandwidth: bytes/s.
-    composed: the composite weight is at hand (fixed weights), so making it costs nothing.
     Raises ValueError, one line, when a size or a rate is not positive.
     """
-    given = {"n": n, "c_in": c_in, "c_out": c_out, "height": height, "width": width, "element": element}
-    for name, value in {**given, "peak": peak, "bandwidth": bandwidth}.items():
+    sizes = {"n": n, "c_in": c_in, "c_out": c_out, "height": height, "width": width, "element": element}
+    for name, value in {**sizes, "peak": peak, "bandwidth": bandwidth}.items():
         if not value > 0:
             raise ValueError(f"composite_is_faster: {name} must be positive, got {value}")
-    one = seconds(composite(n, c_in, c_out, height, width, element, composed), peak, bandwidth)
+    one = seconds(composite(n, c_in, c_out, height, width, element), peak, bandwidth)
     return one < seconds(two_kernels(n, c_in, c_out, height, width, element), peak, bandwidth)

@@ -1,7 +1,7 @@
 """Which GPU kernels `auto` may choose: those that agree with the reference on this GPU, under this driver.
 
 On the first use of a backend on a GPU every one of its kernels runs on small inputs, forward and backward (gradients of
-higher order are made of these), and is compared with its plain twin in float64 on the CPU. That happens in a process of
+higher order are made of these), and is compared with its reference in float64 on the CPU. That happens in a process of
 its own, so that a kernel which brings the GPU's context down takes nothing with it. The verdicts are kept in a file, by
 GPU, driver, torch, triton and the kernels' own text. A kernel that fails is set aside with one warning.
 """
@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 import idgan_fast.kernels
 from idgan_fast.files import cache_file, digest, read_json, write_json
@@ -30,7 +31,7 @@ from idgan_fast.ops._registry import CUSTOM_OPS, CustomOp
 SECONDS = 300  # for all kernels of a backend, their compilation included
 # Allowed error relative to max abs(result), by its dtype: one rounding, fp32 accumulation.
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 8e-3, torch.float16: 1e-3}
-CODES = 1e-4  # share of codes that may differ: those of values within rounding of a kink
+SIGNS = 1e-4  # share of a sign mask that may differ: of values within rounding of a kink
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 SHAPES = ((2, 64, 33, 40), (1, 5, 7, 9))  # several tiles of a kernel, and less than one
@@ -38,7 +39,7 @@ Verdicts = dict[str, str | None]  # operator -> None if it agrees, else what was
 
 
 def refused(backend: str, names: tuple[str, ...], device: str) -> str | None:
-    """Why `auto` may not choose this backend for the low-level operators; None if it may."""
+    """Why `auto` may not choose this backend for these custom ops; None if it may."""
     found = verdicts(backend, device)
     wrong = [f"{name} ({found[name]})" for name in names if found.get(name, "not checked") is not None]
     return f"set aside since they disagree with the reference on this GPU: {', '.join(wrong)}" if wrong else None
@@ -141,7 +142,7 @@ def _text(output: str | bytes | None) -> str:
 
 
 def check(op: CustomOp, kernel: Callable[..., Any], device: str) -> str | None:
-    """What is wrong with a kernel: compared with its plain twin on every sample, dtype and layout; None if nothing."""
+    """What is wrong with a kernel: compared with its reference on every sample, dtype and layout; None if nothing."""
     for dtype, layout in product(DTYPES, LAYOUTS):
         tolerances = {False: TOLERANCE[dtype]}
         if op.roundings > 1 and dtype == torch.float32:
@@ -158,7 +159,7 @@ def check(op: CustomOp, kernel: Callable[..., Any], device: str) -> str | None:
                     return f"result {i} has shape {tuple(ours.shape)} in {dtype}, wanted {tuple(truth.shape)}"
                 if ours.dtype == torch.uint8:
                     share = (ours.cpu() != truth).double().mean().item() if truth.numel() else 0.0
-                    if share > CODES:
+                    if share > SIGNS:
                         return f"result {i} differs in {share:.1e} of its codes in {dtype}"
                 elif truth.numel():
                     scale = truth.abs().max().clamp_min(1)
@@ -176,15 +177,11 @@ def samples_of(op: CustomOp, dtype: torch.dtype, layout: torch.memory_format) ->
 
 
 def _tensors(result: Any) -> list[Tensor]:
-    if isinstance(result, Tensor):
-        return [result]
-    return [t for part in result for t in _tensors(part)] if isinstance(result, (tuple, list)) else []
+    return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
 
 
 def _moved(arguments: Any, move: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(arguments, Tensor):
-        return move(arguments)
-    return type(arguments)(_moved(a, move) for a in arguments) if isinstance(arguments, (tuple, list)) else arguments
+    return tree_map_only(Tensor, move, arguments)
 
 
 def _exact(t: Tensor) -> Tensor:
