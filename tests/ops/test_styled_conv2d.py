@@ -1,6 +1,6 @@
 """styled_conv2d: a modulated convolution by 1 or up, noise, bias, activation, gain and clamp.
 
-Its values are held to the plain compositions of its cases, and through the modulated convolution to that's formula.
+Its values are held to the operators that it is made of, which have formulas of their own.
 """
 
 from typing import Any
@@ -10,8 +10,22 @@ import torch
 from torch import Tensor
 
 from idgan_fast import ops
-from tests.ops import checks, errors
+from idgan_fast.ops.activations import activation_funcs
+from tests.ops import checks, errors, networks
 from tests.ops.checks import F64, leaf
+
+
+@checks.every_backend
+@pytest.mark.parametrize("up", [1, 2])
+@pytest.mark.parametrize("act", activation_funcs)
+def test_values(act: str, up: int) -> None:
+    x, w, s, t, b = leaf(2, 3, 4, 5), leaf(4, 3, 3, 3), leaf(2, 3), leaf(2, 4), leaf(4)
+    noise, strength, f = leaf(2, 1, 4 * up, 5 * up), leaf(), networks.taps()
+    y = ops.modulated_conv2d(x, w, s, up=up, padding=1, resample_filter=f) + noise * strength
+    for gain, clamp in ((None, None), (-0.7, 0.3)):
+        wanted = ops.bias_act(y, b, act=act, gain=gain, clamp=clamp) * t[:, :, None, None]
+        got = ops.styled_conv2d(x, w, s, noise, strength, b, t, up=up, act=act, gain=gain, clamp=clamp)
+        torch.testing.assert_close(got, wanted)
 
 
 @checks.numerics_of("styled_conv2d")
