@@ -1,10 +1,13 @@
-"""What each operator means, in float64 numpy and scipy: slow, plain, and independent of torch."""
+"""What resampling and convolution mean, in float64 numpy and scipy: slow, plain, and independent of torch.
+
+The formulas of the other operators are in their tests.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import signal, special
+from scipy import signal
 
 Array = NDArray[np.float64]
 Ints = int | Sequence[int]
@@ -29,48 +32,6 @@ def square(f: Array | None) -> Array:
         return np.ones((1, 1))
     f = np.asarray(f, dtype=np.float64)
     return np.outer(f, f) if f.ndim == 1 else f
-
-
-def activate(x: Array, act: str, alpha: float) -> Array:
-    if act == "linear":
-        return x
-    if act == "relu":
-        return np.where(x > 0, x, 0.0)
-    if act == "lrelu":
-        return np.where(x > 0, x, alpha * x)
-    if act == "tanh":
-        return np.tanh(x)
-    if act == "sigmoid":
-        return special.expit(x)
-    if act == "elu":
-        return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
-    if act == "selu":
-        scale, slope = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
-        return scale * np.where(x > 0, x, slope * np.expm1(np.minimum(x, 0)))
-    if act == "softplus":
-        return np.logaddexp(0, x)
-    if act == "swish":
-        return x * special.expit(x)
-    raise ValueError(act)
-
-
-def bias_act(
-    x: Array,
-    b: Array | None = None,
-    dim: int = 1,
-    act: str = "linear",
-    alpha: float | None = None,
-    gain: float | None = None,
-    clamp: float | None = None,
-) -> Array:
-    if b is not None:
-        shape = [1] * x.ndim
-        shape[dim] = len(b)
-        x = x + b.reshape(shape)
-    if gain is None:
-        gain = 2**0.5 if act in ("relu", "lrelu", "swish") else 1.0
-    y = gain * activate(x, act, 0.2 if alpha is None else alpha)
-    return y if clamp is None else np.clip(y, -clamp, clamp)
 
 
 def pad_or_crop(x: Array, padding: Sequence[int]) -> Array:
@@ -124,25 +85,6 @@ def add(one: Sequence[int], other: Sequence[int]) -> list[int]:
     return [a + b for a, b in zip(one, other, strict=True)]
 
 
-def setup_filter(
-    f: object,
-    normalize: bool = True,
-    flip_filter: bool = False,
-    gain: float = 1.0,
-    separable: bool | None = None,
-) -> Array:
-    taps = np.atleast_1d(np.array(1.0 if f is None else f, dtype=np.float64))
-    if separable is None:
-        separable = taps.ndim == 1 and len(taps) >= 8
-    if taps.ndim == 1 and not separable:
-        taps = np.outer(taps, taps)
-    if normalize:
-        taps = taps / taps.sum()
-    if flip_filter:
-        taps = np.flip(taps)
-    return taps * gain ** (taps.ndim / 2)
-
-
 def conv2d(x: Array, w: Array, groups: int = 1, flip_weight: bool = True) -> Array:
     """No padding and no stride. flip_weight=True is correlation, as in torch."""
     outputs, inputs, kh, kw = w.shape
@@ -176,47 +118,3 @@ def conv2d_resample(
     y = upfirdn2d(x, f if up > 1 else None, up=up, padding=pads, flip_filter=flip_filter, gain=up**2)
     y = conv2d(y, w, groups, flip_weight)
     return upfirdn2d(y, f, down=down, flip_filter=flip_filter) if down > 1 else y
-
-
-def modulated_conv2d(
-    x: Array,
-    weight: Array,
-    styles: Array,
-    noise: Array | None = None,
-    up: int = 1,
-    down: int = 1,
-    padding: Ints = 0,
-    resample_filter: Array | None = None,
-    demodulate: bool = True,
-    flip_weight: bool = True,
-) -> Array:
-    weights = weight[None] * styles[:, None, :, None, None]
-    if demodulate:
-        weights = weights / np.sqrt((weights**2).sum(axis=(2, 3, 4), keepdims=True) + 1e-8)
-    samples = [
-        conv2d_resample(x[n : n + 1], weights[n], resample_filter, up, down, padding, flip_weight=flip_weight)
-        for n in range(len(x))
-    ]
-    if not samples:  # The shape alone.
-        return conv2d_resample(x, weight, resample_filter, up, down, padding, flip_weight=flip_weight)
-    y = np.concatenate(samples)
-    return y if noise is None else y + noise
-
-
-def filtered_lrelu(
-    x: Array,
-    fu: Array | None = None,
-    fd: Array | None = None,
-    b: Array | None = None,
-    up: int = 1,
-    down: int = 1,
-    padding: Ints = 0,
-    gain: float = 2**0.5,
-    slope: float = 0.2,
-    clamp: float | None = None,
-    flip_filter: bool = False,
-) -> Array:
-    y = bias_act(x, b)
-    y = upfirdn2d(y, fu, up=up, padding=padding, flip_filter=flip_filter, gain=up**2)
-    y = bias_act(y, act="lrelu", alpha=slope, gain=gain, clamp=clamp)
-    return upfirdn2d(y, fd, down=down, flip_filter=flip_filter)

@@ -1,6 +1,6 @@
 """The compiled activations and their derivatives: errors against 80-bit numbers over a dense range, and extremes.
 
-tests/ops/test_native.py runs the tests of kernels here on every instruction set.
+tests/ops/test_native.py runs the tests of kernels on every instruction set.
 """
 
 from collections.abc import Callable
@@ -10,12 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from idgan_fast.ops import _dispatch
 from idgan_fast.ops.activations import SELU_ALPHA, SELU_SCALE, activation_funcs
 from idgan_fast.ops.bias_act import OPERATOR as BIAS_ACT
-
-NATIVE = torch.ops.idgan_fast
-pytestmark = pytest.mark.skipif(_dispatch._no_cpu_library is not None, reason=str(_dispatch._no_cpu_library))
+from tests.ops import checks
+from tests.ops.checks import NATIVE
 
 # In units in the last place: 0.5 is the rounding of an exact value. Of values and first derivatives; of second ones.
 ULPS = {torch.float32: 3.5, torch.float64: 3.5, torch.bfloat16: 0.51, torch.float16: 0.51}
@@ -83,6 +81,7 @@ def ulps(got: Tensor, exact: Array, size: Array) -> float:
     return float((abs(got.double().numpy().astype(np.longdouble) - exact) / (info.eps * 2**exponent)).max())
 
 
+@checks.compiled
 @pytest.mark.parametrize("dtype", ULPS, ids=str)
 def test_kernels_are_accurate(dtype: torch.dtype) -> None:
     x, wide = dense(dtype), torch.promote_types(dtype, torch.float32)
@@ -111,6 +110,7 @@ INF = float("inf")
 EXTREMES = [0.0, 1e-45, 5e-324, 6e-8, 1e-38, 0.1, 19.9, 20.1, 88.5, 104.5, 709.5, 746, 1e30, 3e38, 1e300, INF]
 
 
+@checks.compiled
 @pytest.mark.parametrize("dtype", ULPS, ids=str)
 def test_kernels_at_extremes(dtype: torch.dtype) -> None:
     """NaN and infinities where the plain twin has them, in whole vectors and in what is left of a row."""
@@ -138,6 +138,7 @@ def test_kernels_at_extremes(dtype: torch.dtype) -> None:
                     assert torch.allclose(a, b, tolerance, 1e-6, equal_nan=True), (name, numbers, shape, a, b)
 
 
+@checks.compiled
 def test_zeros_keep_their_sign() -> None:
     x = torch.tensor([-0.0, 0.0])
     for act in ("tanh", "elu", "selu", "swish"):

@@ -1,4 +1,4 @@
-"""The operator of docs/adding_an_operator.md: one file, found by everything that lists operators."""
+"""The operator of docs/adding_an_operator.md and its test: two files, found by everything that lists operators."""
 
 import re
 import subprocess
@@ -7,39 +7,58 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "adding_an_operator.md"
-CHECK = """
-import torch
-import softsign as added
-from idgan_fast import ops
-from idgan_fast.ops._registry import CUSTOM_OPS
-from idgan_fast.ops.validation import numerics, verification
+from tests.ops import checks
 
-x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
-torch.testing.assert_close(added.softsign(x), torch.nn.functional.softsign(x))
-assert torch.autograd.gradcheck(added.softsign, x) and torch.autograd.gradgradcheck(added.softsign, x)
-torch.library.opcheck(torch.ops.idgan_fast.softsign_fwd.default, (x.detach(),))
-assert ops.available("cpu")["softsign"]["reference"] is None
-assert "softsign_fwd" in ops.available("cpu")["softsign"]["native"]
-(case,) = [case for case in numerics.cases() if case.name == "softsign"]
-assert all(row.passed for row in numerics.measure(case, torch.float32, "NHWC", "reference"))
-assert verification.check(CUSTOM_OPS["softsign_fwd"], added._forward_reference, "cpu") is None
-assert "off by" in verification.check(CUSTOM_OPS["softsign_fwd"], lambda x: x.tanh(), "cpu")
-try:
-    added.softsign(3)
-except TypeError as error:
-    print(error)
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "adding_an_operator.md"
+# The page's file lies in ops/ of the child alone.
+CONFTEST = """
+import idgan_fast.ops
+idgan_fast.ops.__path__.append({folder!r})
+"""
+REGISTRY = """
+import torch
+from idgan_fast import ops
+from idgan_fast.ops import softsign as added
+from idgan_fast.ops._registry import CUSTOM_OPS
+from idgan_fast.ops.validation import verification
+
+
+def test_everything_that_lists_operators_finds_it() -> None:
+    assert ops.available("cpu")["softsign"]["reference"] is None
+    assert "softsign_fwd" in ops.available("cpu")["softsign"]["native"]
+    assert verification.check(CUSTOM_OPS["softsign_fwd"], added._forward_reference, "cpu") is None
+    assert "off by" in verification.check(CUSTOM_OPS["softsign_fwd"], lambda x: x.tanh(), "cpu")
 """
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    (tmp_path / "softsign.py").write_text(code)
+    operator, test = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    (tmp_path / "softsign.py").write_text(operator)
+    (tmp_path / "test_softsign.py").write_text(test)
+    (tmp_path / "test_registry.py").write_text(REGISTRY)
+    fixtures = (ROOT / "tests/ops/conftest.py").read_text()
+    (tmp_path / "conftest.py").write_text(fixtures + CONFTEST.format(folder=str(tmp_path)))
     return tmp_path
 
 
+def run(folder: Path, tests: str) -> subprocess.CompletedProcess[str]:
+    options = ["-q", "-c", ROOT / "pyproject.toml", "-p", "no:cacheprovider", "-m", "not slow", "-k", tests]
+    command = [sys.executable, "-m", "pytest", *options, folder]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
 def test_the_operator_of_the_page(folder: Path) -> None:
-    run = subprocess.run([sys.executable, "-c", CHECK], cwd=folder, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout == "softsign: x must be a tensor, got int\n"
+    outcome = run(folder, "test")
+    assert outcome.returncode == 0, outcome.stdout[-3000:]
+    assert checks.passed(outcome.stdout) > 20
+
+
+def test_a_wrong_gradient_fails_the_test_of_the_page(folder: Path) -> None:
+    file = folder / "softsign.py"
+    text = file.read_text()
+    assert "(dy / (1 + v.abs())" in text
+    file.write_text(text.replace("(dy / (1 + v.abs())", "(dy * 1.01 / (1 + v.abs())"))
+    outcome = run(folder, "test_gradients")
+    assert re.findall(r"FAILED \S+::test_gradients", outcome.stdout), outcome.stdout[-3000:]

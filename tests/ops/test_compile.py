@@ -1,6 +1,6 @@
 """torch.compile takes whole losses, double backward included, in one graph and changes nothing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,25 +11,9 @@ from torch._dynamo.backends.common import aot_autograd
 
 from idgan_fast import ops
 from idgan_fast.ops import _dispatch
-from idgan_fast.ops.validation import numerics
 from tests.ops import networks
 
-
-@pytest.fixture(autouse=True)
-def fresh_dynamo() -> Iterator[None]:
-    torch._dynamo.reset()
-    with torch._dynamo.config.patch(trace_autograd_ops=True):
-        yield
-    torch._dynamo.reset()
-
-
-@pytest.fixture(params=["reference", "registered"])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Plain torch, and the registered operators, opaque to the compiler, as compiled kernels are."""
-    plain = request.param == "reference"
-    monkeypatch.setattr(_dispatch, "why_not", lambda backend, *_: "off" if plain and backend != "reference" else None)
-    with ops.backend("reference" if plain else "native"):
-        yield request.param
+pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
 
 @pytest.mark.skipif(_dispatch._no_cpu_library is not None, reason=str(_dispatch._no_cpu_library))
@@ -61,7 +45,7 @@ def losses() -> dict[str, tuple[Callable[..., Tensor], list[str]]]:
 
 
 @pytest.mark.parametrize("name", losses())
-def test_whole_losses_in_one_graph_equal_eager(name: str, path: str) -> None:
+def test_whole_losses_in_one_graph_equal_eager(name: str, compiled_path: str) -> None:
     loss, names = losses()[name]
     p, f = networks.parameters(), networks.taps()
     arguments = [networks.inputs()[n].requires_grad_(n != "noise") for n in names]
@@ -75,7 +59,7 @@ def test_whole_losses_in_one_graph_equal_eager(name: str, path: str) -> None:
         torch.testing.assert_close(got[key], wanted[key], msg=lambda text, key=key: f"{key}: {text}")
 
 
-def test_second_derivative_through_the_output_survives_compilation(path: str) -> None:
+def test_second_derivative_through_the_output_survives_compilation(compiled_path: str) -> None:
     """What dynamo's own treatment of an autograd.Function loses: tanh after it, the penalty on its input's gradient."""
 
     def penalty(x: Tensor, w: Tensor) -> Tensor:
@@ -88,40 +72,6 @@ def test_second_derivative_through_the_output_survives_compilation(path: str) ->
     (expected,) = torch.autograd.grad(penalty(x, w), w)
     (got,) = torch.autograd.grad(torch.compile(penalty, fullgraph=True, backend="aot_eager")(x, w), w)
     torch.testing.assert_close(got, expected)
-
-
-def test_third_derivatives_of_a_smooth_activation(path: str) -> None:
-    def penalty(x: Tensor, b: Tensor) -> Tensor:
-        found = ops.bias_act(x, b, act="swish", clamp=0.9).pow(2).sum()
-        for _ in range(2):
-            gradients = torch.autograd.grad(found, [x, b], create_graph=True)
-            found = sum(g.square().sum() for g in gradients)
-        return found
-
-    x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
-    b = torch.randn(3, dtype=torch.float64, requires_grad=True)
-    expected = torch.autograd.grad(penalty(x, b), [x, b])
-    got = torch.autograd.grad(torch.compile(penalty, fullgraph=True, backend="aot_eager")(x, b), [x, b])
-    torch.testing.assert_close(got, expected)
-
-
-@pytest.mark.parametrize("name", ["chained_styled_conv2d up=2", "filtered_lrelu"])
-def test_an_operator_and_a_penalty_on_its_gradient(name: str, path: str) -> None:
-    case = next(case for case in numerics.cases(size=4, channels=3) if case.name == name)
-    x, *rest = (t.requires_grad_() for t in numerics.sample(case, torch.float64, "NCHW"))
-
-    def penalty(x: Tensor, *rest: Tensor) -> Tensor:
-        (gradient,) = torch.autograd.grad(case.ours(x, *rest).tanh().sum(), x, create_graph=True)
-        return gradient.square().sum()
-
-    def by_func(x: Tensor, *rest: Tensor) -> Tensor:
-        return torch.func.grad(lambda x: case.ours(x, *rest).tanh().sum())(x).square().sum()
-
-    expected = torch.autograd.grad(penalty(x, *rest), [x, *rest])
-    for function in (penalty, by_func):
-        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-        for got, wanted in zip(torch.autograd.grad(compiled(x, *rest), [x, *rest]), expected, strict=True):
-            torch.testing.assert_close(got, wanted)
 
 
 def test_inductor() -> None:

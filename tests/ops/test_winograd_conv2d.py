@@ -1,4 +1,4 @@
-"""3x3 convolutions by Winograd's tiles: when they are taken, and every gradient. The kernel itself: test_native.py."""
+"""3x3 convolutions by Winograd's tiles: when they are taken, every gradient, and the kernel itself."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
@@ -15,14 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from idgan_fast import ops
 from idgan_fast.ops import _dispatch, conv2d_gradfix
 from idgan_fast.ops.winograd_conv2d import is_faster, winograd_conv2d
+from tests.ops import checks, fuzz
 
 pytestmark = pytest.mark.skipif(_dispatch._no_cpu_library is not None, reason=str(_dispatch._no_cpu_library))
 F64 = torch.float64
-
-
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
 
 
 def image(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -62,10 +58,35 @@ def test_autocast_and_other_backends_leave_it_out() -> None:
         assert not is_faster(X, W, "auto")
 
 
-def test_gradients_by_finite_differences() -> None:
+@checks.numerics_of("winograd_conv2d")
+def test_numerics(name: str, dtype: torch.dtype, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks.within_the_contract(name, dtype, layout, monkeypatch)
+
+
+def test_gradients() -> None:
     x, w = image(1, 3, 3, 4, dtype=F64).requires_grad_(), kernel(2, 3, 3, 3, dtype=F64).requires_grad_()
-    assert gradcheck(winograd_conv2d, (x, w))
-    assert gradgradcheck(winograd_conv2d, (x, w))
+    checks.gradients(winograd_conv2d, x, w, whole=True)
+
+
+@checks.every_backend
+@checks.cases_of("winograd_conv2d")
+def test_activation_checkpointing(name: str) -> None:
+    checks.checkpointing(name)
+
+
+@pytest.mark.parametrize(
+    "layout", [torch.contiguous_format, pytest.param(torch.channels_last, marks=pytest.mark.slow)], ids=str
+)
+def test_opcheck(layout: torch.memory_format) -> None:
+    x = checks.small_image(layout, torch.float32)
+    for weight in (torch.randn(2, 3, 3, 3), torch.randn(3, 34, 3, 3).transpose(0, 1)):
+        checks.opcheck("winograd_conv2d", x, weight)
+
+
+@checks.compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_kernels(dtype: torch.dtype) -> None:
+    fuzz.check_winograd_conv2d(checks.NATIVE, dtype, 150)
 
 
 def to_the_third_order(function: Callable[..., Tensor], tensors: list[Tensor]) -> list[Tensor]:

@@ -33,6 +33,23 @@ def small_images_between_nan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fuzz, "image", small_image)
 
 
+@pytest.fixture(params=["long", pytest.param("short", marks=pytest.mark.slow)])
+def strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight output rows of a program of a FIR, as large images have it, or one, as small ones."""
+    if request.param == "long":
+        from idgan_fast.kernels import _fir
+
+        monkeypatch.setattr(_fir, "PROGRAMS", 0)
+
+
+def kernels() -> Any:
+    """The namespace of the Triton kernels as registered operators."""
+    from idgan_fast.ops._dispatch import triton_kernels
+
+    triton_kernels()
+    return torch.ops.idgan_fast_triton
+
+
 def quick(*wanted: tuple[Any, ...], slow: Iterable[tuple[Any, ...]]) -> list[Any]:
     """Parameters of a matrix: `wanted` run always, the others with `make test-all` alone."""
     others = [pytest.param(*one, marks=pytest.mark.slow) for one in slow if one not in wanted]

@@ -1,4 +1,4 @@
-"""The gate: a kernel that disagrees with the reference is not chosen, the others are; here on interpreted kernels."""
+"""Kernel verification: a kernel that disagrees with the reference is not chosen, the others are; here interpreted."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def test_nan_a_wrong_shape_and_an_error_are_seen() -> None:
     assert verification.check(low, broken, "cpu") == "RuntimeError in torch.float32: PTX for this GPU"
 
 
-def test_auto_takes_only_what_was_admitted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_only_what_agreed(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def checked(backend: str, device: str) -> verification.Verdicts:
