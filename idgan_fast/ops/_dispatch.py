@@ -43,18 +43,18 @@ def triton_kernels() -> dict[str, Callable[..., Any]]:
     """
     from idgan_fast import kernels
 
-    found: dict[str, Callable[..., Any]] = {}
+    launchers: dict[str, Callable[..., Any]] = {}
     for info in iter_modules(kernels.__path__):
         if not info.name.startswith("_"):
             module = import_module(f"{kernels.__name__}.{info.name}")
-            found |= {name: value for name, value in vars(module).items() if name in CUSTOM_OPS and callable(value)}
-    for name, function in found.items():
+            launchers |= {name: value for name, value in vars(module).items() if name in CUSTOM_OPS and callable(value)}
+    for name, function in launchers.items():
         op = CUSTOM_OPS[name]
         _triton_library.define(name + op.schema)
         for key in ("CUDA", "CPU"):
             _triton_library.impl(name, function, key)
         torch.library.register_fake(f"idgan_fast_triton::{name}", op.reference, lib=_triton_library)
-    return found
+    return launchers
 
 
 def _interpreting() -> bool:

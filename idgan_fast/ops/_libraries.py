@@ -30,9 +30,11 @@ def load_cuda(path: Path = PACKAGE / "_cuda.so", cuda: str | None = torch.versio
     wanted = cuda.split(".")[0]
     if not path.exists():
         return f"the CUDA library was not built: pip install -v . builds it with nvcc of CUDA {wanted} or says why not"
-    found = _runtime_of(path)
-    if found != wanted:
-        return f"the CUDA library is of CUDA {found}, torch of CUDA {wanted}: pip install -v . builds it for this torch"
+    version = _runtime_of(path)
+    if version != wanted:
+        return (
+            f"the CUDA library is of CUDA {version}, torch of CUDA {wanted}: pip install -v . builds it for this torch"
+        )
     return _load(path, "CUDA")
 
 
@@ -47,5 +49,5 @@ def _load(path: Path, name: str) -> str | None:
 def _runtime_of(path: Path) -> str | None:
     """The major version of the CUDA runtime that a library names."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        found = re.search(rb"\0libcudart\.so\.(\d+)\0", content)
-        return found[1].decode() if found else None
+        match = re.search(rb"\0libcudart\.so\.(\d+)\0", content)
+        return match[1].decode() if match else None

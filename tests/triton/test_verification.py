@@ -68,7 +68,7 @@ def test_codes_may_differ_within_rounding_of_a_kink_alone() -> None:
 
         return spoiled
 
-    assert "of its codes" in str(verification.check(low, with_other_codes(0.01), "cpu"))
+    assert "of its signs" in str(verification.check(low, with_other_codes(0.01), "cpu"))
 
 
 def test_nan_a_wrong_shape_and_an_error_are_seen() -> None:

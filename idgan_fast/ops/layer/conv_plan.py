@@ -30,9 +30,9 @@ def choose_form(
     """
     from idgan_fast.kernels.styled_layer_measurements import measurements  # imports triton
 
-    found = measurements(device).get(layer_key(c_in, c_out, height, width, k, up, dtype))
-    if isinstance(found, str) and (composable or found != COMPOSITE):
-        return found
+    form = measurements(device).get(layer_key(c_in, c_out, height, width, k, up, dtype))
+    if isinstance(form, str) and (composable or form != COMPOSITE):
+        return form
     if height * width < SMALLEST:
         return TORCH
     if up == 1:

@@ -68,8 +68,8 @@ def _backward_reference(
     epilogue = Epilogue(*fields)
     want_x, want_weight, want_styles, want_scale = want[:4]
     acc_dtype = accumulation(x.dtype)
-    g, kept = dout.to(acc_dtype), z.to(acc_dtype)
-    dnext = (g * kept).sum((2, 3)) if want[7] else g.new_empty(0)
+    g, z_acc = dout.to(acc_dtype), z.to(acc_dtype)
+    dnext = (g * z_acc).sum((2, 3)) if want[7] else g.new_empty(0)
     g = g if epilogue.next_styles is None else g * over_pixels(epilogue.next_styles)
     n, _, height, width = x.shape
     size = (height, width) if epilogue.f is None else (2 * height + 1, 2 * width + 1)
@@ -81,8 +81,8 @@ def _backward_reference(
     if want_scale:
         _, scale, noise, strength, b, _, _, _, slope, gain, clamp = epilogue
         assert scale is not None
-        h = leaky_relu_backward(g, kept, slope, gain, clamp)
-        v = kept / torch.where(kept * gain > 0, gain, gain * slope)
+        h = leaky_relu_backward(g, z_acc, slope, gain, clamp)
+        v = z_acc / torch.where(z_acc * gain > 0, gain, gain * slope)
         v = v if noise is None else v - (noise if strength is None else noise * strength)
         v = v if b is None else v - per_channel(b, 4, 1)
         dscale = torch.where(h == 0, 0, h * v).sum((2, 3)) / scale

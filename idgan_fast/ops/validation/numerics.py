@@ -51,15 +51,15 @@ def orders(function: Callable[..., Tensor], tensors: Sequence[Tensor], highest: 
     """The output, the gradients of <y, v>, and those of <gradients, u>, for fixed v and u that do not vanish."""
     leaves = [t.detach().requires_grad_() for t in tensors]
     y = function(*leaves)
-    found = [[y.detach()]]
+    results = [[y.detach()]]
     if highest >= 1:
         first = torch.autograd.grad(_weighted([y]), leaves, create_graph=highest >= 2)
-        found.append([g.detach() for g in first])
+        results.append([g.detach() for g in first])
     if highest >= 2:
         curved = [g for g in first if g.requires_grad]
         second = torch.autograd.grad(_weighted(curved), leaves, allow_unused=True) if curved else [None] * len(leaves)
-        found.append([torch.zeros_like(t) if g is None else g for t, g in zip(leaves, second, strict=True)])
-    return found
+        results.append([torch.zeros_like(t) if g is None else g for t, g in zip(leaves, second, strict=True)])
+    return results
 
 
 def _weighted(tensors: Sequence[Tensor]) -> Tensor:
@@ -130,7 +130,7 @@ def runs(case: Case, backend: str, device: str = "cpu") -> bool:
 def measure(case: Case, dtype: torch.dtype, layout: str, backend: str, device: str = "cpu") -> list[Row]:
     """One row for each order of gradient, medians over SEEDS draws: where rounding moves a value across a
     kink, its derivative jumps, and one such draw says nothing about the operator. The backend must run the case."""
-    found: dict[str, list[list[tuple[float, float]]]] = {}
+    by_order: dict[str, list[list[tuple[float, float]]]] = {}
     for seed in range(SEEDS):
         tensors = sample(case, dtype, layout, device, seed)
         exact = orders(case.plain[0], [t.double() for t in tensors])
@@ -142,9 +142,9 @@ def measure(case: Case, dtype: torch.dtype, layout: str, backend: str, device: s
                 other = [error(form[i], truth) for form in theirs]
                 worst = max(e[0] for e in other), max(e[1] for e in other)
                 rounded = [t.to(dtype) for t in truth]
-                found.setdefault(order, []).append([error(ours[i], truth), worst, error(rounded, truth)])
+                by_order.setdefault(order, []).append([error(ours[i], truth), worst, error(rounded, truth)])
     rows = []
-    for order, errors in found.items():
+    for order, errors in by_order.items():
         ours_theirs_rounding = [
             (median(e[0] for e in one), median(e[1] for e in one)) for one in zip(*errors, strict=True)
         ]

@@ -40,8 +40,8 @@ Verdicts = dict[str, str | None]  # operator -> None if it agrees, else what was
 
 def refused(backend: str, names: tuple[str, ...], device: str) -> str | None:
     """Why `auto` may not choose this backend for these custom ops; None if it may."""
-    found = verdicts(backend, device)
-    wrong = [f"{name} ({found[name]})" for name in names if found.get(name, "not checked") is not None]
+    reasons = verdicts(backend, device)
+    wrong = [f"{name} ({reasons[name]})" for name in names if reasons.get(name, "not checked") is not None]
     return f"set aside since they disagree with the reference on this GPU: {', '.join(wrong)}" if wrong else None
 
 
@@ -49,11 +49,11 @@ def refused(backend: str, names: tuple[str, ...], device: str) -> str | None:
 def verdicts(backend: str, device: str) -> Verdicts:
     """Of all kernels of a backend, from the file or by a check of a few seconds. Warns once of those that failed."""
     path, key = verdicts_file(), identity(backend, device)
-    known = read_json(path)
-    if key not in known:
-        known = {**read_json(path), key: checked_apart(backend, device)}
-        _keep(path, known)
-    wrong = {name: reason for name, reason in known[key].items() if reason is not None}
+    by_machine = read_json(path)
+    if key not in by_machine:
+        by_machine = {**read_json(path), key: checked_apart(backend, device)}
+        _keep(path, by_machine)
+    wrong = {name: reason for name, reason in by_machine[key].items() if reason is not None}
     if wrong:
         listed = "; ".join(f"{name}: {reason}" for name, reason in wrong.items())
         warnings.warn(
@@ -62,7 +62,7 @@ def verdicts(backend: str, device: str) -> Verdicts:
             RuntimeWarning,
             stacklevel=2,
         )
-    return known[key]
+    return by_machine[key]
 
 
 def verdicts_file() -> Path:
@@ -97,10 +97,10 @@ def driver_version() -> str:
     return f"CUDA {number.value}"
 
 
-def _keep(path: Path, known: dict[str, Verdicts]) -> None:
+def _keep(path: Path, by_machine: dict[str, Verdicts]) -> None:
     """Without a place to write, each process checks for itself."""
     try:
-        write_json(path, known)
+        write_json(path, by_machine)
     except OSError as error:
         warnings.warn(f"{path}: cannot keep which kernels agree here: {error}", RuntimeWarning, stacklevel=3)
 
@@ -108,7 +108,7 @@ def _keep(path: Path, known: dict[str, Verdicts]) -> None:
 def checked_apart(backend: str, device: str) -> Verdicts:
     """`check` in a process of its own; a kernel that ends the process fails, and the others go on in another one."""
     todo = [name for name in sorted(CUSTOM_OPS) if why_not(backend, (name,), device) is None]
-    found: Verdicts = {}
+    reasons: Verdicts = {}
     while todo:
         command = [sys.executable, "-m", "idgan_fast.ops.validation.verification", backend, device, *todo]
         try:
@@ -118,12 +118,12 @@ def checked_apart(backend: str, device: str) -> Verdicts:
             lines, end = _text(error.stdout).splitlines(), f"took more than {SECONDS} seconds"
         for line in lines:
             if line.startswith("{"):
-                found.update(json.loads(line))
-        left = [name for name in todo if name not in found]
+                reasons.update(json.loads(line))
+        left = [name for name in todo if name not in reasons]
         if left:
-            found[left[0]] = end
+            reasons[left[0]] = end
         todo = left[1:]
-    return found
+    return reasons
 
 
 def _environment() -> dict[str, str]:
@@ -160,7 +160,7 @@ def check(op: CustomOp, kernel: Callable[..., Any], device: str) -> str | None:
                 if ours.dtype == torch.uint8:
                     share = (ours.cpu() != truth).double().mean().item() if truth.numel() else 0.0
                     if share > SIGNS:
-                        return f"result {i} differs in {share:.1e} of its codes in {dtype}"
+                        return f"result {i} differs in {share:.1e} of its signs in {dtype}"
                 elif truth.numel():
                     scale = truth.abs().max().clamp_min(1)
                     off = ((ours.cpu().double() - truth).abs().max() / scale).item()
