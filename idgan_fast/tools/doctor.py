@@ -78,7 +78,7 @@ def checks(device: str) -> list[dict[str, Any]]:
             if not numerics.runs(case, backend, device):
                 continue
             taken = round(forward_us(case, dtype, layout, backend, device), 1)
-            for row in numerics.measure(case, dtype, layout, backend, device):
+            for row in numerics.measure(case, dtype, layout, (backend,), device):
                 results.append(
                     {
                         "device": device,

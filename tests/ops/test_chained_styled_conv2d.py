@@ -21,8 +21,8 @@ def test_a_chain_equals_its_layers() -> None:
 
 
 @checks.numerics_of("chained_styled_conv2d")
-def test_numerics(name: str, dtype: torch.dtype, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    checks.within_the_contract(name, dtype, layout, monkeypatch)
+def test_numerics(name: str, dtype: torch.dtype, layout: str) -> None:
+    checks.within_the_contract(name, dtype, layout)
 
 
 @checks.every_backend

@@ -36,5 +36,5 @@ def test_a_wrong_operator_is_outside_of_the_contract() -> None:
     right = checks.case("bias_act lrelu")
     for name, scale in (("output", 1.001), ("gradient", 1.0)):
         wrong = Case("wrong", right.shapes, lambda x, b, s=scale: right.ours(x, b) * s + 0.001 * x, right.plain)
-        rows = {row.order: row for row in numerics.measure(wrong, torch.float32, "NCHW", "reference")}
+        rows = {row.order: row for row in numerics.measure(wrong, torch.float32, "NCHW", ["reference"])}
         assert max(rows[name].ratios) > numerics.LIMIT

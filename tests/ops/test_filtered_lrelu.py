@@ -69,8 +69,8 @@ def test_values_in_low_precision(dtype: torch.dtype, layout: str) -> None:
 
 
 @checks.numerics_of("filtered_lrelu")
-def test_numerics(name: str, dtype: torch.dtype, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    checks.within_the_contract(name, dtype, layout, monkeypatch)
+def test_numerics(name: str, dtype: torch.dtype, layout: str) -> None:
+    checks.within_the_contract(name, dtype, layout)
 
 
 @checks.every_backend

@@ -17,8 +17,8 @@ def test_values(shapes: list[tuple[int, ...]], dtype: torch.dtype) -> None:
 
 
 @checks.numerics_of("fma")
-def test_numerics(name: str, dtype: torch.dtype, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    checks.within_the_contract(name, dtype, layout, monkeypatch)
+def test_numerics(name: str, dtype: torch.dtype, layout: str) -> None:
+    checks.within_the_contract(name, dtype, layout)
 
 
 def test_gradients(whole: bool) -> None:

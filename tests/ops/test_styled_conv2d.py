@@ -29,8 +29,8 @@ def test_values(act: str, up: int) -> None:
 
 
 @checks.numerics_of("styled_conv2d")
-def test_numerics(name: str, dtype: torch.dtype, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    checks.within_the_contract(name, dtype, layout, monkeypatch)
+def test_numerics(name: str, dtype: torch.dtype, layout: str) -> None:
+    checks.within_the_contract(name, dtype, layout)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)

@@ -59,8 +59,8 @@ def test_autocast_and_other_backends_leave_it_out() -> None:
 
 
 @checks.numerics_of("winograd_conv2d")
-def test_numerics(name: str, dtype: torch.dtype, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    checks.within_the_contract(name, dtype, layout, monkeypatch)
+def test_numerics(name: str, dtype: torch.dtype, layout: str) -> None:
+    checks.within_the_contract(name, dtype, layout)
 
 
 def test_gradients() -> None:

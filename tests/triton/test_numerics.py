@@ -36,7 +36,7 @@ def test_errors_stay_within_the_contract(
 ) -> None:
     monkeypatch.setattr(numerics, "SEEDS", 3)
     monkeypatch.setattr(_fir, "PROGRAMS", 0)  # longer strips, fewer programs to interpret
-    rows = numerics.measure(CASES[name], dtype, layout, "triton")
+    rows = numerics.measure(CASES[name], dtype, layout, ["triton"])
     assert rows[0].order == "output"
     for row in rows:
         assert row.passed, row

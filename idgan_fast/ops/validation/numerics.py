@@ -127,26 +127,28 @@ def runs(case: Case, backend: str, device: str = "cpu") -> bool:
     return True
 
 
-def measure(case: Case, dtype: torch.dtype, layout: str, backend: str, device: str = "cpu") -> list[Row]:
-    """One row for each order of gradient, medians over SEEDS draws: where rounding moves a value across a
-    kink, its derivative jumps, and one such draw says nothing about the operator. The backend must run the case."""
-    by_order: dict[str, list[list[tuple[float, float]]]] = {}
+def measure(case: Case, dtype: torch.dtype, layout: str, backends: Sequence[str], device: str = "cpu") -> list[Row]:
+    """One row for each backend and order of gradient, medians over SEEDS draws: where rounding moves a value across a
+    kink, its derivative jumps, and one such draw says nothing about the operator. The backends must run the case."""
+    errors: dict[tuple[str, str], list[list[tuple[float, float]]]] = {}
     for seed in range(SEEDS):
         tensors = sample(case, dtype, layout, device, seed)
         exact = orders(case.plain[0], [t.double() for t in tensors])
         theirs = [orders(form, tensors) for form in case.plain]
-        with ops.backend(backend):
-            ours = orders(case.ours, tensors)
-        for i, (order, truth) in enumerate(zip(ORDERS, exact, strict=True)):
-            if any(t.count_nonzero() for t in (*truth, *ours[i])):
-                other = [error(form[i], truth) for form in theirs]
-                worst = max(e[0] for e in other), max(e[1] for e in other)
-                rounded = [t.to(dtype) for t in truth]
-                by_order.setdefault(order, []).append([error(ours[i], truth), worst, error(rounded, truth)])
+        for backend in backends:
+            with ops.backend(backend):
+                ours = orders(case.ours, tensors)
+            for i, (order, truth) in enumerate(zip(ORDERS, exact, strict=True)):
+                if any(t.count_nonzero() for t in (*truth, *ours[i])):
+                    other = [error(form[i], truth) for form in theirs]
+                    worst = max(e[0] for e in other), max(e[1] for e in other)
+                    rounded = [t.to(dtype) for t in truth]
+                    one_draw = [error(ours[i], truth), worst, error(rounded, truth)]
+                    errors.setdefault((backend, order), []).append(one_draw)
     rows = []
-    for order, errors in by_order.items():
+    for (backend, order), draws in errors.items():
         ours_theirs_rounding = [
-            (median(e[0] for e in one), median(e[1] for e in one)) for one in zip(*errors, strict=True)
+            (median(e[0] for e in one), median(e[1] for e in one)) for one in zip(*draws, strict=True)
         ]
         rows.append(Row(case.name, str(dtype).removeprefix("torch."), layout, order, backend, *ours_theirs_rounding))
     return rows
@@ -154,11 +156,10 @@ def measure(case: Case, dtype: torch.dtype, layout: str, backend: str, device: s
 
 def rows(device: str = "cpu") -> Iterator[Row]:
     for case in cases(device):
+        running = [backend for backend in backends(device) if runs(case, backend, device)]
         for dtype in DTYPES:
             for layout in LAYOUTS:
-                for backend in backends(device):
-                    if runs(case, backend, device):
-                        yield from measure(case, dtype, layout, backend, device)
+                yield from measure(case, dtype, layout, running, device)
 
 
 def main() -> None:
