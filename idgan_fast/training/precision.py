@@ -79,7 +79,7 @@ class LossScale:
 
     @torch.no_grad()
     def update(self, overflow: Tensor | None) -> None:
-        """After an update of the weights, with what `unscaled` capabilities."""
+        """After an update of the weights, with what `unscaled` found."""
         if overflow is not None:
             grown = self.good + 1 >= self.GROWTH_INTERVAL
             self.factor.mul_(torch.where(overflow, 0.5, torch.where(grown, 2.0, 1.0)))
