@@ -27,8 +27,8 @@ from idgan_fast.kernels import (
     upfirdn2d,
     weight_square_sum,
 )
-from idgan_fast.ops._resampling import output_size
-from idgan_fast.ops.layer.epilogue import NO_PADDING, ONE, Epilogue
+from idgan_fast.ops._resampling import NO_PADDING, ONE, output_size
+from idgan_fast.ops.layer.epilogue import Epilogue
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}

@@ -23,8 +23,8 @@ from torch import Tensor
 from idgan_fast.kernels import _common, filtered_lrelu_sign_mask
 from idgan_fast.kernels._activations import lrelu
 from idgan_fast.kernels._common import clamped, contiguous, on_device_of, scalar
-from idgan_fast.kernels.filtered_lrelu_sign_mask import NO_PADDING, ONE, pack_signs, sign_of, slope_of_sign
-from idgan_fast.ops._resampling import output_size
+from idgan_fast.kernels.filtered_lrelu_sign_mask import pack_signs, sign_of, slope_of_sign
+from idgan_fast.ops._resampling import NO_PADDING, ONE, output_size
 from idgan_fast.ops._tensors import memory_format
 
 MID = 64  # pixels of the upsampled image along each axis of a tile: at least 64 for the matrix units of the H100

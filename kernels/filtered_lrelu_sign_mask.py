@@ -19,9 +19,9 @@ from torch import Tensor
 from idgan_fast.kernels._activations import lrelu
 from idgan_fast.kernels._common import clamped, on_device_of, scalar
 from idgan_fast.kernels.upfirdn2d import upfirdn2d
+from idgan_fast.ops._resampling import NO_PADDING, ONE
 from idgan_fast.ops._tensors import accumulation
 
-ONE, NO_PADDING = (1, 1), (0, 0, 0, 0)
 NEGATIVE, CLAMPED = tl.constexpr(1), tl.constexpr(2)
 TILE = 1024
 

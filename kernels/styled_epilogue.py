@@ -24,9 +24,9 @@ from idgan_fast.kernels._common import acc_type, contiguous, dense, is_channels_
 from idgan_fast.kernels._fir import TILE as FIR_TILE
 from idgan_fast.kernels._fir import strip_coordinates, strips_of
 from idgan_fast.kernels.styled_epilogue_sums import epilogue_sums
-from idgan_fast.ops._resampling import adjoint_padding, filter_size, output_size
+from idgan_fast.ops._resampling import NO_PADDING, ONE, adjoint_padding, filter_size, output_size
 from idgan_fast.ops._tensors import accumulation, laid_out_like, over_pixels
-from idgan_fast.ops.layer.epilogue import NO_PADDING, ONE, Epilogue, phases, whole
+from idgan_fast.ops.layer.epilogue import Epilogue, phases, whole
 
 LONG = 6  # a filter of more taps, which is given for one axis, passes twice
 

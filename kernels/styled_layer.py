@@ -20,10 +20,10 @@ from idgan_fast.kernels.styled_epilogue import fir_backward, fir_epilogue, noise
 from idgan_fast.kernels.styled_epilogue_sums import epilogue_sums
 from idgan_fast.kernels.styled_layer_conv import conv_forward, conv_input_grad
 from idgan_fast.kernels.styled_layer_weight_grad import conv_weight_grad
-from idgan_fast.ops._resampling import output_size
+from idgan_fast.ops._resampling import ONE, output_size
 from idgan_fast.ops._tensors import laid_out_like
 from idgan_fast.ops.layer.conv_plan import COMPOSITE, SAME, TRANSPOSED
-from idgan_fast.ops.layer.epilogue import ONE, Epilogue
+from idgan_fast.ops.layer.epilogue import Epilogue
 
 
 def styled_layer_fwd(x: Tensor, weight: Tensor, styles: Tensor | None, *operands: Any) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from idgan_fast.ops._errors import ArgumentTypeError, ArgumentValueError
 
 Pair = int | Sequence[int]
+ONE, NO_PADDING = (1, 1), (0, 0, 0, 0)  # a factor, and a padding, that change nothing
 
 
 def _is_int(value: Any) -> bool:

@@ -19,14 +19,23 @@ from idgan_fast.ops import _dispatch
 from idgan_fast.ops._autograd import as_function, without_autocast
 from idgan_fast.ops._errors import public
 from idgan_fast.ops._registry import Case, CustomOp, Operator
-from idgan_fast.ops._resampling import Pair, adjoint_padding, check_filter, check_size, output_size, paddings, scaling
+from idgan_fast.ops._resampling import (
+    NO_PADDING,
+    ONE,
+    Pair,
+    adjoint_padding,
+    check_filter,
+    check_size,
+    output_size,
+    paddings,
+    scaling,
+)
 from idgan_fast.ops._tensors import accumulation, check_images, laid_out_like, per_channel
 from idgan_fast.ops.bias_act import check_arguments
 from idgan_fast.ops.bias_lrelu import lrelu, sample_bias
 from idgan_fast.ops.upfirdn2d import blur_filter, plain_upfirdn2d
 from idgan_fast.ops.upfirdn2d import reference as fir
 
-ONE, NO_PADDING = (1, 1), (0, 0, 0, 0)
 NEGATIVE, CLAMPED = 1, 2
 
 

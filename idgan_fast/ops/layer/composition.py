@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from idgan_fast.ops import _dispatch
-from idgan_fast.ops._resampling import Pair, filter_size
+from idgan_fast.ops._resampling import NO_PADDING, Pair, filter_size
 from idgan_fast.ops._tensors import accumulation, constant, memory_format
 from idgan_fast.ops.conv2d_gradfix import gated
 from idgan_fast.ops.conv2d_resample import check_convolution, convolve_before_fir
 from idgan_fast.ops.layer import conv_plan, styled_epilogue, styled_layer
-from idgan_fast.ops.layer.epilogue import NO_PADDING, Epilogue, Phases
+from idgan_fast.ops.layer.epilogue import Epilogue, Phases
 from idgan_fast.ops.layer.styled_epilogue import apply_epilogue, cast_epilogue, modulate
 from idgan_fast.ops.layer.styled_layer import out_size
 from idgan_fast.ops.upfirdn2d import upfirdn2d

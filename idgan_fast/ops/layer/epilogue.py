@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from idgan_fast.ops._resampling import NO_PADDING
 from idgan_fast.ops._tensors import memory_format
 
-ONE, NO_PADDING = (1, 1), (0, 0, 0, 0)
 Phases = tuple[Tensor, ...]  # one whole image, or even and odd rows of even and odd columns: ee, eo, oe, oo
 SCHEMA = (
     "Tensor? f, Tensor? scale, Tensor? noise, Tensor? strength, Tensor? b, Tensor? next_styles, "

@@ -21,10 +21,10 @@ from idgan_fast.ops import _dispatch
 from idgan_fast.ops._autograd import as_function, vector_jacobian, without_autocast
 from idgan_fast.ops._errors import ArgumentValueError
 from idgan_fast.ops._registry import CustomOp, Operator
-from idgan_fast.ops._resampling import adjoint_padding, output_size
+from idgan_fast.ops._resampling import NO_PADDING, ONE, adjoint_padding, output_size
 from idgan_fast.ops._tensors import accumulation, check_floating, laid_out_like, over_pixels, per_channel
 from idgan_fast.ops.bias_lrelu import SLOPE_GAIN_CLAMP, leaky_relu_backward, lrelu, sample_bias
-from idgan_fast.ops.layer.epilogue import NO_PADDING, ONE, SCHEMA, Epilogue, Phases, phases, whole
+from idgan_fast.ops.layer.epilogue import SCHEMA, Epilogue, Phases, phases, whole
 from idgan_fast.ops.upfirdn2d import LARGE_IMAGE, fir_resample
 from idgan_fast.ops.upfirdn2d import OPERATOR as UPFIRDN2D
 from idgan_fast.ops.upfirdn2d import reference as fir_reference
@@ -232,9 +232,13 @@ class _StyledEpilogueGrad(torch.autograd.Function):
         def change(*tensors: Tensor) -> tuple[Tensor]:
             *y, scale, noise, strength, b, next_styles = tensors
             e = Epilogue(f, scale, noise, strength, b, next_styles, *ctx.numbers)
-            u, du = (t.to(accumulation(t.dtype)) for t in (whole(y), whole(ddy)))
-            if f is not None:
-                u, du = (fir_resample(t, f, ONE, ONE, e.padding, False, e.fir_gain, ctx.backend) for t in (u, du))
+
+            def filtered_part(parts: Sequence[Tensor]) -> Tensor:
+                t = whole(parts).to(accumulation(dout.dtype))
+                return t if f is None else fir_resample(t, f, ONE, ONE, e.padding, False, e.fir_gain, ctx.backend)
+
+            du = filtered_part(ddy)
+            u = filtered_part(y) if want_scale or next_styles is not None else du  # which nothing then reads
             dv = du if scale is None else du * over_pixels(scale)
             if want_scale:
                 dv = dv + u * over_pixels(ddscale)
@@ -244,7 +248,7 @@ class _StyledEpilogueGrad(torch.autograd.Function):
                 dv = dv + noise * ddstrength
             if want_b:
                 dv = dv + per_channel(ddb, 4, 1)
-            z = out.to(u.dtype) if next_styles is None else activation(pre_activation(u, e), e)
+            z = out.to(du.dtype) if next_styles is None else activation(pre_activation(u, e), e)
             dz = leaky_relu_backward(dv, z.detach(), e.slope, e.gain, e.clamp)
             dz = dz if next_styles is None else dz * over_pixels(next_styles)
             dz = dz + z * over_pixels(ddnext) if want_next else dz

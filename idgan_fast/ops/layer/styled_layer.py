@@ -15,11 +15,11 @@ from torch import Tensor
 from idgan_fast.ops import conv2d_gradfix
 from idgan_fast.ops._autograd import as_function, vector_jacobian, without_autocast
 from idgan_fast.ops._registry import CustomOp, Operator
-from idgan_fast.ops._resampling import output_size
+from idgan_fast.ops._resampling import NO_PADDING, ONE, output_size
 from idgan_fast.ops._tensors import accumulation, over_pixels, per_channel
 from idgan_fast.ops.bias_lrelu import SLOPE_GAIN_CLAMP, leaky_relu_backward
 from idgan_fast.ops.layer import styled_epilogue
-from idgan_fast.ops.layer.epilogue import NO_PADDING, ONE, SCHEMA, Epilogue
+from idgan_fast.ops.layer.epilogue import SCHEMA, Epilogue
 from idgan_fast.ops.layer.styled_epilogue import apply_epilogue, modulate
 
 
