@@ -192,11 +192,11 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         preset, dtype, n = parse(arguments, ELEMENT)
         rows = rows_of(layers_of(preset, n, dtype), dtype)
         if arguments.csv is not None:
-            arguments.csv.parent.mkdir(parents=True, exist_ok=True)
-            arguments.csv.write_text(to_csv(rows), encoding="utf-8")
-    except OSError as error:
-        print(f"error: --csv: cannot write {arguments.csv}: {error.strerror}", file=sys.stderr)
-        return 2
+            try:
+                arguments.csv.parent.mkdir(parents=True, exist_ok=True)
+                arguments.csv.write_text(to_csv(rows), encoding="utf-8")
+            except OSError as error:
+                raise UserError(f"--csv: cannot write {arguments.csv}: {error.strerror}") from error
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
