@@ -4,8 +4,9 @@ Both loaders give the same batches for the same seed and start: torch's, and DAL
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Protocol
 
@@ -79,14 +80,17 @@ def choose_loader(config: Config, device: torch.device) -> tuple[str, str]:
 
 
 class _Fetch:
-    """What a loader process runs: batches, each with the images first skipped on the way."""
+    """What a loader process runs: batches, each with the images first skipped on the way; or what went wrong."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
         self.reported: set[str] = set()
 
-    def __getitem__(self, indices: list[int]) -> tuple[Tensor, dict[str, str]]:
-        batch = self.dataset[indices]
+    def __getitem__(self, indices: list[int]) -> tuple[Tensor, dict[str, str]] | Exception:
+        try:
+            batch = self.dataset[indices]
+        except (UserError, OSError, MemoryError) as error:  # as they are: DataLoader's would be wrapped in a traceback
+            return error
         new = {path: reason for path, reason in self.dataset.skipped.items() if path not in self.reported}
         self.reported.update(new)
         return batch, new
@@ -108,11 +112,12 @@ def batches(
     pin_memory: bool = False,
     rank: int = 0,
     world: int = 1,
-) -> Iterator[Tensor]:
+) -> Generator[Tensor, None, None]:
     """Endless uint8 batches [N, C, H, W], from batch number `start` on, by torch's DataLoader.
 
-    workers: processes that decode; none where the images are in memory already. rank, world: as in `IndexBatches`.
-    `dataset.skipped` is kept up to date here, whichever process met the image. Raises UserError if a worker was killed.
+    workers: processes that decode; none where the images are in memory already. They end with the generator. rank,
+    world: as in `IndexBatches`. `dataset.skipped` is kept up to date here, whichever process met the image. Raises
+    what reading raised, and UserError if a worker was killed.
     """
     loader: DataLoader[tuple[Tensor, dict[str, str]]] = DataLoader(
         _Fetch(dataset),  # type: ignore[arg-type]
@@ -122,11 +127,26 @@ def batches(
         pin_memory=pin_memory,
         worker_init_fn=_ignore_signals,
     )
+    others = set(active_children())
     source = iter(loader)
-    while True:
-        try:
-            batch, skipped = next(source)
-        except RuntimeError as error:  # what DataLoader raises for a worker that was killed
-            raise UserError(f"data: {' '.join(str(error).split())}; fewer --workers need less memory") from error
-        dataset.skipped.update(skipped)
-        yield batch
+    processes = set(active_children()) - others
+    try:
+        while True:
+            try:
+                result = next(source)
+            # What DataLoader raises for a worker that was killed, also while it hands its batch over
+            except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+                if not processes or str(error).startswith("Caught"):  # a fault of this code, with its traceback
+                    raise
+                reason = " ".join(str(error).split()) if isinstance(error, RuntimeError) else "a loader process ended"
+                raise UserError(f"data: {reason}; fewer --workers need less memory") from error
+            if isinstance(result, Exception):
+                raise result
+            batch, skipped = result
+            dataset.skipped.update(skipped)
+            yield batch
+    finally:
+        if processes:
+            source._shutdown_workers()  # what its deletion does, which a traceback would put off
+        for process in processes:  # what hangs in a read ignores SIGTERM, and would be joined for ever
+            process.kill()

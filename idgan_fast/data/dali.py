@@ -12,7 +12,7 @@ DALI gives up a whole pipeline for one damaged image. The image is then found, n
 continues with the same batch.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from importlib import import_module
 from io import BytesIO
 from typing import Any
@@ -252,7 +252,7 @@ def batches(
     *,
     rank: int = 0,
     world: int = 1,
-) -> Iterator[Tensor]:
+) -> Generator[Tensor, None, None]:
     """`data.batches` by DALI: endless uint8 batches [N, C, size, size] in channels_last on the device.
 
     start: the number of the first batch. threads: of DALI, on the CPU. rank, world: as in `IndexBatches`.
