@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from idgan_fast import startup
 from idgan_fast.errors import nearest
 
 # The module and what the command does. Modules have main(argv, prog) -> exit status, and are imported when asked for.
@@ -30,7 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"error: no command named {name}; {nearest(name, COMMANDS)}", file=sys.stderr)
         return 2
-    return import_module(COMMANDS[name][0]).main(arguments[1:], f"idgan-fast {name}")
+    startup.prepare()
+    with startup.ending_quietly():
+        command = import_module(COMMANDS[name][0])
+    return startup.unless_output_closes(lambda: command.main(arguments[1:], f"idgan-fast {name}"))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable
 
 
@@ -23,3 +24,24 @@ def disk_full(error: OSError) -> bool:
 def in_words(error: OSError) -> str:
     """What went wrong, in a few words."""
     return "disk full" if disk_full(error) else error.strerror or str(error)
+
+
+MEMORY = re.compile(
+    "out of memory|can't allocate memory|not enough memory|cannot allocate memory|bad_alloc|ALLOC_FAILED|"
+    "can't start new thread|could not create a memory",
+    re.IGNORECASE,
+)  # what torch, oneDNN, CUDA's libraries and the interpreter say
+
+
+def out_of_memory(error: Exception) -> str | None:
+    """What could not be allocated, on the CPU or a GPU, in a few words; None for an error of another kind."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError):
+        return in_words(error) if error.errno in (errno.ENOMEM, errno.EAGAIN) else None  # EAGAIN: of fork
+    if not isinstance(error, MemoryError) and not MEMORY.search(text):
+        return None
+    size = re.search(r"(?:tried|unable) to allocate ([\d.]+) ?([KMGTPE]iB|bytes)", text, re.IGNORECASE)
+    if size is None:
+        return text[:100] or "no more of it is to be had"
+    number, unit = size.groups()
+    return f"{float(number) / 2**30:.2f} GiB were asked for" if unit == "bytes" else f"{number} {unit} were asked for"

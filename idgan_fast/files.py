@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -57,19 +58,46 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
         raise
 
 
+class Locked(Exception):
+    """Another process holds a lock; the text names it."""
+
+
 def lock(path: Path) -> IO[str]:
     """Open a file and lock it for this process until it is closed; on Windows nothing is locked.
 
-    Raises BlockingIOError where another process has locked it.
+    The lock stays with the file when its folder is renamed. Raises Locked where another process has it.
     """
-    file = open(path, "w")  # noqa: SIM115 (the caller closes it)
+    while True:
+        file = open(path, "a+")  # noqa: SIM115 (the caller closes it)
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            with file:
+                file.seek(0)
+                raise Locked(file.read(200) or "another process") from error
+        except OSError:
+            file.close()
+            raise
+        if _is_at(file, path):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+            return file
+        file.close()  # its folder was renamed between the two calls
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
     try:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise
-    return file
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what `atomically` left in a folder, and in the folders within it, when its process was killed."""
+    for path in folder.rglob("*.part"):
+        path.unlink(missing_ok=True)
 
 
 def cache_file(name: str) -> Path:

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = (
-    {"errors"},
+    {"errors", "startup"},
     {"files"},
     {"config"},
     {"ops", "kernels"},

@@ -10,7 +10,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from idgan_fast.data import to_unit
+from idgan_fast.evaluation.budget import Budget
 from idgan_fast.evaluation.codes import Codes, generate
+from idgan_fast.files import atomically
 from idgan_fast.training.gan import GANStage
 from idgan_fast.training.vae import VAEStage
 
@@ -52,15 +54,18 @@ def reconstructions(stage: VAEStage, images: Tensor) -> Image.Image:
     return grid(torch.cat(pairs).cpu(), 8)
 
 
-def samples(stage: GANStage, codes: Codes, count: int = 64) -> Image.Image:
-    """G's average on `count` codes from the source that `gan.sample_code` names; the same codes and s every time."""
+def samples(stage: GANStage, codes: Codes, count: int = 64, *, budget: Budget) -> Image.Image:
+    """G's average on `count` codes from the source that `gan.sample_code` names; the same codes and s every time.
+
+    A quarter of the budget is for it, which pays for 16 images at the least.
+    """
     rng = torch.Generator().manual_seed(0)
     if stage.config.sample_code == "posterior":
         c = codes.sample(count, rng)
     else:
         c = torch.randn(count, stage.c_dim, generator=rng)
     s = torch.randn(len(c), stage.config.s_dim, generator=rng)
-    return grid(generate(stage, s, c), 8)
+    return grid(generate(stage, s, c, "drawing samples", budget=budget, least=16, share=1 / 4), 8)
 
 
 def _vary(codes: Codes, base: int, dims: Sequence[int], values: Tensor) -> Tensor:
@@ -76,35 +81,50 @@ def by_kl(codes: Codes) -> list[int]:
     return codes.kl.argsort(descending=True).tolist()
 
 
-def traversal(stage: GANStage, codes: Codes, base: int = 0) -> Image.Image:
-    """A row for each code dimension, ordered by KL, from -2 to 2 along it; s and the other dimensions stay."""
+def traversal(stage: GANStage, codes: Codes, base: int = 0, *, budget: Budget) -> Image.Image:
+    """A row for each code dimension, ordered by KL, from -2 to 2 along it; s and the other dimensions stay.
+
+    A quarter of the budget is for it, which pays for the first 3 rows at the least.
+    """
     dims = by_kl(codes)
+    dims = dims[: budget.affordable(len(dims) * STEPS, least=3 * STEPS, share=1 / 4) // STEPS]
     c = _vary(codes, base, dims, torch.linspace(-REACH, REACH, STEPS))
     s = torch.randn(1, stage.config.s_dim, generator=torch.Generator().manual_seed(0)).expand(len(c), -1)
     kl = codes.kl.tolist()
     labels = [f"c{dim}\n{kl[dim]:.2f} nats" for dim in dims]
-    return label_rows(grid(generate(stage, s, c), STEPS), labels)
+    return label_rows(grid(generate(stage, s, c, "drawing a traversal", budget=budget), STEPS), labels)
 
 
 def traversal_frames(
-    stage: GANStage, codes: Codes, bases: int = 6, most: int = 6, frames: int = 13
+    stage: GANStage, codes: Codes, bases: int = 6, most: int = 6, frames: int = 13, *, budget: Budget
 ) -> list[Image.Image]:
-    """There and back along each active dimension (rows, `most` at the most), for several images (columns)."""
+    """There and back along each active dimension (rows, `most` at the most), for several images (columns).
+
+    A third of the budget is for it, which pays for one column at the least.
+    """
     dims = by_kl(codes)[: min(max(int(codes.active.sum()), 1), most)]
+    column = len(dims) * frames
     bases = min(bases, len(codes.mean))
+    bases = budget.affordable(bases * column, least=column, share=1 / 3) // column
     rng = torch.Generator().manual_seed(0)
     s = torch.randn(bases, 1, stage.config.s_dim, generator=rng)
     values = torch.linspace(-REACH, REACH, frames)
     c = torch.stack([_vary(codes, base, dims, values) for base in range(bases)])  # [bases, dims * frames, d]
     s = s.expand(-1, c.shape[1], -1)
-    images = generate(stage, s.flatten(0, 1), c.flatten(0, 1))
+    images = generate(stage, s.flatten(0, 1), c.flatten(0, 1), "drawing traversals", budget=budget)
     images = images.view(bases, len(dims), frames, *images.shape[1:]).permute(2, 1, 0, 3, 4, 5)
     there = [grid(frame.flatten(0, 1), bases) for frame in images]
     return there + there[-2:0:-1]
 
 
 def save_gif(path: Path, frames: Sequence[Image.Image], milliseconds: int = 90) -> None:
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
+    with atomically(path) as file:
+        frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
+
+
+def save_png(path: Path, image: Image.Image) -> None:
+    with atomically(path) as file:
+        image.save(file, "PNG")
 
 
 def curves(rows: Sequence[dict[str, Any]]) -> Figure:

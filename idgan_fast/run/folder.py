@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from idgan_fast.config.settings import Config, to_yaml
 from idgan_fast.errors import UserError
-from idgan_fast.files import lock, write_bytes
+from idgan_fast.files import Locked, lock, remove_partial, write_bytes
 from idgan_fast.run.checkpoint import STAGES
 
 IMAGES = {"samples": "gan", "traversals": "gan", "reconstructions": "vae"}  # the stage that draws each kind
@@ -26,33 +26,52 @@ class RunFolder:
         self._writers: dict[str, SummaryWriter] = {}
         self._lock_file: IO[str] | None = None
 
+    def lock(self) -> None:
+        """Take the folder, which must exist, for this process. Raises UserError if another process has it."""
+        if self._lock_file is None:
+            try:
+                self._lock_file = lock(self.path / ".lock")
+            except Locked as error:
+                raise UserError(
+                    f"--out: {error} is training into {self.path}; wait for its end, or give another folder"
+                ) from error
+
     def prepare(self, config: Config) -> None:
-        """Make the folders, lock the run's own, and write config.yaml. Raises UserError if it is locked."""
+        """Make the folders, take them for this process, and write config.yaml. Raises UserError as `lock` does."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.lock()
         for name in ("checkpoints", *IMAGES):
-            (self.path / name).mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock_file = lock(self.path / ".lock")
-        except BlockingIOError as error:
-            raise UserError(f"--out: another process is training into {self.path}; give another folder") from error
+            (self.path / name).mkdir(exist_ok=True)
+        remove_partial(self.path)
         write_bytes(self.path / "config.yaml", to_yaml(config).encode())
 
     def set_aside(self) -> Path | None:
         """Rename an existing run out of the way. Returns its new path; None where there is no run."""
         if not any((self.path / name).exists() for name in ("config.yaml", "checkpoints")):
             return None
+        self.lock()
         number = 1
         while (old := self.path.with_name(f"{self.path.name}-old{number}")).exists():
             number += 1
         self.path.rename(old)
+        self.unlock()
         return old
+
+    def unlock(self) -> None:
+        """Let other processes have the folder."""
+        if self._lock_file is not None:
+            self._lock_file.close()
+        self._lock_file = None
 
     def image_path(self, kind: str, stage: str, iteration: int) -> Path:
         """Return the path of a picture of that kind after so many iterations."""
         return self.path / kind / f"{stage}-{iteration:07d}.png"
 
-    def has_images(self, stage: str, iteration: int) -> bool:
-        """Whether all that the stage draws after so many iterations is there."""
-        return all(self.image_path(kind, by, iteration).exists() for kind, by in IMAGES.items() if by == stage)
+    def is_shown(self, stage: str, iteration: int) -> bool:
+        """Whether all that the stage draws and measures after so many iterations is there."""
+        images = [self.image_path(kind, by, iteration) for kind, by in IMAGES.items() if by == stage]
+        measured = stage != "gan" or any("r2" in row and row["iteration"] == iteration for row in self.stats())
+        return measured and all(path.exists() for path in images)
 
     def newest_image(self, kind: str, stage: str) -> Path | None:
         """Return the path of the last picture of that kind; None where there is none."""
@@ -103,5 +122,4 @@ class RunFolder:
         """Write out what TensorBoard still holds, and unlock the folder."""
         for writer in self._writers.values():
             writer.close()
-        if self._lock_file is not None:
-            self._lock_file.close()
+        self.unlock()

@@ -18,8 +18,9 @@ from idgan_fast.config.presets import departures
 from idgan_fast.config.settings import Config, to_yaml
 from idgan_fast.data.dsprites import FACTORS
 from idgan_fast.evaluation import drawing
+from idgan_fast.evaluation.budget import Budget
 from idgan_fast.evaluation.codes import Codes, Summary
-from idgan_fast.files import write_bytes
+from idgan_fast.files import atomically, write_bytes
 from idgan_fast.run.console import format_time
 from idgan_fast.run.folder import RunFolder
 from idgan_fast.training.gan import GANStage
@@ -124,22 +125,25 @@ def write(
     stage: GANStage,
     seconds: float,
     skipped: Mapping[str, str],
+    budget: Budget,
 ) -> Path:
-    """Draw what is still missing, and write the page and summary.json. Returns the page's path.
+    """Draw the traversals and the curves, and write summary.json and the page. Returns the page's path.
 
     resolved: `ResolvedSettings.record`. seconds: of the whole run. skipped: by path, why an image was left out.
     """
     gif, curves = folder.path / "traversals" / "gan.gif", folder.path / "curves.png"
-    drawing.save_gif(gif, drawing.traversal_frames(stage, codes))
-    drawing.curves(folder.stats()).savefig(curves, dpi=110)
+    drawing.save_gif(gif, drawing.traversal_frames(stage, codes, budget=budget))
+    with atomically(curves) as file:
+        drawing.curves(folder.stats()).savefig(file, dpi=110, format="png")
     machine = ", ".join(f"{name} {value}" for name, value in resolved.items())
     title = f"ID-GAN: {config.preset}, seed {config.seed}"
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>",
         f"<h1>{title}</h1><p class=note>idgan-fast {__version__}; {html.escape(machine)}</p>",
         _numbers(summary, seconds),
-        f'<p class="note">A dimension is active above {ACTIVE_NATS} nats. R² says how well the frozen encoder reads c '
-        "back from G(s, c), over the active dimensions, with fresh s.</p>",
+        f'<p class="note">A dimension is active above {ACTIVE_NATS} nats, by the codes of {summary.encoded} pictures. '
+        "R² says how well the frozen encoder reads c back from G(s, c), over the active dimensions, with fresh s, on "
+        f"{summary.read_back[0]} generated pictures (posterior) and {summary.read_back[1]} (prior).</p>",
         "<h2>Samples</h2>",
         embed(folder.newest_image("samples", "gan"), f"G(s, c), c from the {config.gan.sample_code}"),
         "<h2>Traversals of the code</h2>",

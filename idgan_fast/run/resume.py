@@ -56,6 +56,8 @@ def find(config: Config, say: Callable[[str], None]) -> tuple[RunFolder, Checkpo
         if old is not None:
             say(f"the run that was in {folder.path} is now in {old}")
         return folder, None
+    if folder.checkpoints.exists():
+        folder.lock()  # before anything in it is renamed
     paths = newest_first(folder.checkpoints)
     if config.resume == "auto":
         newest = _newest_readable(paths, folder, say)

@@ -31,5 +31,9 @@ class StopSignal:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def output_closed(self) -> None:
+        """Stop as for a signal: whoever read standard output has gone."""
+        self.received = self.received or signal.SIGPIPE
+
     def __bool__(self) -> bool:
         return self.received is not None

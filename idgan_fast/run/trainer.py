@@ -1,22 +1,23 @@
 """One run: both stages from where they stand, and the report."""
 
-import os
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from idgan_fast import __version__
+from idgan_fast import __version__, startup
 from idgan_fast.config.settings import Config, flatten
 from idgan_fast.data import Dataset, batches, dali, open_data
 from idgan_fast.data.images import ImageFiles
 from idgan_fast.errors import UserError
+from idgan_fast.evaluation.budget import Budget
 from idgan_fast.evaluation.codes import Codes, read_codes, summarize
 from idgan_fast.models.vae import IMAGE_SIZE
 from idgan_fast.run import checkpoint, messages, report
-from idgan_fast.run.console import Console, StageProgress
+from idgan_fast.run.console import Console, TaskProgress
 from idgan_fast.run.resolved_settings import resolve, steps_of
 from idgan_fast.run.resume import find, require_same_data
 from idgan_fast.run.signals import StopSignal
@@ -32,6 +33,8 @@ ENCODED_WITH_FACTORS = 10_000  # where factors are known: MIG's usual number
 RECONSTRUCTED = 32  # real images that are shown beside their reconstructions
 LOG_SECONDS = 30.0  # slow runs log and save by the clock too
 SAVE_SECONDS = 600.0
+MEASURED_SHARE = 0.1  # of the training's time, which measuring and drawing may take
+MEASURED_SECONDS = 60.0  # at the end of a run, where the share is less
 
 Draw = Callable[[int], dict[str, str]]
 """Draws what shows a stage after so many iterations; returns texts for the console by name."""
@@ -57,7 +60,7 @@ class Trainer:
         self.completed_stages: dict[str, Any] = {}  # their states, for the checkpoints of later ones
         self.last_good = self.checkpoint.path if self.checkpoint else None
         self._start_time = time.monotonic() - (self.checkpoint.state["seconds"] if self.checkpoint else 0.0)
-        self._log_time = self._save_time = time.monotonic()
+        self._log_time = self._save_time = self._draw_time = time.monotonic()
         self._collapse_said = False
 
     def run(self) -> None:
@@ -84,7 +87,13 @@ class Trainer:
         torch.manual_seed(config.seed + 1)
         gan_stage = GANStage(config, small.channels, self.device, self.precision, vae_stage.vae, self.step_compiler)
         say = self.console.line
-        self._train(gan_stage, large, lambda done: draw_samples(self.folder, gan_stage, done, codes, say))
+
+        def draw(done: int) -> dict[str, str]:
+            since, self._draw_time = self._draw_time, time.monotonic()
+            budget = self._budget(self._draw_time - since, MEASURED_SECONDS / 4)
+            return draw_samples(self.folder, gan_stage, done, codes, budget=budget, say=say)
+
+        self._train(gan_stage, large, draw)
         if self.step_compiler.complete():
             mark_warm(steps_of(config, self.device, self.precision))
         self._finish(gan_stage, codes, small.skipped | large.skipped)
@@ -101,15 +110,22 @@ class Trainer:
     def _read_codes(self, dataset: Dataset, stage: VAEStage) -> Codes:
         """The codes of real images, once stage 1 is done."""
         count = ENCODED_WITH_FACTORS if self.config.dataset == "dsprites" else ENCODED
-        codes = read_codes(dataset, stage.vae.encoder, count, self.device)
+        codes = read_codes(
+            dataset,
+            stage.vae.encoder,
+            count,
+            self.device,
+            budget=self._budget(self._seconds() / 4, MEASURED_SECONDS / 4),
+        )
         if not codes.active.any():
             self._say_collapsed()
         return codes
 
     def _finish(self, stage: GANStage, codes: Codes, skipped: dict[str, str]) -> None:
         """Measure, write the report, and say how it went."""
-        summary = summarize(stage, codes)
-        seconds = time.monotonic() - self._start_time
+        budget = self._budget(self._seconds() / 2, MEASURED_SECONDS / 2)
+        summary = summarize(stage, codes, budget=budget)
+        seconds = self._seconds()
         page = report.write(
             self.folder,
             self.config,
@@ -119,23 +135,37 @@ class Trainer:
             stage=stage,
             seconds=seconds,
             skipped=skipped,
+            budget=budget,
         )
         self._say(messages.end(summary, skipped, seconds))
         self.console.line(f"report: {page}")
+
+    def _seconds(self) -> float:
+        """The time that the run has taken, with what came before it was resumed."""
+        return time.monotonic() - self._start_time
+
+    def _budget(self, trained: float, least: float) -> Budget:
+        """What measuring and drawing may take after so many seconds of training."""
+        return Budget(max(MEASURED_SHARE * trained, least), self._tell)
+
+    def _tell(self, what: str, done: int, total: int) -> None:
+        """Show how far a measurement is. Raises Stopped after a signal: the next start measures anew."""
+        if self.stop and done < total:
+            raise Stopped(f"stopped while {what}, saved in {self.last_good}")
+        self.console.aside(what, done, total)
 
     # ---- one stage
 
     def _train(self, stage: Stage, dataset: Dataset, draw: Draw) -> None:
         """The iterations of a stage that are still to do."""
         start = self._restore(stage)
+        if start and self._shows_after(stage, start) and not self.folder.is_shown(stage.name, start):
+            draw(start)
         if start < stage.iters:
-            source = self._batches(dataset, stage.batch_size, self._seed(stage), start)
-            with self.console.stage(
-                stage.name, start=start, total=stage.iters, batch_size=stage.batch_size
-            ) as progress:
+            batches = self._batches(dataset, stage.batch_size, self._seed(stage), start)
+            display = self.console.stage(stage.name, start=start, total=stage.iters, batch_size=stage.batch_size)
+            with contextlib.closing(batches) as source, display as progress:
                 self._iterate(stage, start, source, draw, progress)
-        elif stage.iters and not self.folder.has_images(stage.name, stage.iters):
-            draw(stage.iters)
         self.completed_stages[stage.name] = stage.state_dict()
 
     def _restore(self, stage: Stage) -> int:
@@ -151,16 +181,20 @@ class Trainer:
             stage.rng.manual_seed(self._seed(stage) + 1_000_003 * start)
         return start
 
+    def _shows_after(self, stage: Stage, done: int) -> bool:
+        """Whether pictures are due after so many iterations."""
+        return done == stage.iters or done % self.config.picture_every == 0
+
     def _seed(self, stage: Stage) -> int:
         return 2 * self.config.seed + checkpoint.STAGES.index(stage.name)
 
-    def _batches(self, dataset: Dataset, batch_size: int, seed: int, start: int) -> Iterator[Tensor]:
-        workers = os.cpu_count() or 1 if self.config.workers is None else self.config.workers
+    def _batches(self, dataset: Dataset, batch_size: int, seed: int, start: int) -> Generator[Tensor, None, None]:
+        workers = startup.usable_cores() if self.config.workers is None else self.config.workers
         if self.resolved.loader == "dali" and isinstance(dataset, ImageFiles) and not dataset.cached:
             return dali.batches(dataset, batch_size, seed, start, max(workers, 1), self.device)
         return batches(dataset, batch_size, seed, start, workers, pin_memory=self.device.type == "cuda")
 
-    def _iterate(self, stage: Stage, start: int, source: Iterator[Tensor], draw: Draw, progress: StageProgress) -> None:
+    def _iterate(self, stage: Stage, start: int, source: Iterator[Tensor], draw: Draw, progress: TaskProgress) -> None:
         """The training loop, from `start` iterations done to all of them."""
         config = self.config
         metrics: dict[str, Tensor] = {}
@@ -188,7 +222,7 @@ class Trainer:
             if last or done % config.save_every == 0 or now - self._save_time > SAVE_SECONDS:
                 self._save(stage, done, metrics)
                 self._save_time = now
-            if done == stage.iters or done % config.picture_every == 0:
+            if self._shows_after(stage, done):
                 texts |= draw(done)
             if stopping:
                 raise Stopped(f"stopped at {stage.name} iteration {done}, saved in {self.last_good}")
@@ -216,7 +250,7 @@ class Trainer:
             "choices": self.resolved.record(),
             "stage": stage.name,
             "iteration": done,
-            "seconds": time.monotonic() - self._start_time,
+            "seconds": self._seconds(),
             **self.completed_stages,
             stage.name: stage.state_dict(),
         }

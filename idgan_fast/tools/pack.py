@@ -25,7 +25,7 @@ from idgan_fast.data.shard_workers import in_processes
 from idgan_fast.data.shards import GOES_ON, Job, Settings, Stopped, join, write_part
 from idgan_fast.data.sources import Source
 from idgan_fast.errors import UserError, in_words, nearest
-from idgan_fast.files import atomically, lock
+from idgan_fast.files import Locked, atomically, lock
 from idgan_fast.run.console import Console, format_time
 from idgan_fast.run.signals import StopSignal
 
@@ -44,8 +44,8 @@ def locked(folder: Path) -> Iterator[None]:
         if RECORD not in inside and not inside <= {LOCK, RECORD + ".part"}:
             raise UserError(f"DEST: {folder} holds other files; give an empty folder or a new one")
         lock_file = lock(folder / LOCK)
-    except BlockingIOError as error:
-        raise UserError(f"DEST: another process is packing into {folder}; give another place") from error
+    except Locked as error:
+        raise UserError(f"DEST: {error} is packing into {folder}; wait for its end, or give another place") from error
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"DEST: cannot write into {folder} ({reason}); mend it, or give another place") from error
@@ -222,8 +222,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = "idgan-fast pack"
     """Run the command; the exit status. What the user can mend is one line on standard error."""
     try:
         source, dest, workers, settings = parse(sys.argv[1:] if argv is None else argv, prog)
-        console = Console()
         with StopSignal() as stop:
+            console = Console(on_closed=stop.output_closed)
             try:
                 pack(source, dest, settings, workers, console, stop)
             except Stopped as stopped:

@@ -1,6 +1,7 @@
 """Faults of a run: one line each, no traceback, nothing lost."""
 
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -100,8 +101,9 @@ def test_a_process_has_its_folder_alone_until_a_signal_ends_it(
     run = tmp_path / "run"
     process = start(TINY, run)
     try:
-        assert run_train(*TINY, "--vae.iters", "100000", "--out", str(run)) == 2
-        assert "another process is training" in error_line(capsys)
+        for more in ([], ["--resume", "never"]):
+            assert run_train(*TINY, "--vae.iters", "100000", "--out", str(run), *more) == 2
+            assert f"process {process.pid} on {platform.node()} is training into {run};" in error_line(capsys)
     finally:
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=60)
@@ -110,6 +112,7 @@ def test_a_process_has_its_folder_alone_until_a_signal_ends_it(
     assert "SIGINT: stopped at vae iteration" in output.splitlines()[-1]
     saved = checkpoint.load(checkpoint.newest_first(run / "checkpoints")[0])
     assert f"iteration {saved['iteration']}," in output.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]  # nothing was moved
 
 
 def test_a_picture_that_cannot_be_drawn_costs_no_checkpoint(
