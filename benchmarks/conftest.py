@@ -4,10 +4,15 @@ import os
 from typing import Any, cast
 
 import pytest
-import torch
 
-from benchmarks.comparison import Comparison
-from benchmarks.report import LEGEND, Cells, Table
+from idgan_fast import startup
+
+startup.prepare()  # before torch is imported
+
+import torch  # noqa: E402
+
+from benchmarks.comparison import Comparison  # noqa: E402
+from benchmarks.report import LEGEND, Cells, Table  # noqa: E402
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler that measures memory tells of its start and stop
 TABLES = pytest.StashKey[dict[str, Table]]()  # by title

@@ -9,7 +9,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 
 WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
@@ -36,9 +36,10 @@ def prepare(environ: MutableMapping[str, str] = os.environ) -> None:
         environ.setdefault("OMP_NUM_THREADS", str(max(math.floor(quota), 1)))
 
 
-def waiting(environ: MutableMapping[str, str] = os.environ) -> str:
-    """How OpenMP's threads wait, as it is in the environment: "OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=2000"."""
-    return " ".join(f"{name}={environ[name]}" for name in CHOSEN_BY_USER if name in environ)
+def threads(count: int, environ: Mapping[str, str] = os.environ) -> str:
+    """The number of threads and how they wait: "2 threads (OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=2000)"."""
+    waiting = " ".join(f"{name}={environ[name]}" for name in CHOSEN_BY_USER if name in environ)
+    return f"{count} thread{'s' if count > 1 else ''}" + (f" ({waiting})" if waiting and count > 1 else "")
 
 
 def usable_cores() -> int:

@@ -91,6 +91,13 @@ def test_what_the_user_set_stays(
     assert environ == expected
 
 
+def test_threads_in_words() -> None:
+    waiting = "(OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=9)"
+    assert startup.threads(2, {"GOMP_SPINCOUNT": "9", "OMP_WAIT_POLICY": "passive"}) == f"2 threads {waiting}"
+    assert startup.threads(2, {}) == "2 threads"
+    assert startup.threads(1, startup.WAITING) == "1 thread"  # which waits for nobody
+
+
 def python(code: str, **environ: str) -> str:
     clean = {name: value for name, value in os.environ.items() if name not in startup.CHOSEN_BY_USER}
     command = [sys.executable, "-c", code]

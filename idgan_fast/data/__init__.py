@@ -8,7 +8,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -147,6 +147,6 @@ def batches(
             yield batch
     finally:
         if processes:
-            source._shutdown_workers()  # what its deletion does, which a traceback would put off
+            cast(Any, source)._shutdown_workers()  # what its deletion does, which a traceback would put off
         for process in processes:  # what hangs in a read ignores SIGTERM, and would be joined for ever
             process.kill()

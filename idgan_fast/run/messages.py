@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from idgan_fast import __version__
+from idgan_fast import __version__, startup
 from idgan_fast.config.settings import Config
 from idgan_fast.data import Dataset
 from idgan_fast.evaluation.codes import Summary
@@ -24,7 +24,7 @@ UNREAD = "collapse: G's images say nothing of c (R² near 0); raise --gan.distil
 def beginning(config: Config, folder: Path, resolved: ResolvedSettings, previous: Mapping[str, Any]) -> Iterator[str]:
     """The run, its device, and what differs from `previous`, the record of the run that is resumed, if there is one."""
     yield f"idgan-fast {__version__}: preset {config.preset}, seed {config.seed}, into {folder}"
-    threads = f", {torch.get_num_threads()} threads" if resolved.device.type == "cpu" else ""
+    threads = f", {startup.threads(torch.get_num_threads())}" if resolved.device.type == "cpu" else ""
     precision, now = resolved.precision, resolved.record()
     amp = "" if config.amp == "off" else f"; amp {precision.name}: {precision.reason}"
     compiled = f"; compile on: {resolved.why_compiled}" if resolved.compiled else ""

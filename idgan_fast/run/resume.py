@@ -51,18 +51,26 @@ def find(config: Config, say: Callable[[str], None]) -> tuple[RunFolder, Checkpo
     Raises UserError where the checkpoint or the settings do not allow it.
     """
     folder = RunFolder(config.out or default_folder(config))
+    try:
+        return folder, _find(folder, config, say)
+    except BaseException:
+        folder.unlock()
+        raise
+
+
+def _find(folder: RunFolder, config: Config, say: Callable[[str], None]) -> Checkpoint | None:
     if config.resume == "never":
         old = folder.set_aside()
         if old is not None:
             say(f"the run that was in {folder.path} is now in {old}")
-        return folder, None
+        return None
     if folder.checkpoints.exists():
         folder.lock()  # before anything in it is renamed
     paths = newest_first(folder.checkpoints)
     if config.resume == "auto":
         newest = _newest_readable(paths, folder, say)
         if newest is None:
-            return folder, None
+            return None
         checkpoint = newest
     else:
         path = Path(config.resume)
@@ -71,7 +79,7 @@ def find(config: Config, say: Callable[[str], None]) -> tuple[RunFolder, Checkpo
             raise UserError(f"resume: {folder.path} has gone further, to {paths[0].name}; give another --out")
     say(f"resuming from {checkpoint.path} ({checkpoint.stage} iteration {checkpoint.iteration})")
     _require_agreement(checkpoint, config, say)
-    return folder, checkpoint
+    return checkpoint
 
 
 def _newest_readable(paths: list[Path], folder: RunFolder, say: Callable[[str], None]) -> Checkpoint | None:

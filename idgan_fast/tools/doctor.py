@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from idgan_fast import __version__, ops
+from idgan_fast import __version__, ops, startup
 from idgan_fast.data import dali
 from idgan_fast.ops._dispatch import libraries
 from idgan_fast.ops._registry import Case
@@ -56,6 +56,7 @@ def system(devices: Sequence[str]) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "OpenMP": startup.threads(torch.get_num_threads()),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cuda": torch.version.cuda,
         **{f"{device} library": reason or "loaded" for device, reason in libraries().items()},

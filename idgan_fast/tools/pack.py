@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import hashlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from idgan_fast import startup
 from idgan_fast.data.shard_workers import in_processes
 from idgan_fast.data.shards import GOES_ON, Job, Settings, Stopped, join, write_part
 from idgan_fast.data.sources import Source
@@ -204,7 +204,7 @@ def parse(argv: Sequence[str], prog: str | None) -> tuple[Path, Path, int, Setti
     add("--format", default="png", choices=("png", "jpg"), help="png loses nothing (default)")
     add("--quality", type=_at_least(1, 100), metavar="N", help="of jpg, from 1 to 100 (default 95)")
     add("--shard-size", default=1000, help="pictures in a shard or part (default 1000)", **positive)
-    add("--workers", default=os.cpu_count() or 1, help="processes; by default one for each core", **positive)
+    add("--workers", default=startup.usable_cores(), help="processes; by default one for each core", **positive)
     options, unknown = parser.parse_known_args(argv)
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]

@@ -120,7 +120,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_checkpoint(
 ) -> None:
     run = tmp_path / "run"
 
-    def no_memory(*_: object) -> None:
+    def no_memory(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     with monkeypatch.context() as patch:

@@ -79,7 +79,7 @@ def test_the_choice_to_compile_is_kept(
     marked: list[str] = []
     monkeypatch.setattr(StepCompiler, "step", step)
     monkeypatch.setattr(trainer, "mark_warm", marked.append)
-    monkeypatch.setattr(trainer, "draw_samples", lambda *_: {})
+    monkeypatch.setattr(trainer, "draw_samples", lambda *_, **__: {})
     monkeypatch.setattr(trainer.Trainer, "_finish", lambda *_: None)
     out = tmp_path / "run"
     assert run(pictures, out, "--compile", "on", "--gan.iters", "2") == 0

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from idgan_fast import startup
 from idgan_fast.config.arguments import parse
 from idgan_fast.data import open_data
 from idgan_fast.evaluation.codes import Summary
@@ -33,7 +34,7 @@ def beginning(resolved: ResolvedSettings = RESOLVED, amp: str = "off", **before:
 def test_the_run_and_its_device() -> None:
     first, second = beginning()
     assert first.endswith(": preset dsprites-quick, seed 7, into runs/a")
-    assert second == f"device cpu, {torch.get_num_threads()} threads"
+    assert second == f"device cpu, {startup.threads(torch.get_num_threads())}"
     assert beginning(amp="bf16")[1].endswith("; amp bf16: the CPU has it")
     compiled = replace(RESOLVED, compiled=True, why_compiled="as asked")
     assert beginning(compiled)[1].endswith("; compile on: as asked")
@@ -85,7 +86,7 @@ def test_images_that_are_skipped(photos: Path) -> None:
 
 
 def test_the_end() -> None:
-    summary = Summary(64, [1.0, 0.0], [0], None, 0.25, [0.5, 0.0], [0.125, 0.0])
+    summary = Summary(64, [32, 32], [1.0, 0.0], [0], None, 0.25, [0.5, 0.0], [0.125, 0.0])
     skipped = dict.fromkeys(["a", "b", "c", "d"], "unreadable")
     first, second = messages.end(summary, skipped, 61)
     assert first == "skipped 4 pictures (a, b, c, ...); the report has the reasons"
