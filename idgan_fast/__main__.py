@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from idgan_fast import startup
-from idgan_fast.errors import nearest
+from idgan_fast.errors import let_output_escape, nearest, print_error
 
 # The module and what the command does. Modules have main(argv, prog) -> exit status, and are imported when asked for.
 COMMANDS = {
@@ -20,6 +20,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the first argument names, with the others. Returns its exit status."""
+    let_output_escape()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: idgan-fast COMMAND [options]\n")
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name = arguments[0]
     if name not in COMMANDS:
-        print(f"error: no command named {name}; {nearest(name, COMMANDS)}", file=sys.stderr)
+        print_error(f"no command named {name}; {nearest(name, COMMANDS)}")
         return 2
     startup.prepare()
     with startup.ending_quietly():

@@ -1,9 +1,14 @@
-"""The one exception that the command line shows as a single line."""
+"""The one exception that the command line shows as a single line, and lines that show names from outside safely."""
 
 import difflib
 import errno
+import io
 import re
+import sys
+import unicodedata
 from collections.abc import Iterable
+
+UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode's categories of what steers a terminal or a page, or is no character
 
 
 class UserError(Exception):
@@ -45,3 +50,32 @@ def out_of_memory(error: Exception) -> str | None:
         return text[:100] or "no more of it is to be had"
     number, unit = size.groups()
     return f"{float(number) / 2**30:.2f} GiB were asked for" if unit == "bytes" else f"{number} {unit} were asked for"
+
+
+def printable(text: str) -> str:
+    r"""The text on one line, as it may be shown anywhere: a name from outside can hold what steers a terminal.
+
+    Control characters, line breaks, marks that reverse the order of reading and the bytes of a name that is not UTF-8
+    become \n, \x1b, \u202e or \xe4.
+    """
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    if unicodedata.category(character) not in UNSEEN:
+        return character
+    if "\udc80" <= character <= "\udcff":  # a byte that Python could not decode
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+def print_error(line: str) -> None:
+    """Print what went wrong as one line on standard error."""
+    print(f"error: {printable(line)}", file=sys.stderr)
+
+
+def let_output_escape() -> None:
+    """Let standard output and error escape what their encoding does not have, where they would raise an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

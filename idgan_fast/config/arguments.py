@@ -101,6 +101,8 @@ def check(config: Config, *, needs_data: bool = True) -> None:
             f"--data: the preset {config.preset} takes the public dSprites .npz or nothing, got {config.data}; "
             "for pictures choose another preset, such as images-quick"
         )
+    if any("\ud800" <= character <= "\udfff" for character in str(config.out or "")):
+        raise UserError(f"--out: TensorBoard wants a path in UTF-8, got {config.out}; give a folder of another name")
     if config.vae.beta_start == 0:
         raise UserError("--vae.beta-start: must be above 0, as beta falls geometrically from it; got 0")
     size, gan = config.images.size, config.gan

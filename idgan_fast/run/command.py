@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from idgan_fast.config import arguments
-from idgan_fast.errors import UserError, in_words, out_of_memory
+from idgan_fast.errors import UserError, in_words, out_of_memory, print_error, printable
 from idgan_fast.run.console import Console
 from idgan_fast.run.signals import StopSignal
 from idgan_fast.run.trainer import Stopped, Trainer
@@ -24,7 +24,7 @@ def run(argv: Sequence[str], prog: str) -> int:
             except Stopped as stopped:
                 assert stop.received is not None
                 line = f"{stop.received.name}: {stopped}; the same command goes on from there"
-                print(line, file=sys.stderr) if console.closed else console.line(line)
+                print(printable(line), file=sys.stderr) if console.closed else console.line(line)
                 return 128 + stop.received
         return 0
     except UserError as error:
@@ -41,5 +41,5 @@ def run(argv: Sequence[str], prog: str) -> int:
         else:
             raise
         status = 2
-    print(f"error: {line}", file=sys.stderr)
+    print_error(line)
     return status

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
 from idgan_fast import startup
+from idgan_fast.errors import printable
 
 QUIET_SECONDS = 10.0  # between two plain lines
 
@@ -97,16 +98,16 @@ class Console:
     """
 
     def __init__(self, on_closed: Callable[[], None] = lambda: None) -> None:
-        self.rich = _RichConsole(highlight=False, markup=False, soft_wrap=True)
+        self.rich = _RichConsole(highlight=False, markup=False, emoji=False, soft_wrap=True)
         self.closed = False
         self._on_closed = on_closed
         self._stage: TaskProgress | None = None
         self._aside: TaskProgress | None = None
 
     def line(self, text: str) -> None:
-        """Print a line at once."""
+        """Print a line at once; names in it may be anything (`printable`)."""
         try:
-            self.rich.print(text)
+            self.rich.print(printable(text))
             sys.stdout.flush()
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.EIO):  # a pipe whose reader has ended, a terminal that is gone

@@ -37,7 +37,7 @@ def beginning(config: Config, folder: Path, resolved: ResolvedSettings, previous
 def data(dataset: Dataset, config: Config, resolved: ResolvedSettings, previous: Mapping[str, Any]) -> Iterator[str]:
     """The images, who decodes them, and what is lost of them."""
     yield f"data: {len(dataset):,} {dataset.name}{'' if dataset.cached else _decoded_by(resolved, previous)}"
-    for path, reason in list(dataset.skipped.items())[:1]:
+    for path, reason in sorted(dataset.skipped.items())[:1]:
         yield f"skipped {len(dataset.skipped)} of them, such as {path}: {reason}"
     images, shorter = config.images, dataset.shorter_side
     if images.framing == "crop" and images.crop is not None and shorter and images.crop < shorter / 2:
@@ -56,7 +56,7 @@ def _decoded_by(resolved: ResolvedSettings, previous: Mapping[str, Any]) -> str:
 def end(summary: Summary, skipped: Mapping[str, str], seconds: float) -> Iterator[str]:
     """What was left out, and the run in numbers."""
     if skipped:
-        names = ", ".join(list(skipped)[:3]) + (", ..." if len(skipped) > 3 else "")
+        names = ", ".join(sorted(skipped)[:3]) + (", ..." if len(skipped) > 3 else "")
         yield f"skipped {len(skipped)} pictures ({names}); the report has the reasons"
     r2 = {source: summary.mean_r2(source) for source in ("posterior", "prior")}
     read = "".join(f", R² of c from the {source} {value:.2f}" for source, value in r2.items() if value is not None)

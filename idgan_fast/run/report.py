@@ -17,6 +17,7 @@ from idgan_fast import __version__
 from idgan_fast.config.presets import departures
 from idgan_fast.config.settings import Config, to_yaml
 from idgan_fast.data.dsprites import FACTORS
+from idgan_fast.errors import printable
 from idgan_fast.evaluation import drawing
 from idgan_fast.evaluation.budget import Budget
 from idgan_fast.evaluation.codes import Codes, Summary
@@ -37,13 +38,18 @@ th { background: #f6f8fa } td:first-child, th:first-child { text-align: left }
 """
 
 
+def _text(value: Any) -> str:
+    """Return a value as text of a page, whatever a name from outside holds."""
+    return html.escape(printable(str(value)))
+
+
 def embed(path: Path | None, caption: str) -> str:
     """Return a figure with the image file itself in it; nothing where there is no file."""
     if path is None or not path.exists():
         return ""
     data = base64.b64encode(path.read_bytes()).decode()
     kind = path.suffix.lstrip(".")
-    text = html.escape(caption)
+    text = _text(caption)
     return f'<figure><img src="data:image/{kind};base64,{data}" alt="{text}"><figcaption>{text}</figcaption></figure>'
 
 
@@ -54,9 +60,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
         if isinstance(value, float):
             shade = f' style="background: rgba(9, 105, 218, {0.6 * min(max(value, 0), 1):.2f})"'
             return f"<td{shade}>{value:.2f}</td>"
-        return f"<td>{html.escape(str(value))}</td>"
+        return f"<td>{_text(value)}</td>"
 
-    header = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+    header = "".join(f"<th>{_text(name)}</th>" for name in head)
     body = "".join("<tr>" + "".join(map(cell, row)) + "</tr>" for row in rows)
     return f"<table><tr>{header}</tr>{body}</table>"
 
@@ -110,7 +116,7 @@ def _departures(config: Config) -> str:
 def _skipped(skipped: Mapping[str, str]) -> str:
     if not skipped:
         return ""
-    rows = list(skipped.items())
+    rows = sorted(skipped.items())  # threads read the images
     more = f"<p>and {len(rows) - 50} more</p>" if len(rows) > 50 else ""
     return f"<h2>{len(rows)} pictures skipped</h2>" + table(["picture", "reason"], rows[:50]) + more
 
@@ -139,7 +145,7 @@ def write(
     title = f"ID-GAN: {config.preset}, seed {config.seed}"
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>",
-        f"<h1>{title}</h1><p class=note>idgan-fast {__version__}; {html.escape(machine)}</p>",
+        f"<h1>{title}</h1><p class=note>idgan-fast {__version__}; {_text(machine)}</p>",
         _numbers(summary, seconds),
         f'<p class="note">A dimension is active above {ACTIVE_NATS} nats, by the codes of {summary.encoded} pictures. '
         "R² says how well the frozen encoder reads c back from G(s, c), over the active dimensions, with fresh s, on "

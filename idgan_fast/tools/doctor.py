@@ -113,7 +113,7 @@ def forward_us(case: Case, dtype: torch.dtype, layout: str, backend: str, device
 
 
 def show(report: dict[str, Any]) -> None:
-    console = Console()
+    console = Console(markup=False, emoji=False)  # else rich takes `[dali]` in a text for markup
     for name, value in report["system"].items():
         console.print(f"{name:20} {'not there' if value is None else value}", highlight=False, soft_wrap=True)
     console.print()

@@ -32,7 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from idgan_fast.config import arguments
 from idgan_fast.config.settings import Config
-from idgan_fast.errors import UserError
+from idgan_fast.errors import UserError, print_error
 from idgan_fast.models.vae import IMAGE_SIZE
 from idgan_fast.training.gan import GANStage
 from idgan_fast.training.precision import Precision, choose, pick_device
@@ -232,7 +232,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "idgan-fast memory") -> 
         precision = choose(config.amp, device)
         stages = predict(config, device, precision)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(str(error))
         return 2
     if no_gpu:
         print("no CUDA device here: the prediction is for the CPU's steps", file=sys.stderr)

@@ -24,7 +24,7 @@ from idgan_fast import startup
 from idgan_fast.data.shard_workers import in_processes
 from idgan_fast.data.shards import GOES_ON, Job, Settings, Stopped, join, write_part
 from idgan_fast.data.sources import Source
-from idgan_fast.errors import UserError, in_words, nearest
+from idgan_fast.errors import UserError, in_words, nearest, print_error
 from idgan_fast.files import Locked, atomically, lock
 from idgan_fast.run.console import Console, format_time
 from idgan_fast.run.signals import StopSignal
@@ -239,5 +239,5 @@ def main(argv: Sequence[str] | None = None, prog: str | None = "idgan-fast pack"
         line, status = f"{in_words(error)}: {error.filename or dest}; mend it, and {GOES_ON}", 2
     except KeyboardInterrupt:
         line, status = f"interrupted; {GOES_ON}", 130
-    print(f"error: {line}", file=sys.stderr)
+    print_error(line)
     return status

@@ -38,7 +38,7 @@ from rich.console import Console
 from rich.table import Table
 
 from idgan_fast.config.presets import PRESETS
-from idgan_fast.errors import UserError, nearest
+from idgan_fast.errors import UserError, nearest, print_error
 from idgan_fast.ops.layer.devices import DEVICES
 from idgan_fast.ops.layer.up2_plan import composite_is_faster, seconds
 from idgan_fast.tools.costs.layer import Layer
@@ -198,7 +198,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
             except OSError as error:
                 raise UserError(f"--csv: cannot write {arguments.csv}: {error.strerror}") from error
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(str(error))
         return 2
     show(rows, f"{preset}, {dtype}, batch {n}")
     return 0

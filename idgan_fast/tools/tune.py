@@ -7,7 +7,6 @@ Triton and the kernels' text, and measure nothing.
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 from idgan_fast import ops
-from idgan_fast.errors import UserError
+from idgan_fast.errors import UserError, print_error
 from idgan_fast.files import read_json, write_json
 from idgan_fast.ops.layer.conv_plan import COMPOSITE, SAME, TORCH, TRANSPOSED, layer_key
 from idgan_fast.ops.layer.epilogue import Epilogue
@@ -236,14 +235,14 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         from idgan_fast.kernels.styled_layer_measurements import tiles_file
 
         device = torch.device("cuda", torch.cuda.current_device())
-        console = Console()
+        console = Console(markup=False, emoji=False)
         tune(layers, DTYPES[dtype], device, on_gpu, console)
         console.print(f"kept in {tiles_file()}, for {torch.cuda.get_device_name(device)}", highlight=False)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(str(error))
         return 2
     except OSError as error:
-        print(f"error: cannot keep the measurements: {error}", file=sys.stderr)
+        print_error(f"cannot keep the measurements: {error}")
         return 2
     return 0
 
