@@ -65,7 +65,9 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def require_size(size: tuple[int, int], config: ImagesConfig) -> None:
-    """Raises TooSmall for an image of this width and height under the settings' least side."""
+    """Raises TooSmall for an image of this width and height under the settings' least side, or of a pixel's width."""
+    if min(size) == 1:
+        raise TooSmall(f"it is {size[0]}x{size[1]} pixels, no picture")
     if min(size) < config.min_side:
         raise TooSmall(f"its shorter side is {min(size)}, under images.min-side {config.min_side}")
 

@@ -1,6 +1,6 @@
 """Encoded images in a folder (nested ones too), a zip, or the tar shards of a WebDataset.
 
-A zip that StyleGAN2-ADA's tool has written brings a dataset.json, whose labels are kept beside the images' names.
+A zip that StyleGAN2-ADA's tool has written brings a dataset.json, and shards may have labels beside their images.
 """
 
 import hashlib
@@ -9,17 +9,24 @@ import os
 import tarfile
 import threading
 import zipfile
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from idgan_fast.data.folders import files_below
+from idgan_fast.data.passed_over import SUFFIXES, PassedOver, is_image, left_by_macos
+from idgan_fast.data.tars import is_tar, read_members
 from idgan_fast.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+LISTING = "dataset.json"
+NAMED = 3  # damaged shards
 
 
 class Source:
     """The `names` of the images, sorted, and `read(name) -> bytes`. It travels to processes, and threads may share it.
 
+    remarks: lines on what was passed over and what is damaged.
     Raises UserError where there is no folder or archive, or no image in it. What `read` raises is the archive's.
     """
 
@@ -30,14 +37,18 @@ class Source:
         self._folder = str(path) if path.is_dir() else None
         self._tars: list[Path] = []
         self._members: dict[str, tuple[Path, int, int]] = {}  # an image's tar, its offset there and its bytes
+        self._listings: list[str] = []  # the names of files dataset.json
+        passed_over, damage = PassedOver(), dict[str, list[str]]()
         try:
-            self.names = sorted(name for name in self._list() if _is_image(name))
+            self.names = sorted(self._list(passed_over, damage))
         except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             wanted = "a folder or a zip of pictures, or tar shards"
             raise UserError(f"data: --data wants {wanted}, got {path} ({reason})") from error
+        self.remarks = [line for line in (passed_over.text(), _damage_text(damage)) if line]
         if not self.names:
-            raise UserError(f"data: no pictures in {path}; wanted files ending in {' '.join(SUFFIXES)}")
+            more = "".join(f"; {line}" for line in self.remarks)
+            raise UserError(f"data: no pictures in {path}; wanted files ending in {' '.join(SUFFIXES)}{more}")
 
     @property
     def fingerprint(self) -> str:
@@ -94,31 +105,67 @@ class Source:
                 self._zip = (os.getpid(), zipfile.ZipFile(self.path))
             return self._zip[1]
 
-    def _list(self) -> list[str]:
+    def _list(self, passed_over: PassedOver, damage: dict[str, list[str]]) -> list[str]:
+        """The images' names. damage: gets what is wrong with a tar, by its name."""
         if self._folder is not None:
-            names = [p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file()]
-            tars = [self.path / n for n in sorted(names) if n.lower().endswith(".tar") and not _left_by_macos(n)]
-            if not tars or any(map(_is_image, names)):
-                return names
-            self._tars = tars
-            return self._list_tars()
-        if tarfile.is_tarfile(self.path):
+            names = files_below(self.path, passed_over)
+            tars = {name for name in names if name.lower().endswith(".tar") and not left_by_macos(name)}
+            if not tars or any(map(is_image, names)):
+                return self._sift(names, passed_over)
+            passed_over.images(name for name in names if name not in tars)
+            self._tars = [self.path / name for name in sorted(tars)]
+        elif is_tar(self.path):
             self._tars = [self.path]
-            return self._list_tars()
-        with zipfile.ZipFile(self.path) as archive:
-            return archive.namelist()
+        else:
+            with zipfile.ZipFile(self.path) as archive:
+                return self._sift((name for name in archive.namelist() if not name.endswith("/")), passed_over)
+        return [name for path in self._tars for name in self._list_tar(path, passed_over, damage)]
 
-    def _list_tars(self) -> list[str]:
-        for path in self._tars:
-            shard_name = path.name if path == self.path else path.relative_to(self.path).as_posix()
-            with tarfile.open(path, "r:") as shard:
-                try:
-                    for member in shard:
-                        if member.isfile():
-                            self._members[f"{shard_name}/{member.name}"] = (path, member.offset_data, member.size)
-                except tarfile.ReadError:
-                    continue  # it ends within its last member, which `read` finds out
-        return list(self._members)
+    def _list_tar(self, path: Path, passed_over: PassedOver, damage: dict[str, list[str]]) -> list[str]:
+        places: dict[str, tuple[Path, int, int]] = {}
+        names, faults, front = [], list[str](), f"{self._shard_name(path)}/"
+        for member in read_members(path, faults):
+            if member.isdir():
+                continue
+            if member.isreg() and not member.issparse():
+                places[member.name] = path, member.offset_data, member.size
+            elif member.islnk() and member.linkname in places:
+                places[member.name] = places[member.linkname]
+            else:
+                passed_over.add("no plain file", member.name)
+                continue
+            names.append(member.name)
+        if faults:
+            damage[front[:-1]] = faults
+        before = len(self._listings)
+        images = self._sift(names, passed_over, front)
+        for name in (*images, *self._listings[before:]):
+            self._members[name] = places[name.removeprefix(front)]
+        return images
+
+    def _shard_name(self, path: Path) -> str:
+        return path.name if path == self.path else path.relative_to(self.path).as_posix()
+
+    def _sift(self, names: Iterable[str], passed_over: PassedOver, front: str = "") -> list[str]:
+        """The images among names, each once and with `front` before it. The uppermost dataset.json are kept too."""
+        counts = Counter(names)
+        for name in (name for name, count in counts.items() if count > 1):
+            passed_over.add("of a name that comes again", name)
+        listings: list[str] = []
+        for name in sorted((name for name in counts if name.split("/")[-1] == LISTING), key=len):
+            if not passed_over.aside(name) and not name.startswith(tuple(n.removesuffix(LISTING) for n in listings)):
+                listings.append(name)
+        self._listings += [front + name for name in listings]
+        return [front + name for name in passed_over.images(name for name in counts if name not in listings)]
+
+
+def _damage_text(damage: dict[str, list[str]]) -> str:
+    """A line on damaged tars, empty where there are none."""
+    if not damage:
+        return ""
+    texts = [f"{name} {', '.join(faults)}" for name, faults in list(damage.items())[:NAMED]]
+    more = f"; and {len(damage) - NAMED:,} more" if len(damage) > NAMED else ""
+    return f"{len(damage):,} damaged tar{'s' if len(damage) > 1 else ''}: {'; '.join(texts)}{more}"
 
 
 def _name(name: Any) -> str:
@@ -132,11 +179,3 @@ def _label(label: Any) -> int | list[float]:
     if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers) or isinstance(label, float):
         raise TypeError(f"a label must be an integer or a list of numbers, got {label!r}")
     return label
-
-
-def _left_by_macos(name: str) -> bool:
-    return "__MACOSX" in name or name.split("/")[-1].startswith("._")
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not _left_by_macos(name)

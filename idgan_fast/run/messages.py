@@ -9,6 +9,7 @@ import torch
 from idgan_fast import __version__, startup
 from idgan_fast.config.settings import Config
 from idgan_fast.data import Dataset
+from idgan_fast.data.images import ImageFiles
 from idgan_fast.evaluation.codes import Summary
 from idgan_fast.run.console import format_time
 from idgan_fast.run.resolved_settings import ResolvedSettings
@@ -29,6 +30,9 @@ def beginning(config: Config, folder: Path, resolved: ResolvedSettings, previous
     amp = "" if config.amp == "off" else f"; amp {precision.name}: {precision.reason}"
     compiled = f"; compile on: {resolved.why_compiled}" if resolved.compiled else ""
     yield f"device {resolved.device}{threads}{amp}{compiled}"
+    for stage, iters in (("vae", config.vae.iters), ("gan", config.gan.iters)):
+        if not iters:
+            yield f"--{stage}.iters 0: this stage is not trained"
     for name in ("device", "threads", "torch", "compile", "tf32") if previous else ():
         if previous.get(name) != now[name]:
             yield f"{name} was {previous.get(name)}: the numbers from here on are not those of an unbroken run"
@@ -45,6 +49,15 @@ def data(dataset: Dataset, config: Config, resolved: ResolvedSettings, previous:
             f"the first picture's shorter side is {shorter} pixels, and --images.crop {images.crop} keeps only the "
             "middle; --images.crop None keeps all of it"
         )
+
+
+def left_out(dataset: Dataset, config: Config) -> Iterator[str]:
+    """What lies beside the images or is damaged, and what the settings ask of too few images."""
+    if isinstance(dataset, ImageFiles):
+        yield from dataset.source.remarks
+    for name, size in (("vae", config.vae.batch_size), ("gan", config.gan.batch_size)):
+        if size > len(dataset):
+            yield f"--{name}.batch-size {size} is above the {len(dataset):,} pictures: a batch has some more than once"
 
 
 def _decoded_by(resolved: ResolvedSettings, previous: Mapping[str, Any]) -> str:

@@ -75,6 +75,7 @@ class Trainer:
 
         small = open_data(config, IMAGE_SIZE)
         self._say(messages.data(small, config, self.resolved, self.previous))
+        self._say(messages.left_out(small, config))
         self.fingerprint = small.fingerprint
         require_same_data(self.checkpoint, self.fingerprint, config)
         torch.manual_seed(config.seed)

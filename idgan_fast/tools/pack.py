@@ -115,6 +115,8 @@ def pack(path: Path, dest: Path, settings: Settings, workers: int, console: Cons
         todo = [part for part in job.parts if not job.shard(part).exists()]
         before = total - sum(len(job.indices(part)) for part in todo)
         console.line(f"pack: {total:,} pictures in {path}; {before:,} of them are done already")
+        for line in source.remarks:
+            console.line(line)
         try:
             if todo:
                 _write_parts(job, todo, workers, before, console, stop)
