@@ -4,7 +4,6 @@ A zip that StyleGAN2-ADA's tool has written brings a dataset.json, and shards ma
 """
 
 import hashlib
-import json
 import os
 import tarfile
 import threading
@@ -12,14 +11,16 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from idgan_fast.data.folders import files_below
+from idgan_fast.data.labels import Label, class_label, listed_labels, match, sample_key, vector_label
 from idgan_fast.data.passed_over import SUFFIXES, PassedOver, is_image, left_by_macos
 from idgan_fast.data.tars import is_tar, read_members
 from idgan_fast.errors import UserError
 
 LISTING = "dataset.json"
+LABEL_SUFFIXES = (".cls", ".json")  # beside an image of a shard; the first counts where there are both
+LARGEST_LABEL = 2**20  # bytes
 NAMED = 3  # damaged shards
 
 
@@ -55,27 +56,55 @@ class Source:
         """Tells whether two sources have the same names, wherever they lie."""
         return hashlib.sha256("\n".join(self.names).encode(errors="surrogateescape")).hexdigest()[:16]
 
-    def labels(self) -> dict[str, int | list[float]] | None:
-        """{name: label} of a dataset.json beside the images, as StyleGAN2-ADA's tool writes it; None without one.
+    def labels(self) -> tuple[dict[str, Label], list[str]]:
+        """{name: label} for the images that have one, and lines on labels that are no image's or no labels.
 
-        Raises UserError where the file is something else.
+        They are those of a dataset.json, as StyleGAN2-ADA's tool writes it, for the images in its folder and below; in
+        shards those of .cls (an integer) and .json (a list of numbers) too. Raises UserError where a dataset.json that
+        lies at the top is something else.
         """
-        if self._tars:
-            return None
-        try:
-            content = json.loads(self.read("dataset.json"))
-        except (FileNotFoundError, KeyError):
-            return None
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"data: dataset.json in {self.path} cannot be read ({error}); mend or delete it") from error
-        try:
-            if not isinstance(content, dict):
-                raise TypeError(f"it holds a {type(content).__name__}")
-            labels = content.get("labels")
-            return None if labels is None else {_name(name): _label(label) for name, label in labels}
-        except (TypeError, ValueError) as error:
-            reason = f'{error}; wanted {{"labels": [[name, label], ...]}}'
-            raise UserError(f"data: dataset.json in {self.path} is not StyleGAN2-ADA's: {reason}") from error
+        labels, remarks = self._labels_of_samples() if self._tars else ({}, [])
+        for listing in self._listings:
+            front = listing.removesuffix(LISTING)
+            try:
+                listed = listed_labels(self.read(listing))
+            except Exception as error:  # zipfile and json raise nearly anything on a damaged file
+                line = f"{listing} in {self.path} cannot be read as StyleGAN2-ADA's ({error})"
+                if not front:
+                    wanted = 'wanted {"labels": [[name, label], ...]}'
+                    raise UserError(f"data: {line}; {wanted}; mend or delete it") from error
+                remarks.append(f"labels: {line}")
+                continue
+            inside = [name.removeprefix(front) for name in self.names if name.startswith(front)]
+            found, text = match(listed, inside)
+            labels |= {front + name: label for name, label in found.items()}
+            if text:
+                remarks.append(f"labels: {listing}: {text}")
+        return labels, remarks
+
+    def _labels_of_samples(self) -> tuple[dict[str, Label], list[str]]:
+        """`labels` of the members beside the images of shards."""
+        by_key: dict[str, Label] = {}
+        wrong: list[str] = []
+        for path in self._tars:
+            front = self._shard_name(path)
+            with path.open("rb") as shard:
+                for member in read_members(path, []):
+                    key, suffix = sample_key(f"{front}/{member.name}"), os.path.splitext(member.name)[1]
+                    if not member.isreg() or suffix not in LABEL_SUFFIXES or member.size > LARGEST_LABEL:
+                        continue
+                    shard.seek(member.offset_data)
+                    content = shard.read(member.size)
+                    if suffix == ".cls":
+                        try:
+                            by_key[key] = class_label(content)
+                        except ValueError:
+                            wrong.append(f"{front}/{member.name}")
+                    elif key not in by_key and (label := vector_label(content)) is not None:
+                        by_key[key] = label
+        labels = {name: by_key[key] for name in self.names if (key := sample_key(name)) in by_key}
+        text = f"labels: {len(wrong):,} members hold no integer, such as {wrong[0]}" if wrong else ""
+        return labels, [text] if text else []
 
     def read(self, name: str) -> bytes:
         if self._tars:
@@ -137,8 +166,10 @@ class Source:
             names.append(member.name)
         if faults:
             damage[front[:-1]] = faults
+        keys = {sample_key(name) for name in filter(is_image, names)}
+        labels = {name for name in names if name.endswith(LABEL_SUFFIXES) and sample_key(name) in keys}
         before = len(self._listings)
-        images = self._sift(names, passed_over, front)
+        images = self._sift((name for name in names if name not in labels), passed_over, front)
         for name in (*images, *self._listings[before:]):
             self._members[name] = places[name.removeprefix(front)]
         return images
@@ -166,16 +197,3 @@ def _damage_text(damage: dict[str, list[str]]) -> str:
     texts = [f"{name} {', '.join(faults)}" for name, faults in list(damage.items())[:NAMED]]
     more = f"; and {len(damage) - NAMED:,} more" if len(damage) > NAMED else ""
     return f"{len(damage):,} damaged tar{'s' if len(damage) > 1 else ''}: {'; '.join(texts)}{more}"
-
-
-def _name(name: Any) -> str:
-    if not isinstance(name, str):
-        raise TypeError(f"a picture's name must be a string, got {name!r}")
-    return name
-
-
-def _label(label: Any) -> int | list[float]:
-    numbers = label if isinstance(label, list) else [label]
-    if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers) or isinstance(label, float):
-        raise TypeError(f"a label must be an integer or a list of numbers, got {label!r}")
-    return label

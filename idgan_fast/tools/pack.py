@@ -105,7 +105,7 @@ def pack(path: Path, dest: Path, settings: Settings, workers: int, console: Cons
     """Write the images that are not there yet. Raises UserError, OSError, and Stopped with a line to show."""
     began = time.monotonic()
     source = open_source(path, dest)
-    all_labels = source.labels() or {}
+    all_labels, label_remarks = source.labels()
     labels = {name: all_labels[name] for name in source.names if name in all_labels}
     into_zip = settings.container == "zip"
     job = Job(source, labels, settings, dest.with_name(dest.name + ".parts") if into_zip else dest)
@@ -115,7 +115,7 @@ def pack(path: Path, dest: Path, settings: Settings, workers: int, console: Cons
         todo = [part for part in job.parts if not job.shard(part).exists()]
         before = total - sum(len(job.indices(part)) for part in todo)
         console.line(f"pack: {total:,} pictures in {path}; {before:,} of them are done already")
-        for line in source.remarks:
+        for line in (*source.remarks, *label_remarks):
             console.line(line)
         try:
             if todo:
@@ -135,7 +135,7 @@ def pack(path: Path, dest: Path, settings: Settings, workers: int, console: Cons
             raise Stopped(f"stopped with {there} of {len(job.parts)} parts in {job.folder}; {GOES_ON}") from None
     bare = sum(name not in labels and name not in skipped for name in source.names)
     if labels and bare:
-        console.line(f"labels: {bare:,} of the pictures have none in the source's dataset.json, and get none")
+        console.line(f"labels: {bare:,} of the pictures have none in the source, and get none")
     size = sum(file.stat().st_size for file in ([dest] if into_zip else map(job.shard, job.parts)))
     line = f"{total - len(skipped):,} pictures of {settings.size}x{settings.size}"
     if todo or into_zip:

@@ -164,7 +164,7 @@ def test_labels(tmp_path: Path, label: Callable[[int], object], capsys: pytest.C
     with zipfile.ZipFile(tmp_path / "out.zip") as archive:
         content = json.loads(archive.read("dataset.json"))
     assert content == {"labels": [[f"00000/img{i:08d}.png", label(i)] for i in labelled]}
-    assert Source(tmp_path / "out.zip").labels() == dict(content["labels"])
+    assert Source(tmp_path / "out.zip").labels() == (dict(content["labels"]), [])
     found, order = {}, []
     for path in sorted((tmp_path / "out").glob("*.tar")):
         with tarfile.open(path) as shard:

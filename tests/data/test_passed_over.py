@@ -68,7 +68,7 @@ def test_suffixes(tmp_path: Path, kind: str) -> None:
 def test_tars_beside_pictures_and_files_beside_tars(tmp_path: Path) -> None:
     write_tar(write_folder(tmp_path / "a", {"a.png": b"1"}) / "0.tar", {"b.png": b"1"})
     assert remarks(tmp_path / "a") == ["passed over 1 files and folders: 1 by suffix (.tar)"]
-    write_tar(write_folder(tmp_path / "b", {"a.json": b"1"}) / "0.tar", {"b.png": b"1", "b.txt": b""})
+    write_tar(write_folder(tmp_path / "b", {"a.json": b"1"}) / "0.tar", {"b.png": b"1", "b.cls": b"3", "b.txt": b""})
     assert remarks(tmp_path / "b") == ["passed over 2 files and folders: 2 by suffix (.json, .txt)"]
 
 

@@ -232,21 +232,22 @@ def test_labels_of_a_dataset_json(tmp_path: Path, kind: str, label: tuple) -> No
     listed = json.dumps({"labels": [[name, value] for name, value in wanted.items()]}).encode()
     source = Source(write(kind, tmp_path, {**dict.fromkeys(names, b"1"), "dataset.json": listed}))
     assert source.names == names
-    found = source.labels()
+    found, remarks = source.labels()
+    assert remarks == []
     assert found == wanted
     assert [type(value) for value in found.values()] == [type(value) for value in label]  # type: ignore[union-attr]
-    assert pickle.loads(pickle.dumps(source)).labels() == wanted
+    assert pickle.loads(pickle.dumps(source)).labels() == (wanted, [])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_dataset_json_means_no_labels(tmp_path: Path, kind: str) -> None:
-    assert Source(write(kind, tmp_path, {**PICTURES, "other.json": b'{"labels": 3}'})).labels() is None
+    assert Source(write(kind, tmp_path, {**PICTURES, "other.json": b'{"labels": 3}'})).labels() == ({}, [])
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 @pytest.mark.parametrize("listed", [b'{"labels": null}', b"{}", b'{"other": 1}'])
 def test_a_dataset_json_without_labels(tmp_path: Path, kind: str, listed: bytes) -> None:
-    assert Source(write(kind, tmp_path, {**PICTURES, "dataset.json": listed})).labels() is None
+    assert Source(write(kind, tmp_path, {**PICTURES, "dataset.json": listed})).labels() == ({}, [])
 
 
 BROKEN = {
@@ -435,7 +436,7 @@ def test_other_members_beside_pictures_are_passed_over(tmp_path: Path) -> None:
     write_folder(tmp_path, {"00000.json": b"{}", "00000.parquet": b"", "readme.txt": b"", "dataset.json": b"{}"})
     source = Source(tmp_path)
     assert sorted(contents(source).values()) == sorted(some_bytes(n) for n in range(12))
-    assert source.labels() is None
+    assert source.labels()[0] == dict.fromkeys(source.names, 3)
 
 
 def test_equal_names_in_two_shards_are_both_kept(tmp_path: Path) -> None:
