@@ -48,6 +48,9 @@ class Dataset(Protocol):
     def __getitem__(self, indices: list[int] | Tensor) -> Tensor:
         """uint8 [N, channels, H, W]."""
 
+    def changed(self) -> list[str]:
+        """The names of images whose files are not what they were when the data set was opened."""
+
     def factors(self, indices: Tensor) -> np.ndarray | None:
         """The index of each true factor of variation, int [N, F]; None where the factors are not known."""
 

@@ -74,6 +74,10 @@ class _OnGrid:
         self.name, self.fingerprint, self.grid = name, fingerprint, grid
         self.skipped: dict[str, str] = {}
 
+    def changed(self) -> list[str]:
+        """The images are in memory or drawn."""
+        return []
+
     def factors(self, indices: Tensor) -> np.ndarray:
         return factor_indices(indices, self.grid).numpy()
 

@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from idgan_fast.config.settings import ImagesConfig
+from idgan_fast.data.fingerprint import Fingerprint
 from idgan_fast.data.sources import Source
 from idgan_fast.errors import UserError
 
@@ -133,7 +134,8 @@ class ImageFiles:
         self.source = Source(path)
         self.paths = self.source.names
         self.skipped: dict[str, str] = {}
-        self.fingerprint = self.source.fingerprint
+        self._fingerprint = Fingerprint(self.source)
+        self.fingerprint = self._fingerprint.text
         self.shorter_side: int | None = None
         self._cache: Tensor | None = None
         if len(self.paths) * config.channels * size * size <= config.cache_gib * 2**30:
@@ -145,6 +147,10 @@ class ImageFiles:
     @property
     def cached(self) -> bool:
         return self._cache is not None
+
+    def changed(self) -> list[str]:
+        """The names of images whose files are not what they were when they were listed."""
+        return self._fingerprint.changed()
 
     def factors(self, indices: Tensor) -> None:
         """Nobody knows the true factors of photographs."""

@@ -3,7 +3,6 @@
 A zip that StyleGAN2-ADA's tool has written brings a dataset.json, and shards may have labels beside their images.
 """
 
-import hashlib
 import os
 import tarfile
 import threading
@@ -50,11 +49,6 @@ class Source:
         if not self.names:
             more = "".join(f"; {line}" for line in self.remarks)
             raise UserError(f"data: no pictures in {path}; wanted files ending in {' '.join(SUFFIXES)}{more}")
-
-    @property
-    def fingerprint(self) -> str:
-        """Tells whether two sources have the same names, wherever they lie."""
-        return hashlib.sha256("\n".join(self.names).encode(errors="surrogateescape")).hexdigest()[:16]
 
     def labels(self) -> tuple[dict[str, Label], list[str]]:
         """{name: label} for the images that have one, and lines on labels that are no image's or no labels.
@@ -119,6 +113,19 @@ class Source:
             return self._open_zip().read(name)
         with open(os.path.join(self._folder, name), "rb", buffering=0) as file:
             return file.read()
+
+    def size(self, name: str) -> int:
+        """The bytes of an image's file; raises OSError or KeyError where it is gone."""
+        if self._tars:
+            return self._members[name][2]
+        if self._folder is None:
+            return self._open_zip().getinfo(name).file_size
+        return os.stat(os.path.join(self._folder, name)).st_size
+
+    def archive_states(self) -> list[tuple[int, int] | None]:
+        """What tells of each archive whether it was replaced, None where it is gone; nothing for a folder's files."""
+        archives = self._tars if self._tars or self._folder else [self.path]
+        return [_state(path) for path in archives]
 
     def __getstate__(self) -> dict:
         state = {name: value for name, value in self.__dict__.items() if name != "_lock"}
@@ -188,6 +195,14 @@ class Source:
                 listings.append(name)
         self._listings += [front + name for name in listings]
         return [front + name for name in passed_over.images(name for name in counts if name not in listings)]
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def _damage_text(damage: dict[str, list[str]]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from idgan_fast.config.fields import settings_of
 from idgan_fast.config.settings import Config, flatten, to_yaml
+from idgan_fast.data.fingerprint import agrees
 from idgan_fast.errors import UserError
 from idgan_fast.models.weights_file import Damaged
 from idgan_fast.run.checkpoint import load, newest_first
@@ -132,7 +133,7 @@ def _extendable(config: Config, checkpoint: Checkpoint) -> set[str]:
 
 def require_same_data(checkpoint: Checkpoint | None, fingerprint: str, config: Config) -> None:
     """Raise UserError unless a run goes on with the images that it began with; a finished stage 1 may meet others."""
-    if checkpoint is None or checkpoint.state["data"] == fingerprint:
+    if checkpoint is None or agrees(checkpoint.state["data"], fingerprint):
         return
     if checkpoint.stage == "gan" or checkpoint.iteration < config.vae.iters:
         raise UserError(

@@ -11,6 +11,7 @@ from torch import Tensor
 from idgan_fast import __version__, startup
 from idgan_fast.config.settings import Config, flatten
 from idgan_fast.data import Dataset, batches, dali, open_data
+from idgan_fast.data.fingerprint import describe_change
 from idgan_fast.data.images import ImageFiles
 from idgan_fast.errors import UserError
 from idgan_fast.evaluation.budget import Budget
@@ -168,6 +169,9 @@ class Trainer:
             with contextlib.closing(batches) as source, display as progress:
                 self._iterate(stage, start, source, draw, progress)
         self.completed_stages[stage.name] = stage.state_dict()
+        changed = dataset.changed()
+        if changed:
+            self.console.line(describe_change(changed))
 
     def _restore(self, stage: Stage) -> int:
         """Load the stage from the checkpoint, if there is one; the iteration to go on with."""

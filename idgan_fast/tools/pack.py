@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from idgan_fast import startup
+from idgan_fast.data.fingerprint import Fingerprint
 from idgan_fast.data.shard_workers import in_processes
 from idgan_fast.data.shards import GOES_ON, Job, Settings, Stopped, join, write_part
 from idgan_fast.data.sources import Source
@@ -58,7 +59,7 @@ def require_same(job: Job) -> None:
     names, labels = job.source.names, json.dumps(job.labels, sort_keys=True).encode()
     now = {
         **asdict(job.settings),
-        "pictures": f"{len(names)} ({job.source.fingerprint})",
+        "pictures": f"{len(names)} ({Fingerprint(job.source).text})",
         "labels": f"{len(job.labels)} ({hashlib.sha256(labels).hexdigest()[:16]})",
     }
     path = job.folder / RECORD

@@ -171,9 +171,21 @@ def test_pictures_may_move_but_not_change(
     assert run_train(*arguments, "--data", str(picture_folder)) == 0
     moved = shutil.move(picture_folder, tmp_path / "moved")
     assert run_train(*arguments, "--data", str(moved), "--gan.iters", "7") == 0
-    (moved / "0.png").unlink()
+    shutil.copy(moved / "1.png", moved / "0.png")
     assert run_train(*arguments, "--data", str(moved), "--gan.iters", "8") == 2
     assert "the pictures are not those" in error_line(capsys)
+
+
+def test_pictures_that_change_in_mid_run_are_said(
+    picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def draw_reconstructions(*_: object) -> dict[str, str]:
+        (picture_folder / "0.png").write_bytes(b"another one")
+        return {}
+
+    monkeypatch.setattr(trainer, "draw_reconstructions", draw_reconstructions)
+    assert run_train(*TINY_IMAGES, "--out", str(tmp_path / "run"), "--data", str(picture_folder)) == 0
+    assert "data: 1 pictures changed while the run went on, such as 0.png" in capsys.readouterr().out
 
 
 def test_a_lower_learning_rate_after_resuming_counts(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,9 @@ class Numbers:
 
     def factors(self, indices: Tensor) -> None: ...
 
+    def changed(self) -> list[str]:
+        return []
+
     def __len__(self) -> int:
         return 10
 
