@@ -1,5 +1,6 @@
 """The files below a folder, through links too; a folder that links show again, or that holds itself, comes once."""
 
+import errno
 import heapq
 import os
 import stat
@@ -16,7 +17,7 @@ def files_below(root: Path, passed_over: PassedOver) -> list[str]:
     """
     names: list[str] = []
     seen: set[tuple[int, int]] = set()  # device and inode of the folders read
-    folders, links = [""], [""][:0]  # both relative, with "/" at the end; links is a heap
+    folders, links = [""], list[str]()  # relative, with "/" at the end; links is a heap
     while folders or links:
         folder = folders.pop() if folders else heapq.heappop(links)
         path = os.path.join(root, folder)
@@ -56,8 +57,9 @@ def _kind(entry: os.DirEntry[str]) -> str:
         return "folder" if entry.is_dir(follow_symlinks=False) else "no plain file"
     try:
         mode = entry.stat().st_mode
-    except OSError:  # it leads to nothing, or to itself
-        return "linked to nothing"
+    except OSError as error:
+        to_nothing = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+        return "linked to nothing" if to_nothing else "unreadable"
     if stat.S_ISREG(mode):
         return "file"
     return "link to a folder" if stat.S_ISDIR(mode) else "no plain file"

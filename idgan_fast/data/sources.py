@@ -3,7 +3,9 @@
 A zip that StyleGAN2-ADA's tool has written brings a dataset.json, and shards may have labels beside their images.
 """
 
+import errno
 import os
+import stat
 import tarfile
 import threading
 import zipfile
@@ -41,7 +43,7 @@ class Source:
         passed_over, damage = PassedOver(), dict[str, list[str]]()
         try:
             self.names = sorted(self._list(passed_over, damage))
-        except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
+        except Exception as error:  # zipfile raises nearly anything on a damaged directory
             reason = error.strerror if isinstance(error, OSError) else error
             wanted = "a folder or a zip of pictures, or tar shards"
             raise UserError(f"data: --data wants {wanted}, got {path} ({reason})") from error
@@ -150,6 +152,8 @@ class Source:
                 return self._sift(names, passed_over)
             passed_over.images(name for name in names if name not in tars)
             self._tars = [self.path / name for name in sorted(tars)]
+        elif not stat.S_ISREG(os.stat(self.path).st_mode):  # opening a pipe would wait for ever
+            raise OSError(errno.EINVAL, "neither a folder nor a file")
         elif is_tar(self.path):
             self._tars = [self.path]
         else:

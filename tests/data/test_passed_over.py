@@ -139,6 +139,22 @@ def test_links_to_nothing_and_no_plain_files(tmp_path: Path) -> None:
     assert line.startswith("passed over 2 files and folders: 2 no plain file (")
 
 
+def test_a_pipe_is_no_source(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "neither a folder nor a file" in error_of(lambda: Source(tmp_path / "pipe"))
+
+
+@pytest.mark.parametrize("at", [6, 8, 10])
+def test_a_zip_that_zipfile_does_not_know(tmp_path: Path, at: int) -> None:
+    """The version that is needed, flags and the name's encoding in its directory."""
+    path = write_zip(tmp_path / "a.zip", {"\xe4.png": b"1"})
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"PK\1\2")
+    data[entry + at], data[entry + 46] = 255, 255
+    path.write_bytes(data)
+    assert str(path) in error_of(lambda: Source(path))
+
+
 def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_folder(tmp_path, {"a.png": b"1", "private/b.png": b"2"})
     scan = os.scandir
