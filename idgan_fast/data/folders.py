@@ -1,4 +1,4 @@
-"""The files below a folder, through links too; a folder that links show again, or that holds itself, comes once."""
+"""The files below a folder, through links too, but for links to the folders that they lie in; each folder once."""
 
 import errno
 import heapq
@@ -36,6 +36,8 @@ def files_below(root: Path, passed_over: PassedOver) -> list[str]:
                             continue
                         if kind == "folder":
                             folders.append(f"{name}/")
+                        elif _holds(os.path.join(path, entry.name), path):
+                            passed_over.add("linked to a folder above", f"{name}/")
                         else:
                             heapq.heappush(links, f"{name}/")
                     elif kind == "file":
@@ -47,6 +49,12 @@ def files_below(root: Path, passed_over: PassedOver) -> list[str]:
                 raise
             passed_over.add("unreadable", f"{folder}: {error.strerror}")
     return names
+
+
+def _holds(link: str, folder: str) -> bool:
+    """Whether the folder that a link leads to holds this one, at any depth."""
+    outer, inner = (os.path.realpath(path).rstrip(os.sep) + os.sep for path in (link, folder))
+    return inner.startswith(outer)
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

@@ -10,8 +10,8 @@ Label = int | list[float]
 SAMPLED = 16  # listed names that are looked for in other folders
 
 
-def listed_labels(content: bytes) -> dict[str, Label]:
-    """{name: label} of a dataset.json as StyleGAN2-ADA's tool writes it; empty where it has no labels.
+def listed_labels(content: bytes) -> list[tuple[str, Label]]:
+    """Names and labels of a dataset.json as StyleGAN2-ADA's tool writes it; empty where it has no labels.
 
     Raises ValueError or TypeError where it is something else.
     """
@@ -19,7 +19,7 @@ def listed_labels(content: bytes) -> dict[str, Label]:
     if not isinstance(listing, dict):
         raise TypeError(f"it holds a {type(listing).__name__}")
     pairs = listing.get("labels")
-    return {} if pairs is None else {_name(name): _label(label) for name, label in pairs}
+    return [] if pairs is None else [(_name(name), _label(label)) for name, label in pairs]
 
 
 def _name(name: Any) -> str:
@@ -54,12 +54,15 @@ def sample_key(name: str) -> str:
     return folder + slash + file.split(".", 1)[0]
 
 
-def match(listed: Mapping[str, Label], names: Sequence[str]) -> tuple[dict[str, Label], str]:
+def match(pairs: Iterable[tuple[str, Label]], names: Sequence[str]) -> tuple[dict[str, Label], str]:
     """{image's name: label} for the images that a dataset.json means, and what is to be said of it, if anything.
 
     A name may be written otherwise (backslashes, ./), have another suffix, or all may have one folder more or less in
     front of them. Where a name could mean several images, or an image has several labels, none of them counts.
     """
+    listed: dict[str, Label] = {}
+    several = {name for name, label in pairs if listed.setdefault(name, label) != label}
+    listed = {name: label for name, label in listed.items() if name not in several}
     found: dict[str, str] = {}  # listed name: image's name
     for key in (lambda name: name, _plain, _stem):
         rest = _without(listed, found), _without(names, found.values())
@@ -67,7 +70,8 @@ def match(listed: Mapping[str, Label], names: Sequence[str]) -> tuple[dict[str, 
     if listed and not found:
         found = _in_other_folders(listed, names)
     labels = {name: listed[entry] for entry, name in found.items()}
-    return labels, _said(listed, names, found)
+    text = f"{len(several):,} names have several labels, such as {min(several)}" if several else ""
+    return labels, "; ".join(filter(None, (_said(listed, names, found), text)))
 
 
 def _plain(name: str) -> str:

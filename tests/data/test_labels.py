@@ -148,7 +148,7 @@ def test_a_dataset_json_nested_too_deep_is_one_line(tmp_path: Path) -> None:
 
 
 def labels_of(names: list[str], *listed: str) -> dict[str, Any]:
-    return match({name: n for n, name in enumerate(listed)}, names)[0]
+    return match([(name, n) for n, name in enumerate(listed)], names)[0]
 
 
 def test_what_could_mean_several_counts_for_none() -> None:
@@ -169,9 +169,16 @@ def test_a_name_that_is_right_comes_before_one_that_is_near() -> None:
 
 def test_names_of_no_picture_are_counted() -> None:
     names = [f"{n}.png" for n in range(5)]
-    labels, text = match({f"{n}.png": n for n in range(3, 9)}, names)
+    labels, text = match([(f"{n}.png", n) for n in range(3, 9)], names)
     assert labels == {"3.png": 3, "4.png": 4}
     wanted = "4 of 6 names are no picture's, or of several, such as 5.png, and no name is that of the picture 0.png"
     assert text == wanted
-    assert match(dict.fromkeys(names, 1), names) == (dict.fromkeys(names, 1), "")
-    assert match({}, names) == ({}, "")
+    assert match([(name, 1) for name in names], names) == (dict.fromkeys(names, 1), "")
+    assert match([], names) == ({}, "")
+
+
+def test_two_labels_of_one_name() -> None:
+    pairs: list[tuple[str, int | list[float]]] = [("a.png", 1), ("b.png", 2), ("a.png", 3), ("b.png", 2)]
+    labels, text = match(pairs, ["a.png", "b.png"])
+    assert labels == {"b.png": 2}
+    assert text == "1 names have several labels, such as a.png"

@@ -111,10 +111,19 @@ def test_loops_end_and_each_folder_comes_once_without_a_link(tmp_path: Path) -> 
     (path / "b" / "up").symlink_to("..", target_is_directory=True)
     (path / "d" / "e" / "self").symlink_to(".", target_is_directory=True)
     (path / "d" / "above").symlink_to("../..", target_is_directory=True)
+    write_folder(tmp_path, {"beside/g.png": b"3", "run/samples/h.png": b"4"})
     source = Source(path)
     assert source.names == ["b/c.png", "d/e/f.png"]
-    linked = "a/, b/up/, d/above/in/, d/e/self/"
-    assert source.remarks == [f"passed over 4 files and folders: 4 linked twice ({linked})"]
+    above = "3 linked to a folder above (b/up/, d/above/, d/e/self/)"
+    assert source.remarks == [f"passed over 4 files and folders: {above}, 1 linked twice (a/)"]
+
+
+def test_a_loop_in_a_linked_folder(tmp_path: Path) -> None:
+    write_folder(tmp_path / "elsewhere", {"b/c.png": b"1", "d.png": b"2"})
+    (tmp_path / "elsewhere" / "b" / "up").symlink_to("..", target_is_directory=True)
+    path = write_folder(tmp_path / "in", {"a.png": b"3"})
+    (path / "b").symlink_to(tmp_path / "elsewhere" / "b", target_is_directory=True)
+    assert Source(path).names == ["a.png", "b/c.png"]
 
 
 def test_links_to_nothing_and_no_plain_files(tmp_path: Path) -> None:
