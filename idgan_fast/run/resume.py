@@ -52,6 +52,11 @@ def find(config: Config, say: Callable[[str], None]) -> tuple[RunFolder, Checkpo
     Raises UserError where the checkpoint or the settings do not allow it.
     """
     folder = RunFolder(config.out or default_folder(config))
+    if config.data is not None and Path(config.data).resolve() in (path := folder.path.resolve(), *path.parents):
+        raise UserError(
+            f"--out: {folder.path} lies in --data {config.data}, where the run's own pictures would become data; "
+            "give a folder outside of it"
+        )
     try:
         return folder, _find(folder, config, say)
     except BaseException:

@@ -164,6 +164,16 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path, capsys: pytest.Captur
     assert str(tmp_path / "run") in error_line(capsys)
 
 
+@pytest.mark.parametrize("out", ["runs/one", "."])
+def test_a_run_within_its_pictures_is_refused(
+    out: str, picture_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(picture_folder)
+    assert run_train(*TINY_IMAGES, "--data", ".", "--out", out) == 2
+    assert "lies in --data" in error_line(capsys)
+    assert not (picture_folder / "runs").exists()
+
+
 def test_pictures_may_move_but_not_change(
     picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
