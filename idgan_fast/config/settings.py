@@ -33,6 +33,11 @@ class ImagesConfig:
     """Side of the centre crop before resizing, in pixels; None takes the shorter side."""
     min_side: int = setting(0, at_least=0, compiled=False)
     """Pictures whose shorter side is under this many pixels are skipped."""
+    max_megapixels: float = setting(178.0, at_least=0.001, on_resume="remedy", compiled=False, departure=False)
+    """Pictures of more million pixels are skipped: each process or thread that decodes takes up to 17 bytes a
+    pixel, 3 GB for 178."""
+    max_file_mib: float = setting(256.0, at_least=0.001, on_resume="remedy", compiled=False, departure=False)
+    """Pictures whose file takes more MiB, when it is unpacked from an archive, are skipped."""
     flip: bool = setting(True, on_resume="stage 2", compiled=False)
     """Mirror half of the pictures (stage 2 only)."""
     dequantise: bool = setting(True, on_resume="stage 2", compiled=False)

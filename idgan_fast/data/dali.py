@@ -14,19 +14,19 @@ continues with the same batch.
 
 from collections.abc import Callable, Generator, Iterator
 from importlib import import_module
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from idgan_fast.config.settings import ImagesConfig
 from idgan_fast.data.background import in_background
+from idgan_fast.data.faults import Unusable, try_to_read
 from idgan_fast.data.headers import plain_size
-from idgan_fast.data.images import ImageFiles, prepare, require_size, square, unreadable
+from idgan_fast.data.images import ImageFiles, prepare, require_pixels, require_side, square
+from idgan_fast.data.images import decode as decode_by_pillow
 from idgan_fast.data.order import IndexBatches
 from idgan_fast.errors import UserError
 
@@ -52,15 +52,18 @@ def why_not(device: torch.device) -> str | None:
 def decode(encoded: Any, images: ImagesConfig, device: str) -> Any:
     """Encoded images -> uint8 [H, W, C] as they are in the file. device: "cpu" or "gpu".
 
-    They are decoded as a whole, although DALI can decode a crop alone: then it would not see damage beyond it.
+    They are decoded as a whole, although DALI can decode a crop alone: then it would not see damage beyond it. Gray is
+    made of the colors, as Pillow makes it: a JPEG's own brightness is another one where a color was clipped.
     """
     from nvidia.dali import fn, types
 
-    kind = types.GRAY if images.channels == 1 else types.RGB
-    how: dict[str, Any] = {"output_type": kind, "adjust_orientation": False}
+    how: dict[str, Any] = {"output_type": types.RGB, "adjust_orientation": False}
     if device == "gpu":
         how.update(device="mixed", jpeg_fancy_upsampling=True)  # as the CPU's decoder and Pillow do
-    return fn.decoders.image(encoded, **how)
+    colors = fn.decoders.image(encoded, **how)
+    if images.channels == 3:
+        return colors
+    return fn.color_space_conversion(colors, image_type=types.RGB, output_type=types.GRAY)
 
 
 def graph(encoded: Any, images: ImagesConfig, size: int, device: str) -> Any:
@@ -94,19 +97,19 @@ class Feed:
         return list(encoded)
 
     def _encoded(self, name: str) -> np.ndarray:
-        data, images = self.dataset.source.read(name), self.dataset.config
+        data, images = self.dataset.read(name), self.dataset.config
         size = plain_size(data)
-        if size is None or name in self.by_pillow or size[0] * size[1] > (Image.MAX_IMAGE_PIXELS or 0):
+        if size is None or name in self.by_pillow:
             data = _as_ppm(data, images)
         else:
-            require_size(size, images)
+            require_pixels(size, images)
+            require_side(size, images)
         return np.frombuffer(data, np.uint8)
 
 
 def _as_ppm(data: bytes, images: ImagesConfig) -> bytes:
-    """Any image that Pillow reads, upright, in gray or RGB. Raises TooSmall."""
-    with Image.open(BytesIO(data)) as image:
-        image = prepare(image, images)
+    """Any image that Pillow reads, upright, in gray or RGB. Raises Unusable."""
+    image = prepare(decode_by_pillow(data, images), images)
     kind = b"P5" if images.channels == 1 else b"P6"
     return b"%s %d %d 255\n" % (kind, *image.size) + image.tobytes()
 
@@ -181,7 +184,7 @@ class Loader:
     def _find_fault(self, feed: Feed, error: RuntimeError) -> None:
         """Skip the images of the batches under way that Pillow cannot read either. If there are none, let Pillow decode
         those that DALI refuses alone, or all of them if it refuses none. Raises UserError if nothing is left to try."""
-        if "out of memory" in str(error).lower():
+        if any(words in str(error).lower() for words in ("out of memory", "bad_alloc")):
             raise error
         names = sorted({name for names in feed.names.values() for name in names} - self.by_pillow)
         faults = {name: reason for name in names if (reason := self._fault(name)) is not None}
@@ -198,7 +201,7 @@ class Loader:
 
         pipe = Pipeline(1, 1, None, prefetch_queue_depth=1)
         try:
-            data = np.frombuffer(self.dataset.source.read(name), np.uint8)
+            data = np.frombuffer(self.dataset.read(name), np.uint8)
             with pipe:
                 pipe.set_outputs(decode(fn.external_source(lambda: [data], batch=True), self.dataset.config, "cpu"))
             pipe.build()
@@ -208,12 +211,12 @@ class Loader:
         return False
 
     def _fault(self, name: str) -> str | None:
-        """Why Pillow cannot read an image; None if it can."""
+        """Why Pillow cannot read an image; None if it can. Raises UserError."""
+        dataset = self.dataset
         try:
-            with Image.open(BytesIO(self.dataset.source.read(name))) as image:
-                image.load()
-        except Exception as error:  # as above
-            return unreadable(error)
+            try_to_read(lambda name: decode_by_pillow(dataset.read(name), dataset.config), name, dataset.path)
+        except Unusable as error:
+            return str(error)
         return None
 
 

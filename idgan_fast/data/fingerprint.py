@@ -5,9 +5,11 @@ from array import array
 from collections.abc import Sequence
 from zlib import crc32
 
+from idgan_fast.data.faults import Unusable, try_to_read
 from idgan_fast.data.sources import Source
 
 SAMPLES = 32  # images whose contents are read, evenly spaced in the order of the names
+LARGEST_SAMPLE = 256.0  # MiB
 MISSING = -1  # the size of what cannot be asked for it
 
 
@@ -60,7 +62,9 @@ def _size(source: Source, name: str) -> int:
 
 
 def _sample(source: Source, name: str) -> bytes:
+    """Raises UserError where a disk or a network fails: then nobody knows whether the image is the same."""
     try:
-        return crc32(source.read(name)).to_bytes(4, "little")
-    except Exception as error:  # archives raise nearly anything on a damaged file, which is left out by its own rule
-        return type(error).__name__.encode()
+        content = try_to_read(lambda name: source.read(name, LARGEST_SAMPLE), name, source.path)
+    except Unusable as error:  # a damaged file is left out by its own rule, and the size of a large one is known
+        return type(error.__cause__ or error).__name__.encode()
+    return crc32(content).to_bytes(4, "little")

@@ -4,7 +4,9 @@ Framing is deterministic: turn as the EXIF says, center crop (or squash), Lanczo
 (flip, dequantization noise) happens later on whole batches, on the device.
 """
 
+import math
 import os
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -13,19 +15,20 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from idgan_fast.config.settings import ImagesConfig
+from idgan_fast.data.faults import Unusable, try_to_read
 from idgan_fast.data.fingerprint import Fingerprint
+from idgan_fast.data.headers import orientation, versions
 from idgan_fast.data.sources import Source
 from idgan_fast.errors import UserError
 
 T = TypeVar("T")
 
-
-class TooSmall(Exception):
-    """The shorter side is under `images.min_side`."""
+# Pillow warns of large images and of what it passes over in a file. Whether an image can be used is said by name.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 UPRIGHT = {
@@ -39,51 +42,73 @@ UPRIGHT = {
 }
 
 
+def decode(data: bytes, config: ImagesConfig) -> Image.Image:
+    """An encoded image, decoded by Pillow. Raises Unusable over the limit, and whatever Pillow raises.
+
+    That Pillow reads all of its pixels without an error is what makes a file an image, whichever loader is used.
+    """
+    first: Exception | None = None
+    for version in versions(data):
+        try:
+            return _decode(version, config)
+        except (Unusable, MemoryError):
+            raise
+        except Exception as error:  # Pillow raises nearly anything on a damaged file
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def _decode(data: bytes, config: ImagesConfig) -> Image.Image:
+    limit = config.max_megapixels * 1e6
+    if Image.MAX_IMAGE_PIXELS is not None and limit > 2 * Image.MAX_IMAGE_PIXELS:  # Pillow refuses over twice its own
+        Image.MAX_IMAGE_PIXELS = math.ceil(limit / 2)
+    try:
+        image = Image.open(BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise Unusable(OVER_LIMIT.format(limit=config.max_megapixels)) from error
+    require_pixels(image.size, config)
+    image.load()
+    return image
+
+
 def upright(image: Image.Image) -> Image.Image:
-    """The image, decoded and turned as EXIF's orientation says."""
-    image.load()  # before the orientation is asked for, which would hide that a PNG cannot be decoded
+    """The image turned as EXIF's orientation says."""
     turn = UPRIGHT.get(orientation(image))
     return image if turn is None else image.transpose(turn)
-
-
-def orientation(image: Image.Image) -> int:
-    """EXIF's orientation, from 1 to 8; a broken EXIF block counts as none, 1."""
-    try:
-        return image.getexif().get(0x0112, 1)
-    except Exception:  # Pillow's parser raises nearly anything on a broken block
-        return 1
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
     """Any image -> "L" or "RGB"; transparent parts become white, 16-bit gray keeps its upper byte."""
     if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return image.convert(mode)
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+    return image if image.mode == mode else image.convert(mode)
 
 
-def require_size(size: tuple[int, int], config: ImagesConfig) -> None:
-    """Raises TooSmall for an image of this width and height under the settings' least side, or of a pixel's width."""
+OVER_LIMIT = "it has more than {limit:g} megapixels; a higher images.max-megapixels takes it"
+
+
+def require_pixels(size: tuple[int, int], config: ImagesConfig) -> None:
+    """Raises Unusable for an image of more pixels than the settings allow."""
+    if size[0] * size[1] > config.max_megapixels * 1e6:
+        raise Unusable(OVER_LIMIT.format(limit=config.max_megapixels))
+
+
+def require_side(size: tuple[int, int], config: ImagesConfig) -> None:
+    """Raises Unusable for an image under the settings' least side, or of a pixel's width."""
     if min(size) == 1:
-        raise TooSmall(f"it is {size[0]}x{size[1]} pixels, no picture")
+        raise Unusable(f"it is {size[0]}x{size[1]} pixels, no picture")
     if min(size) < config.min_side:
-        raise TooSmall(f"its shorter side is {min(size)}, under images.min-side {config.min_side}")
-
-
-def unreadable(error: Exception) -> str:
-    """Why an image is skipped, from what its reading raised."""
-    if isinstance(error, UnidentifiedImageError):  # it names an address in memory
-        return "unreadable (UnidentifiedImageError: no kind of picture that Pillow knows)"
-    return f"unreadable ({type(error).__name__}: {error})"
+        raise Unusable(f"its shorter side is {min(size)}, under images.min-side {config.min_side}")
 
 
 def prepare(image: Image.Image, config: ImagesConfig) -> Image.Image:
-    """An opened image, decoded, upright and in the run's channels. Raises TooSmall."""
+    """A decoded image, upright and in the run's channels. Raises Unusable."""
     image = upright(image)
-    require_size(image.size, config)
+    require_side(image.size, config)
     return to_mode(image, "L" if config.channels == 1 else "RGB")
 
 
@@ -98,26 +123,14 @@ def square(height: Any, width: Any, crop: int | None, least: Callable[[Any, Any]
 
 
 def frame(image: Image.Image, size: int, config: ImagesConfig) -> np.ndarray:
-    """An opened image -> uint8 [channels, size, size]. Raises TooSmall."""
+    """A decoded image -> uint8 [channels, size, size]. Raises Unusable."""
     image = prepare(image, config)
     if config.framing == "crop":
         top, left, side = square(image.height, image.width, config.crop)
-        image = image.crop((left, top, left + side, top + side))
+        if image.size != (side, side):
+            image = image.crop((left, top, left + side, top + side))
     pixels = np.array(image.resize((size, size), Image.Resampling.LANCZOS), np.uint8)
     return pixels.reshape(size, size, config.channels).transpose(2, 0, 1)
-
-
-def attempt(name: str, read: Callable[[str], T], skipped: dict[str, str]) -> T | None:
-    """What `read` gives for an image; None where it cannot be used, which is then in `skipped`, with the reason."""
-    if name in skipped:
-        return None
-    try:
-        return read(name)
-    except TooSmall as error:
-        skipped[name] = str(error)
-    except Exception as error:  # archives and the decoders raise nearly anything on a damaged file
-        skipped[name] = unreadable(error)
-    return None
 
 
 class ImageFiles:
@@ -164,7 +177,7 @@ class ImageFiles:
         pixels = torch.empty(len(self.paths), self.channels, self.size, self.size, dtype=torch.uint8)
 
         def put(index: int) -> bool:
-            image = attempt(self.paths[index], self._decode, self.skipped)
+            image = self._attempt(self.paths[index], self._decode, self.skipped)
             if image is not None:
                 pixels[index] = image
             return image is not None
@@ -176,19 +189,34 @@ class ImageFiles:
         self.paths = [path for path, kept in zip(self.paths, good.tolist(), strict=True) if kept]
         self._cache = pixels if good.all() else pixels[good]
 
+    def _attempt(self, name: str, read: Callable[[str], T], skipped: dict[str, str]) -> T | None:
+        """What `read` gives for an image; None where it is left out, for the reason in `skipped`. Raises UserError."""
+        if name in skipped:
+            return None
+        try:
+            return try_to_read(read, name, self.path)
+        except Unusable as error:
+            skipped[name] = str(error)
+            return None
+
     def this_or_next(self, index: int, read: Callable[[str], T], skipped: dict[str, str]) -> tuple[str, T]:
-        """Name and image at an index, or those of the next good one. Raises UserError where there is none."""
+        """Name and image at an index, or those of the next good one. Raises UserError where there is none, or a disk,
+        a network or memory fails."""
         for step in range(len(self.paths)):
             name = self.paths[(index + step) % len(self.paths)]
-            image = attempt(name, read, skipped)
+            image = self._attempt(name, read, skipped)
             if image is not None:
                 return name, image
         raise self._nothing_left(skipped)
 
+    def read(self, name: str) -> bytes:
+        """An image's file. Raises Unusable over the settings' limit, and what the source raises."""
+        return self.source.read(name, self.config.max_file_mib)
+
     def _decode(self, name: str) -> Tensor:
-        with Image.open(BytesIO(self.source.read(name))) as image:
-            self.shorter_side = self.shorter_side or min(image.size)
-            return torch.from_numpy(frame(image, self.size, self.config).copy())
+        image = decode(self.read(name), self.config)
+        self.shorter_side = self.shorter_side or min(image.size)
+        return torch.from_numpy(frame(image, self.size, self.config).copy())
 
     def _nothing_left(self, skipped: dict[str, str]) -> UserError:
         name, reason = next(iter(skipped.items()))

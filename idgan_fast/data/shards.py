@@ -1,6 +1,7 @@
 """What `pack` writes: resized images in tar shards, each written whole or not at all, and shards joined to a zip."""
 
 import json
+import re
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -12,12 +13,14 @@ from typing import Any, Literal, NamedTuple
 from PIL import Image
 
 from idgan_fast.config.settings import ImagesConfig
-from idgan_fast.data.images import TooSmall, frame, unreadable
+from idgan_fast.data.faults import Unusable, try_to_read
+from idgan_fast.data.images import decode, frame
 from idgan_fast.data.sources import Source
 from idgan_fast.errors import UserError
 from idgan_fast.files import atomically
 
 LEVEL = 3  # of zlib: its default takes three times as long, for files a tenth smaller
+FRAMING = ("size", "channels", "framing", "crop", "min_side", "max_megapixels", "max_file_mib")
 GOES_ON = "the same command goes on from there"
 
 
@@ -35,6 +38,8 @@ class Settings:
     framing: Literal["crop", "squash"] = "crop"
     crop: int | None = None
     min_side: int = 0
+    max_megapixels: float = ImagesConfig.max_megapixels
+    max_file_mib: float = ImagesConfig.max_file_mib
     format: Literal["png", "jpg"] = "png"
     quality: int | None = None
     shard_size: int = 1000
@@ -67,18 +72,15 @@ class Job(NamedTuple):
 
 def encode(source: Source, name: str, settings: Settings) -> bytes | str:
     """An image's file, framed and encoded; the reason as a string if it cannot be used."""
-    framing = {name: getattr(settings, name) for name in ("size", "channels", "framing", "crop", "min_side")}
+    images = ImagesConfig(**{name: getattr(settings, name) for name in FRAMING})
+
+    def read(name: str) -> Any:
+        return frame(decode(source.read(name, images.max_file_mib), images), settings.size, images)
+
     try:
-        with Image.open(BytesIO(source.read(name))) as image:
-            pixels = frame(image, settings.size, ImagesConfig(**framing))
-    except TooSmall as error:
-        return str(error).replace("images.min-side", "--min-side")
-    except MemoryError:
-        raise
-    except Exception as error:  # zipfile and the decoders raise nearly anything on a damaged file
-        if not source.path.exists():
-            raise UserError(f"pack: {source.path} is gone; bring it back, and {GOES_ON}") from error
-        return " ".join(unreadable(error).split())
+        pixels = try_to_read(read, name, source.path)
+    except Unusable as error:
+        return " ".join(re.sub(r"images\.(min-side|max-megapixels|max-file-mib)", r"--\1", str(error)).split())
     framed = Image.fromarray(pixels[0] if settings.channels == 1 else pixels.transpose(1, 2, 0))
     buffer = BytesIO()
     if settings.format == "png":

@@ -4,6 +4,7 @@ A zip that StyleGAN2-ADA's tool has written brings a dataset.json, and shards ma
 """
 
 import errno
+import math
 import os
 import stat
 import tarfile
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from idgan_fast.data.folders import files_below
 from idgan_fast.data.labels import Label, class_label, listed_labels, match, sample_key, vector_label
+from idgan_fast.data.limits import require_bytes, unpack
 from idgan_fast.data.passed_over import SUFFIXES, PassedOver, is_image, left_by_macos
 from idgan_fast.data.tars import is_tar, read_members
 from idgan_fast.errors import UserError
@@ -102,9 +104,11 @@ class Source:
         text = f"labels: {len(wrong):,} members hold no integer, such as {wrong[0]}" if wrong else ""
         return labels, [text] if text else []
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most_mib: float = math.inf) -> bytes:
+        """The file of an image. Raises Unusable where it takes more MiB, unpacked from an archive."""
         if self._tars:
             path, offset, size = self._members[name]
+            require_bytes(size, most_mib)
             with path.open("rb", buffering=0) as shard:
                 shard.seek(offset)
                 data = shard.read(size)
@@ -112,8 +116,9 @@ class Source:
                 raise tarfile.ReadError(f"{path} ends within {name}")
             return data
         if self._folder is None:
-            return self._open_zip().read(name)
+            return unpack(self._open_zip(), name, most_mib)
         with open(os.path.join(self._folder, name), "rb", buffering=0) as file:
+            require_bytes(os.fstat(file.fileno()).st_size, most_mib)
             return file.read()
 
     def size(self, name: str) -> int:

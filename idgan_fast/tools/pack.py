@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from idgan_fast import startup
+from idgan_fast.config.settings import ImagesConfig
 from idgan_fast.data.fingerprint import Fingerprint
 from idgan_fast.data.shard_workers import in_processes
 from idgan_fast.data.shards import GOES_ON, Job, Settings, Stopped, join, write_part
@@ -191,6 +193,16 @@ def _at_least(least: int, most: float = float("inf")) -> Callable[[str], int]:
     return parse
 
 
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return value
+
+
 def parse(argv: Sequence[str], prog: str | None) -> tuple[Path, Path, int, Settings]:
     """The command line: source, destination, workers, settings. Raises UserError; SystemExit after --help."""
     formatter = argparse.RawDescriptionHelpFormatter
@@ -204,6 +216,19 @@ def parse(argv: Sequence[str], prog: str | None) -> tuple[Path, Path, int, Setti
     add("--framing", default="crop", choices=("crop", "squash"), help="a centred square (default), or all in one")
     add("--crop", help="side of the centre crop before resizing, in pixels; by default the shorter side", **positive)
     add("--min-side", default=0, type=_at_least(0), metavar="N", help="leave out pictures with a side under this")
+    limit: Any = {"type": _positive, "metavar": "X"}
+    add(
+        "--max-megapixels",
+        default=ImagesConfig.max_megapixels,
+        help="leave out larger pictures (default %(default)g)",
+        **limit,
+    )
+    add(
+        "--max-file-mib",
+        default=ImagesConfig.max_file_mib,
+        help="and larger files, unpacked (default %(default)g)",
+        **limit,
+    )
     add("--format", default="png", choices=("png", "jpg"), help="png loses nothing (default)")
     add("--quality", type=_at_least(1, 100), metavar="N", help="of jpg, from 1 to 100 (default 95)")
     add("--shard-size", default=1000, help="pictures in a shard or part (default 1000)", **positive)

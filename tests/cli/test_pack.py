@@ -490,10 +490,10 @@ def test_a_source_that_vanishes_is_no_damage(
 ) -> None:
     read, moved = Source.read, tmp_path / "moved"
 
-    def vanish(source: Source, name: str) -> bytes:
+    def vanish(source: Source, name: str, *limits: float) -> bytes:
         if name.endswith("6.png"):
             pictures.rename(moved)
-        return read(source, name)
+        return read(source, name, *limits)
 
     with monkeypatch.context() as patch:
         patch.setattr(Source, "read", vanish)

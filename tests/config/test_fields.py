@@ -35,6 +35,7 @@ BOUNDS = {
     (0, 1): "vae.beta_hold vae.beta_reach vae.lr_warmup vae.lr_decay gan.square_decay gan.ema gan.ema_rampup "
     "gan.ada_target gan.stylegan2.style_mixing",
     (0, 2**32): "seed",
+    (0.001, math.inf): "images.max_megapixels images.max_file_mib",
 }
 FREE = (
     "data out device tf32 compile resume config loader workers log_every picture_every save_every images.cache_gib "
@@ -42,8 +43,8 @@ FREE = (
 )
 RUN = "preset seed batch_size"  # neither kept nor computed
 OUTSIDE = (  # of the compiled steps, beside what is free
-    "amp dataset images.framing images.crop images.min_side images.flip images.dequantise vae.iters gan.iters "
-    "gan.distill_weight gan.distill_warmup gan.ema gan.ema_rampup"
+    "amp dataset images.framing images.crop images.min_side images.max_megapixels images.max_file_mib "
+    "images.flip images.dequantise vae.iters gan.iters gan.distill_weight gan.distill_warmup gan.ema gan.ema_rampup"
 )
 
 
@@ -94,7 +95,7 @@ def test_every_preset_lies_within_the_bounds() -> None:
 
 def test_what_a_resumed_run_may_change() -> None:
     assert keys_where(lambda traits: traits.on_resume == "free") == set(FREE.split())
-    remedies = "amp vae.lr vae.batch_size gan.lr_g gan.lr_d gan.batch_size"
+    remedies = "amp images.max_megapixels images.max_file_mib vae.lr vae.batch_size gan.lr_g gan.lr_d gan.batch_size"
     assert keys_where(lambda traits: traits.on_resume == "remedy") == set(remedies.split())
     until_stage_2 = "preset images.size images.flip images.dequantise"
     assert keys_where(lambda traits: traits.on_resume == "stage 2") == set(until_stage_2.split())
@@ -111,7 +112,8 @@ def steps(config: Config) -> str:
 
 
 def test_what_counts_as_a_departure() -> None:
-    expected = {*FREE.split(), *RUN.split()} - {"gan.sample_code"}
+    limits = {"images.max_megapixels", "images.max_file_mib"}
+    expected = ({*FREE.split(), *RUN.split()} | limits) - {"gan.sample_code"}
     assert keys_where(lambda traits: not traits.departure) == expected
     for key in TRAITS.keys() - {"preset", "data", "dataset"}:  # these bring rows of their own
         rows = [row[0] for row in departures(with_value(replace(BASE, data=Path("x")), key, "other"))]

@@ -1,11 +1,13 @@
 """NVIDIA DALI beside torch's loader: the same pictures, batches and names of faults; and its graph for a GPU."""
 
 import io
+import struct
 import subprocess
 import sys
 import tarfile
 import threading
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -239,10 +241,11 @@ def cut(path: Path, share: float = 0.5) -> None:
     path.write_bytes(data[: int(len(data) * share)])
 
 
-def wrong_checksum(path: Path) -> None:
-    """Of the pixels: Pillow does not look at it, DALI does."""
+def packed_oddly(path: Path) -> None:
+    """Its header names a compression that there is not: Pillow does not look at it, DALI does."""
     data = bytearray(path.read_bytes())
-    data[-16] ^= 0xFF  # the last bytes of the picture's own chunk, before the 12 of the end's
+    data[26] = 1
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
     path.write_bytes(data)
 
 
@@ -297,7 +300,7 @@ def test_several_faults_and_a_good_picture_that_dali_refuses(tmp_path: Path) -> 
     cut(tmp_path / "002.png")
     cut(tmp_path / "003.png")
     (tmp_path / "011.png").write_bytes(b"")
-    wrong_checksum(tmp_path / "005.png")
+    packed_oddly(tmp_path / "005.png")
     got, wanted = by_dali(dataset, 4, 10), by_torch(other, 4, 10)
     assert dataset.skipped == other.skipped
     assert sorted(dataset.skipped) == ["002.png", "003.png", "011.png"]
@@ -307,7 +310,7 @@ def test_several_faults_and_a_good_picture_that_dali_refuses(tmp_path: Path) -> 
 def test_the_one_that_dali_refuses_alone_goes_to_pillow(tmp_path: Path) -> None:
     for i in range(9):
         put(tmp_path, f"{i}.png", noise(70, 70, seed=i))
-    wrong_checksum(tmp_path / "5.png")
+    packed_oddly(tmp_path / "5.png")
     dataset = files(tmp_path)
     loader = dali.Loader(dataset, IndexBatches(9, 4, 0), 1, CPU)
     assert_near([batch for batch, _ in islice(loader, 6)], by_torch(dataset, 4, 6))
