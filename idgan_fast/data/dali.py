@@ -28,6 +28,7 @@ from idgan_fast.data.headers import plain_size
 from idgan_fast.data.images import ImageFiles, prepare, require_pixels, require_side, square
 from idgan_fast.data.images import decode as decode_by_pillow
 from idgan_fast.data.order import IndexBatches
+from idgan_fast.data.quiet import drop_complaints
 from idgan_fast.errors import UserError
 
 PREFETCHED = 2  # batches that are ready, or being made, beside the one in use
@@ -126,6 +127,7 @@ class Loader:
         self.skipped = dict(dataset.skipped)
 
     def __iter__(self) -> Iterator[tuple[Tensor, dict[str, str]]]:
+        drop_complaints()
         done, known, on_cpu = self.order.start, set(self.skipped), self.device.type == "cpu"
         while True:
             feed = Feed(self.dataset, self.order.from_batch(done), self.by_pillow, self.skipped)
