@@ -7,12 +7,37 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable
+from typing import Any
 
+LONGEST_LINE, LONGEST_VALUE = 1900, 100  # in characters
 UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode's categories of what steers a terminal or a page, or is no character
 
 
 class UserError(Exception):
-    """Something that the user can mend: what was wrong, what was wanted, what came, what to do. One line."""
+    """Something that the user can mend: what was wrong, what was wanted, what came, what to do.
+
+    One line, whatever is in the names and values that it quotes: what a terminal cannot show is escaped, and of a very
+    long line the middle is left out.
+    """
+
+    def __init__(self, line: str) -> None:
+        super().__init__(_shortened(printable(line), LONGEST_LINE))
+
+
+def shown(value: Any) -> str:
+    """A value from outside as an error line quotes it: its repr, shortened."""
+    try:
+        return _shortened(repr(value), LONGEST_VALUE)
+    except ValueError:  # Python writes no more than 4,300 digits
+        return "a number of thousands of digits"
+
+
+def _shortened(text: str, most: int) -> str:
+    """The text, or its two ends and how much is missing between them."""
+    if len(text) <= most:
+        return text
+    head, tail = text[: most * 2 // 3], text[-most // 4 :]
+    return f"{head} [... {len(text) - len(head) - len(tail):,} characters ...] {tail}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

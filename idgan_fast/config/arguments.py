@@ -2,18 +2,22 @@
 
 import contextlib
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from io import StringIO
-from itertools import takewhile
+from itertools import takewhile, zip_longest
 from pathlib import Path
 
 import tyro
 
 from idgan_fast.config.fields import settings_of
 from idgan_fast.config.presets import preset
-from idgan_fast.config.settings import Config, flatten, override, read_yaml
-from idgan_fast.errors import UserError, nearest
+from idgan_fast.config.settings import Config, field_type, flatten, override, type_in_words
+from idgan_fast.config.settings_file import read_settings
+from idgan_fast.errors import UserError, nearest, shown
+
+LARGEST_WHOLE, LARGEST_FLOAT = 2**31 - 1, 3.4e38  # of numbers whose fields have no bounds of their own
 
 
 def expand_bare_amp(argv: Sequence[str]) -> list[str]:
@@ -31,53 +35,71 @@ def expand_bare_amp(argv: Sequence[str]) -> list[str]:
 def _last_value(argv: Sequence[str], flag: str) -> str | None:
     """Return the value that `flag` has in the end, in arguments that are not parsed yet."""
     last = None
-    for position, argument in enumerate(argv):
-        if argument == flag and position + 1 < len(argv):
-            last = argv[position + 1]
-        elif argument.startswith(flag + "="):
-            last = argument.split("=", 1)[1]
+    for argument, after in zip_longest(argv, argv[1:], fillvalue="--"):
+        name, equals, value = argument.partition("=")
+        if name.replace("_", "-") == flag and (equals or not after.startswith("--")):
+            last = value if equals else after
     return last
+
+
+def require_values(argv: Sequence[str]) -> None:
+    """Raise UserError for an option with an empty value, such as that of a shell's unset variable, or one with NUL."""
+    for before, argument in zip(["", *argv], argv, strict=False):
+        name, equals, value = argument.partition("=") if argument.startswith("-") else (before, "=", argument)
+        if (equals and not value) or "\0" in argument:
+            name = name if name.startswith("-") else "arguments"
+            raise UserError(f"{name}: wanted a value, got {shown(value)}; give one, or leave the option out")
 
 
 def parse(argv: Sequence[str], prog: str = "idgan-fast train", *, needs_data: bool = True) -> Config:
     """Parse the command line into settings that are complete and checked. Raises UserError; SystemExit after --help."""
+    require_values(argv)
     argv = expand_bare_amp(argv)
     file = _last_value(argv, "--config")
-    values = read_yaml(Path(file)) if file is not None else {}
-    name = str(_last_value(argv, "--preset") or values.get("preset") or Config.preset)
-    base = override(preset(name), {**values, "preset": name})
-    batch_size = _last_value(argv, "--batch-size")
-    if batch_size is not None and batch_size.isdecimal():
-        base = replace(base, batch_size=int(batch_size))
-    if base.batch_size is not None:  # before the flags, so that --gan.batch-size wins over --batch-size
-        base = replace(
-            base,
-            batch_size=None,
-            vae=replace(base.vae, batch_size=base.batch_size),
-            gan=replace(base.gan, batch_size=base.batch_size),
-        )
-    config, unknown = _parse_flags(argv, base, prog)
-    if unknown:
-        flags = ["--" + key.replace("_", "-") for key in flatten(base) if key != "dataset"]
-        raise UserError(f"{unknown[0]}: no such option; {nearest(unknown[0].split('=')[0], flags)}")
+    values = read_settings(Path(file)) if file is not None else {}
+    flag = _last_value(argv, "--preset")
+    named = preset(values.pop("preset", Config.preset) if flag is None else flag)
+    both = override(named, {"batch_size": values.pop("batch_size", None)})
+    base = override(_with_batch_size(both), {**values, "preset": named.preset})
+    config = _parse_flags(argv, base, prog)
+    if config.batch_size is not None:  # once more, so that --gan.batch-size goes before it
+        config = _parse_flags(argv, _with_batch_size(replace(base, batch_size=config.batch_size)), prog)
     config = replace(config, batch_size=None)
     check(config, needs_data=needs_data)
     return config
 
 
-def _parse_flags(argv: Sequence[str], base: Config, prog: str) -> tuple[Config, list[str]]:
-    """Run tyro's parser. Raises UserError with its boxed message about a wrong value as one line."""
+def _with_batch_size(config: Config) -> Config:
+    """Give both stages the batch size that is set for both, if one is. Raises UserError where it is out of bounds."""
+    _check_bounds(config)
+    n = config.batch_size
+    if n is None:
+        return config
+    return replace(
+        config, batch_size=None, vae=replace(config.vae, batch_size=n), gan=replace(config.gan, batch_size=n)
+    )
+
+
+def _parse_flags(argv: Sequence[str], base: Config, prog: str) -> Config:
+    """Run tyro's parser. Raises UserError for an unknown flag, and with its boxed message on a value as one line."""
     errors = StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(Config, prog=prog, args=argv, default=base, return_unknown_args=True)
+            config, unknown = tyro.cli(Config, prog=prog, args=argv, default=base, return_unknown_args=True)
     except SystemExit as stop:
         if not stop.code:
             raise
         lines = [line.strip(" │|─-╭╮╰╯") for line in errors.getvalue().splitlines()]
         _, *body = filter(None, lines)  # a title, the message, help
-        message = takewhile(lambda line: not line.startswith(("For full helptext", "Argument helptext")), body)
-        raise UserError(f"{' '.join(message).rstrip('.')}; {prog} --help shows what there is") from None
+        message = " ".join(takewhile(lambda line: not line.startswith(("For full help", "Argument help")), body))
+        if match := re.match(r"Error parsing --([\w.-]+):", message):
+            wanted = type_in_words(field_type(Config, match[1].replace("-", "_")))
+            message = f"--{match[1]}: must be {wanted}, got {shown(_last_value(argv, '--' + match[1]))}"
+        raise UserError(f"{message.rstrip('.')}; {prog} --help shows what there is") from None
+    if unknown:
+        flags = ["--" + key.replace("_", "-") for key in flatten(base) if key != "dataset"]
+        raise UserError(f"{unknown[0]}: no such option; {nearest(unknown[0].split('=')[0], flags)}")
+    return config
 
 
 def _check_bounds(config: Config) -> None:
@@ -85,10 +107,12 @@ def _check_bounds(config: Config) -> None:
     for key, value, traits in settings_of(config):
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
-        low, high = traits.at_least, traits.at_most
-        if not (low <= value <= high and math.isfinite(value)):
-            wanted = f"from {low} to {high}" if high < math.inf else f"at least {low}"
-            raise UserError(f"--{key.replace('_', '-')}: must be {wanted}, got {value}")
+        stated = traits.at_most < math.inf
+        most = LARGEST_WHOLE if isinstance(value, int) else LARGEST_FLOAT
+        low, high = max(traits.at_least, -most), traits.at_most if stated else most
+        if not low <= value <= high:
+            wanted = f"from {low} to {high}" if stated else f"at most {high}" if value > high else f"at least {low}"
+            raise UserError(f"--{key.replace('_', '-')}: must be {wanted}, got {shown(value)}")
 
 
 def check(config: Config, *, needs_data: bool = True) -> None:
@@ -103,6 +127,8 @@ def check(config: Config, *, needs_data: bool = True) -> None:
         )
     if any("\ud800" <= character <= "\udfff" for character in str(config.out or "")):
         raise UserError(f"--out: TensorBoard wants a path in UTF-8, got {config.out}; give a folder of another name")
+    if config.out is not None and config.resume == "never" and config.out.name in ("", ".."):
+        raise UserError(f"--resume never: renames the run's folder, got --out {config.out}; give its name")
     if config.vae.beta_start == 0:
         raise UserError("--vae.beta-start: must be above 0, as beta falls geometrically from it; got 0")
     size, gan = config.images.size, config.gan

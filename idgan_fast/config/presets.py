@@ -6,7 +6,7 @@ from typing import Any
 
 from idgan_fast.config.fields import settings_of
 from idgan_fast.config.settings import Config, GANConfig, ImagesConfig, StyleGAN2Config, VAEConfig, flatten
-from idgan_fast.errors import UserError, nearest
+from idgan_fast.errors import UserError, nearest, shown
 
 _DSPRITES = Config(
     dataset="dsprites",
@@ -108,10 +108,11 @@ PAPER = PRESETS | {
 }
 
 
-def preset(name: str) -> Config:
-    """Return the settings of a preset. Raises UserError for a name that is not known."""
-    if name not in PRESETS:
-        raise UserError(f"--preset: no preset named {name!r}; {nearest(name, PRESETS)}")
+def preset(name: Any) -> Config:
+    """Return the settings of a preset. Raises UserError for what is no name of one."""
+    if not isinstance(name, str) or name not in PRESETS:
+        near = nearest(name if isinstance(name, str) else "", PRESETS)
+        raise UserError(f"--preset: no preset named {shown(name)}; {near}")
     return PRESETS[name]
 
 

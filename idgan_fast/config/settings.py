@@ -13,11 +13,14 @@ import tyro
 import yaml
 
 from idgan_fast.config.fields import setting, settings_of
-from idgan_fast.errors import UserError, nearest
+from idgan_fast.errors import UserError, nearest, shown
 
 Amp = Literal["auto", "bf16", "fp16", "off"]
 Compile = Literal["auto", "on", "off"]
 Loader = Literal["auto", "dali", "torch"]
+
+IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path", type(None): "None"}
+MOST_CHANNELS, MOST_IMAGES = 2**16, 2**20  # of a layer and of a batch: far above use, so that no size overflows
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ class VAEConfig:
     """Stage 1: a beta-VAE on 64x64 images."""
 
     iters: int = setting(1_000_000, at_least=0, compiled=False)
-    batch_size: int = setting(64, at_least=1, on_resume="remedy")
-    c_dim: int = setting(20, at_least=1)
+    batch_size: int = setting(64, at_least=1, at_most=MOST_IMAGES, on_resume="remedy")
+    c_dim: int = setting(20, at_least=1, at_most=MOST_CHANNELS)
     """Dimensions of the code c."""
     beta: float = setting(6.4, at_least=0)
     """Weight of the KL term, at the end of its schedule."""
@@ -62,7 +65,7 @@ class VAEConfig:
     beta_hold: float = setting(0.22, at_least=0, at_most=1)
     beta_reach: float = setting(0.82, at_least=0, at_most=1)
     reconstruction: Literal["bernoulli", "gaussian"] = "gaussian"
-    width: int = setting(32, at_least=1)
+    width: int = setting(32, at_least=1, at_most=MOST_CHANNELS)
     """Channels of the first convolution."""
     init: Literal["normal", "kaiming"] = "normal"
     lr: float = setting(1e-4, at_least=0, on_resume="remedy")
@@ -76,11 +79,11 @@ class VAEConfig:
 class StyleGAN2Config:
     """What only `--gan.model stylegan2` reads."""
 
-    channel_base: int = setting(16384, at_least=1)
+    channel_base: int = setting(16384, at_least=1, at_most=1024 * MOST_CHANNELS)
     """Channels at resolution R are min(channel_base / R, channel_max)."""
-    channel_max: int = setting(512, at_least=1)
-    w_dim: int = setting(512, at_least=1)
-    mapping_layers: int = setting(8, at_least=1)
+    channel_max: int = setting(512, at_least=1, at_most=MOST_CHANNELS)
+    w_dim: int = setting(512, at_least=1, at_most=MOST_CHANNELS)
+    mapping_layers: int = setting(8, at_least=1, at_most=100)
     architecture: Literal["skip", "residual"] = "skip"
     """Of the generator; the discriminator is residual."""
     code: Literal["style", "mapping"] = "style"
@@ -108,15 +111,15 @@ class GANConfig:
     """Stage 2: generator and discriminator, with the frozen encoder as teacher."""
 
     iters: int = setting(300_000, at_least=0, compiled=False)
-    batch_size: int = setting(64, at_least=1, on_resume="remedy")
+    batch_size: int = setting(64, at_least=1, at_most=MOST_IMAGES, on_resume="remedy")
     model: Literal["resnet", "dsprites", "stylegan2"] = "resnet"
     bottleneck: bool = False
     """The VGAN discriminator (resnet only)."""
-    s_dim: int = setting(256, at_least=0)
+    s_dim: int = setting(256, at_least=0, at_most=MOST_CHANNELS)
     """Dimensions of the nuisance variable s."""
-    width: int = setting(64, at_least=1)
+    width: int = setting(64, at_least=1, at_most=MOST_CHANNELS)
     """Channels of G and D at full size."""
-    max_width: int = setting(512, at_least=1)
+    max_width: int = setting(512, at_least=1, at_most=MOST_CHANNELS)
     stylegan2: StyleGAN2Config = field(default_factory=lambda: StyleGAN2Config())
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
     """RMSprop, or Adam with beta1 = 0."""
@@ -161,8 +164,10 @@ class Config:
     """A folder or zip of pictures, tar shards of a WebDataset, or the public dSprites .npz; None renders dSprites."""
     out: Path | None = setting(None, on_resume="free", recorded=False)
     """The run's folder; None means runs/PRESET-seedSEED, with a number where finished runs of other settings lie."""
-    batch_size: int | None = setting(None, at_least=1, compiled=False, departure=False, recorded=False)
-    """Sets both stages' batch size."""
+    batch_size: int | None = setting(
+        None, at_least=1, at_most=MOST_IMAGES, compiled=False, departure=False, recorded=False
+    )
+    """Sets both stages' batch size; --vae.batch-size and --gan.batch-size go before it."""
     seed: int = setting(0, at_least=0, at_most=2**32, compiled=False, departure=False)
     device: str = setting("auto", on_resume="free")
     """auto (a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, ..."""
@@ -180,7 +185,7 @@ class Config:
     loader: Loader = setting("auto", on_resume="free")
     """What decodes pictures: NVIDIA DALI, or Pillow in processes of torch's DataLoader. auto: those that fit in memory
     once, to be kept; others by DALI where it is installed."""
-    workers: int | None = setting(None, at_least=0, on_resume="free")
+    workers: int | None = setting(None, at_least=0, at_most=1024, on_resume="free")
     """Processes or threads that decode pictures which do not fit in memory; None means one a core."""
     log_every: int = setting(50, at_least=1, on_resume="free")
     """Iterations between two lines of stats.jsonl; slow runs write one every half minute."""
@@ -218,12 +223,13 @@ def override(base: Any, values: Any, where: str = "") -> Any:
     Raises UserError for unknown keys and wrong types. where: the dotted prefix of the keys, for its message.
     """
     if not isinstance(values, Mapping):
-        raise UserError(f"config: {where.rstrip('.') or 'the file'} must be a mapping of settings, got {values!r}")
+        raise UserError(f"config: {where.rstrip('.') or 'the file'} must be a mapping of settings, got {shown(values)}")
     hints = typing.get_type_hints(type(base))
     changes: dict[str, Any] = {}
     for key, value in values.items():
         if key not in hints:
-            raise UserError(f"config: no setting named {where}{key}; {nearest(str(key), hints)}")
+            name = key if isinstance(key, str) else shown(key)
+            raise UserError(f"config: no setting named {where}{name}; {nearest(name, hints)}")
         if dataclasses.is_dataclass(hints[key]):
             changes[key] = override(getattr(base, key), value, f"{where}{key}.")
         else:
@@ -240,27 +246,28 @@ def _converted(hint: Any, value: Any, where: str) -> Any:
             value = "off" if value is False and "off" in allowed else value  # YAML reads a bare off as false
             if any(type(value) is type(known) and value == known for known in allowed):
                 return value
+        elif option in (str, Path) and isinstance(value, str):
+            if not value or "\0" in value:
+                raise UserError(f"config: {where} must be some text without NUL, got {shown(value)}")
+            return option(value)
         elif (option is type(None) and value is None) or type(value) is option:
             return value
         elif option is float and type(value) in (int, str):
-            with contextlib.suppress(ValueError):  # YAML reads 1e-4 as a string
+            with contextlib.suppress(ValueError, OverflowError):  # YAML reads 1e-4 as a string
                 return float(value)
-        elif option is Path and isinstance(value, str):
-            return Path(value)
-    wanted = " or ".join(
-        ", ".join(map(str, typing.get_args(o))) if typing.get_origin(o) is Literal else o.__name__ for o in options
-    )
-    raise UserError(f"config: {where} must be {wanted}, got {value!r}")
+    raise UserError(f"config: {where} must be {type_in_words(hint)}, got {shown(value)}")
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read the nested mapping of a file of settings. Raises UserError where the file is something else."""
-    try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except OSError as error:
-        raise UserError(f"--config: cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config: {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"--config: {path} must hold a mapping of settings, got {type(values).__name__}")
-    return values
+def field_type(config: type, key: str) -> Any:
+    """The type of the field with this dotted key."""
+    name, _, rest = key.partition(".")
+    hint = typing.get_type_hints(config)[name]
+    return field_type(hint, rest) if rest else hint
+
+
+def type_in_words(hint: Any) -> str:
+    """What a field of this type may be, for an error line."""
+    if typing.get_origin(hint) is Literal:
+        return ", ".join(map(str, typing.get_args(hint)))
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return " or ".join(IN_WORDS.get(option, "some text") for option in options)

@@ -1,6 +1,5 @@
 """`idgan-fast doctor`: what is installed and usable, and whether every backend that runs agrees with float64 here."""
 
-import argparse
 import json
 import os
 import platform
@@ -16,18 +15,24 @@ from rich.table import Table
 
 from idgan_fast import __version__, ops, startup
 from idgan_fast.data import dali
+from idgan_fast.errors import UserError, print_error
 from idgan_fast.ops._dispatch import libraries
 from idgan_fast.ops._registry import Case
 from idgan_fast.ops.validation import numerics
 from idgan_fast.ops.validation.numerics import cases, sample
+from idgan_fast.tools.options import Parser
 
 PACKAGES = ("torch", "triton", "numpy", "ninja", "pybind11", "nvidia-dali-cuda130")
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+    parser = Parser(prog, __doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object, for a bug report")
-    arguments = parser.parse_args(argv)
+    try:
+        options = parser.parse(argv)
+    except UserError as error:
+        print_error(str(error))
+        return 2
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     report: dict[str, Any] = {
         "system": system(devices),
@@ -36,7 +41,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     }
     passed = all(check["passed"] for check in report["checks"])
     report["passed"] = passed
-    if arguments.json:
+    if options.json:
         print(json.dumps(report, indent=2))
     else:
         show(report)

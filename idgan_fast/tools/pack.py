@@ -9,14 +9,12 @@ them are left out, so that the bytes written depend on the pictures and the sett
     DEST/      shard-00000.tar, ... with 00000000.png, ... and a label beside it: .cls (a number) or .json (a vector)
 """
 
-import argparse
 import contextlib
 import hashlib
 import json
-import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,12 +25,14 @@ from idgan_fast.data.fingerprint import Fingerprint
 from idgan_fast.data.shard_workers import in_processes
 from idgan_fast.data.shards import GOES_ON, Job, Settings, Stopped, join, write_part
 from idgan_fast.data.sources import Source
-from idgan_fast.errors import UserError, in_words, nearest, print_error
+from idgan_fast.errors import UserError, in_words, print_error
 from idgan_fast.files import Locked, atomically, lock
 from idgan_fast.run.console import Console, format_time
 from idgan_fast.run.signals import StopSignal
+from idgan_fast.tools.options import Parser, positive_number, whole_number
 
 RECORD, LOCK = "pack.json", ".lock"
+LARGEST_SIDE = 2**14  # of a picture that is written, which takes 768 MiB
 
 
 @contextlib.contextmanager
@@ -178,45 +178,21 @@ def _skipped_text(skipped: dict[str, str]) -> str:
     return f"; skipped {len(skipped):,} ({', '.join(names)}{more}): {'; '.join(reasons)}"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise UserError(f"{message}; {self.prog} --help shows what there is")
-
-
-def _at_least(least: int, most: float = float("inf")) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not (text.isdecimal() and least <= int(text) <= most):
-            wanted = f"of {least} or more" if most == float("inf") else f"from {least} to {most}"
-            raise argparse.ArgumentTypeError(f"must be a whole number {wanted}, got {text!r}")
-        return int(text)
-
-    return parse
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
-    return value
-
-
 def parse(argv: Sequence[str], prog: str | None) -> tuple[Path, Path, int, Settings]:
     """The command line: source, destination, workers, settings. Raises UserError; SystemExit after --help."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog=prog, description=__doc__, formatter_class=formatter, allow_abbrev=False)
+    parser = Parser(prog, __doc__)
     parser.add_argument("source", metavar="SOURCE", type=Path, help="a folder or a zip of pictures, or tar shards")
     parser.add_argument("dest", metavar="DEST", type=Path, help="a name that ends in .zip, or a folder for tar shards")
-    positive: Any = {"type": _at_least(1), "metavar": "N"}
+    positive: Any = {"type": whole_number(1), "metavar": "N"}
+    processes: Any = {"type": whole_number(1, 1024), "metavar": "N"}
     add = parser.add_argument
-    add("--size", default=256, help="side of the pictures written, in pixels (default 256)", **positive)
+    sides: Any = {"type": whole_number(1, LARGEST_SIDE), "metavar": "N"}
+    add("--size", default=256, help="side of the pictures written, in pixels (default 256)", **sides)
     add("--channels", default=3, type=int, choices=(1, 3), help="1 for grey (default 3)")
     add("--framing", default="crop", choices=("crop", "squash"), help="a centred square (default), or all in one")
     add("--crop", help="side of the centre crop before resizing, in pixels; by default the shorter side", **positive)
-    add("--min-side", default=0, type=_at_least(0), metavar="N", help="leave out pictures with a side under this")
-    limit: Any = {"type": _positive, "metavar": "X"}
+    add("--min-side", default=0, type=whole_number(0), metavar="N", help="leave out pictures with a side under this")
+    limit: Any = {"type": positive_number, "metavar": "X"}
     add(
         "--max-megapixels",
         default=ImagesConfig.max_megapixels,
@@ -230,13 +206,10 @@ def parse(argv: Sequence[str], prog: str | None) -> tuple[Path, Path, int, Setti
         **limit,
     )
     add("--format", default="png", choices=("png", "jpg"), help="png loses nothing (default)")
-    add("--quality", type=_at_least(1, 100), metavar="N", help="of jpg, from 1 to 100 (default 95)")
+    add("--quality", type=whole_number(1, 100), metavar="N", help="of jpg, from 1 to 100 (default 95)")
     add("--shard-size", default=1000, help="pictures in a shard or part (default 1000)", **positive)
-    add("--workers", default=startup.usable_cores(), help="processes; by default one for each core", **positive)
-    options, unknown = parser.parse_known_args(argv)
-    if unknown:
-        flags = [flag for action in parser._actions for flag in action.option_strings]
-        raise UserError(f"{unknown[0]}: no such option; {nearest(unknown[0].split('=')[0], flags)}")
+    add("--workers", default=startup.usable_cores(), help="processes; by default one for each core", **processes)
+    options = parser.parse(argv)
     if options.format == "png" and options.quality is not None:
         raise UserError("--quality: only jpg has one, and --format is png; leave it out, or add --format jpg")
     if options.format == "jpg" and options.quality is None:

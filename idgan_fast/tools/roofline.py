@@ -38,12 +38,14 @@ from rich.console import Console
 from rich.table import Table
 
 from idgan_fast.config.presets import PRESETS
-from idgan_fast.errors import UserError, nearest, print_error
+from idgan_fast.config.settings import MOST_IMAGES
+from idgan_fast.errors import UserError, nearest, print_error, shown
 from idgan_fast.ops.layer.devices import DEVICES
 from idgan_fast.ops.layer.up2_plan import composite_is_faster, seconds
 from idgan_fast.tools.costs.layer import Layer
 from idgan_fast.tools.costs.resnet import resnet_layers
 from idgan_fast.tools.costs.stylegan2 import stylegan2_layers
+from idgan_fast.tools.options import Parser, whole_number
 
 ELEMENT = {"fp16": 2, "bf16": 2, "tf32": 4, "fp32": 4}  # bytes of a number
 MODELED = [name for model in ("stylegan2", "resnet") for name, config in PRESETS.items() if config.gan.model == model]
@@ -54,7 +56,7 @@ Row = dict[str, str | int | float]
 def layers_of(preset: str, n: int, dtype: str) -> list[Layer]:
     """The layers of a preset's G and D at batch n. Raises UserError for an unknown preset."""
     if preset not in MODELED:
-        raise UserError(f"--preset: no model of {preset!r}; {nearest(preset, MODELED)}")
+        raise UserError(f"--preset: no model of {shown(preset)}; {nearest(preset, MODELED)}")
     config = PRESETS[preset]
     if config.gan.model == "stylegan2":
         return stylegan2_layers(config.images.size, config.gan.stylegan2.channel_base, n, ELEMENT[dtype])
@@ -168,35 +170,31 @@ def _cells(row: Row) -> list[str]:
     return cells
 
 
-def parse(arguments: argparse.Namespace, dtypes: Collection[str]) -> tuple[str, str, int]:
+def parse(options: argparse.Namespace, dtypes: Collection[str]) -> tuple[str, str, int]:
     """Preset, type and batch size of a command line. Raises UserError for a type that is not among `dtypes`."""
-    preset, dtype, batch = arguments.preset, arguments.dtype, arguments.batch
+    preset, dtype, n = options.preset, options.dtype, options.batch
     if dtype not in dtypes:
-        raise UserError(f"--dtype: no type {dtype!r}; known: {', '.join(dtypes)}")
-    if batch is not None and not (batch.isdecimal() and int(batch) > 0):
-        raise UserError(f"--batch: must be a positive whole number, got {batch!r}")
-    return preset, dtype, default_batch(preset) if batch is None else int(batch)
+        raise UserError(f"--dtype: no type {shown(dtype)}; known: {', '.join(dtypes)}")
+    return preset, dtype, default_batch(preset) if n is None else n
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Run the command; the exit status. What the user can mend is one line on standard error."""
-    parser = argparse.ArgumentParser(
-        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog, __doc__)
     parser.add_argument("--preset", required=True, metavar="NAME", help=", ".join(MODELED))
     parser.add_argument("--dtype", default="fp16", metavar="TYPE", help="fp16 (default), bf16, tf32, fp32")
-    parser.add_argument("--batch", metavar="N", help="by default 8, at 1024x1024 4")
+    parser.add_argument("--batch", type=whole_number(1, MOST_IMAGES), metavar="N", help="by default 8, at 1024x1024 4")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every column there")
-    arguments = parser.parse_args(argv)
     try:
-        preset, dtype, n = parse(arguments, ELEMENT)
+        options = parser.parse(argv)
+        preset, dtype, n = parse(options, ELEMENT)
         rows = rows_of(layers_of(preset, n, dtype), dtype)
-        if arguments.csv is not None:
+        if options.csv is not None:
             try:
-                arguments.csv.parent.mkdir(parents=True, exist_ok=True)
-                arguments.csv.write_text(to_csv(rows), encoding="utf-8")
+                options.csv.parent.mkdir(parents=True, exist_ok=True)
+                options.csv.write_text(to_csv(rows), encoding="utf-8")
             except OSError as error:
-                raise UserError(f"--csv: cannot write {arguments.csv}: {error.strerror}") from error
+                raise UserError(f"--csv: cannot write {options.csv}: {error.strerror}") from error
     except UserError as error:
         print_error(str(error))
         return 2

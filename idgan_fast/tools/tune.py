@@ -6,7 +6,6 @@ forward and backward, with torch's convolution among them. Later runs of the sam
 Triton and the kernels' text, and measure nothing.
 """
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,12 +14,14 @@ from rich.console import Console
 from torch import Tensor
 
 from idgan_fast import ops
+from idgan_fast.config.settings import MOST_IMAGES
 from idgan_fast.errors import UserError, print_error
 from idgan_fast.files import read_json, write_json
 from idgan_fast.ops.layer.conv_plan import COMPOSITE, SAME, TORCH, TRANSPOSED, layer_key
 from idgan_fast.ops.layer.epilogue import Epilogue
 from idgan_fast.ops.layer.styled_layer import OPERATOR
 from idgan_fast.tools.costs.layer import Layer
+from idgan_fast.tools.options import Parser, whole_number
 from idgan_fast.tools.roofline import layers_of, parse
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32}
@@ -221,15 +222,13 @@ def modulated_layers(preset: str, n: int, dtype: str) -> list[Layer]:
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Run the command; the exit status. What the user can mend is one line on standard error."""
-    parser = argparse.ArgumentParser(
-        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog, __doc__)
     parser.add_argument("--preset", required=True, metavar="NAME", help="stylegan2-256 or stylegan2-1024")
     parser.add_argument("--dtype", default="fp16", metavar="TYPE", help="fp16 (default), bf16, tf32")
-    parser.add_argument("--batch", metavar="N", help="the batch size of your run; by default 8, at 1024x1024 4")
-    arguments = parser.parse_args(argv)
+    sizes = whole_number(1, MOST_IMAGES)
+    parser.add_argument("--batch", type=sizes, metavar="N", help="of your run; by default 8, at 1024x1024 4")
     try:
-        preset, dtype, n = parse(arguments, DTYPES)
+        preset, dtype, n = parse(parser.parse(argv), DTYPES)
         layers = modulated_layers(preset, n, dtype)
         _check_gpu()
         from idgan_fast.kernels.styled_layer_measurements import tiles_file

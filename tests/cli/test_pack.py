@@ -410,8 +410,8 @@ def test_faults_in_a_worker_process_are_one_line(
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--size", "0"], "argument --size: must be a whole number of 1 or more, got '0'"),
-        (["--size", "1.5"], "argument --size: must be a whole number of 1 or more, got '1.5'"),
+        (["--size", "0"], "argument --size: must be a whole number from 1 to 16384, got '0'"),
+        (["--size", "1.5"], "argument --size: must be a whole number from 1 to 16384, got '1.5'"),
         (["--crop", "-3"], "argument --crop: "),
         (["--min-side", "x"], "argument --min-side: must be a whole number of 0 or more, got 'x'"),
         (["--quality", "101", "--format", "jpg"], "argument --quality: must be a whole number from 1 to 100"),

@@ -12,7 +12,10 @@ from idgan_fast.tools.tune import main
         (["--preset", "celeba-64"], "error: --preset: celeba-64 has no modulated layers to tune"),
         (["--preset", "stylegan2-25"], "error: --preset: no model of 'stylegan2-25'; did you mean stylegan2-256?"),
         (["--preset", "stylegan2-256", "--dtype", "fp8"], "error: --dtype: no type 'fp8'; known: fp16, bf16, tf32"),
-        (["--preset", "stylegan2-256", "--batch", "0"], "error: --batch: must be a positive whole number, got '0'"),
+        (
+            ["--preset", "stylegan2-256", "--batch", "0"],
+            "error: argument --batch: must be a whole number from 1 to 1048576, got '0'",
+        ),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(

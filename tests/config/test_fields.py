@@ -25,13 +25,23 @@ BOUNDS = {
     (
         0,
         math.inf,
-    ): "workers images.min_side images.cache_gib vae.iters vae.beta vae.beta_start vae.lr gan.iters gan.s_dim "
+    ): "images.min_side images.cache_gib vae.iters vae.beta vae.beta_start vae.lr gan.iters "
     "gan.lr_g gan.lr_d gan.r1_weight gan.distill_weight gan.distill_warmup gan.distill_eps gan.stylegan2.path_weight "
     "gan.stylegan2.low_precision_levels",
-    (1, math.inf): "batch_size log_every picture_every save_every images.crop vae.batch_size vae.c_dim vae.width "
-    "gan.batch_size gan.width gan.max_width gan.r1_every gan.ada_images gan.stylegan2.channel_base "
-    "gan.stylegan2.channel_max gan.stylegan2.w_dim gan.stylegan2.mapping_layers gan.stylegan2.path_every "
+    (
+        1,
+        math.inf,
+    ): "log_every picture_every save_every images.crop gan.r1_every gan.ada_images gan.stylegan2.path_every "
     "gan.stylegan2.path_shrink",
+    (
+        1,
+        2**16,
+    ): "vae.c_dim vae.width gan.width gan.max_width gan.stylegan2.channel_max gan.stylegan2.w_dim",
+    (0, 2**16): "gan.s_dim",
+    (1, 2**26): "gan.stylegan2.channel_base",
+    (1, 2**20): "batch_size vae.batch_size gan.batch_size",
+    (1, 100): "gan.stylegan2.mapping_layers",
+    (0, 1024): "workers",
     (0, 1): "vae.beta_hold vae.beta_reach vae.lr_warmup vae.lr_decay gan.square_decay gan.ema gan.ema_rampup "
     "gan.ada_target gan.stylegan2.style_mixing",
     (0, 2**32): "seed",

@@ -122,8 +122,14 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
         (["--preset", "stylegan2-25"], "--preset: no model of 'stylegan2-25'; did you mean stylegan2-256?"),
         (["--preset", "dsprites"], "--preset: no model of 'dsprites'; "),
         (["--preset", "celeba-64", "--dtype", "fp8"], "--dtype: no type 'fp8'; known: fp16, bf16, tf32, fp32"),
-        (["--preset", "celeba-64", "--batch", "0"], "--batch: must be a positive whole number, got '0'"),
-        (["--preset", "celeba-64", "--batch", "many"], "--batch: must be a positive whole number, got 'many'"),
+        (
+            ["--preset", "celeba-64", "--batch", "0"],
+            "argument --batch: must be a whole number from 1 to 1048576, got '0'",
+        ),
+        (
+            ["--preset", "celeba-64", "--batch", "many"],
+            "argument --batch: must be a whole number from 1 to 1048576, got 'many'",
+        ),
         (["--preset", "celeba-64", "--csv", "/dev/null/a.csv"], "--csv: cannot write /dev/null/a.csv: "),
     ],
 )
