@@ -21,18 +21,18 @@ class UserError(Exception):
     """
 
     def __init__(self, line: str) -> None:
-        super().__init__(_shortened(printable(line), LONGEST_LINE))
+        super().__init__(shortened(printable(line), LONGEST_LINE))
 
 
 def shown(value: Any) -> str:
     """A value from outside as an error line quotes it: its repr, shortened."""
     try:
-        return _shortened(repr(value), LONGEST_VALUE)
+        return shortened(repr(value), LONGEST_VALUE)
     except ValueError:  # Python writes no more than 4,300 digits
         return "a number of thousands of digits"
 
 
-def _shortened(text: str, most: int) -> str:
+def shortened(text: str, most: int) -> str:
     """The text, or its two ends and how much is missing between them."""
     if len(text) <= most:
         return text

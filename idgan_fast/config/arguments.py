@@ -138,6 +138,8 @@ def check(config: Config, *, needs_data: bool = True) -> None:
         raise UserError(f"--images.size: must be 64, 128, 256, 512 or 1024, got {size}")
     if gan.model == "dsprites" and size != 64:
         raise UserError(f"--gan.model dsprites: works at --images.size 64, got {size}; use resnet")
+    if gan.model == "resnet" and gan.width > gan.max_width:
+        raise UserError(f"--gan.width: must be at most --gan.max-width, {gan.max_width}, got {gan.width}")
     if gan.bottleneck and gan.model != "resnet":
         raise UserError(f"--gan.bottleneck: is the ResNet discriminator's, got --gan.model {gan.model}")
     if gan.square_decay == 1:

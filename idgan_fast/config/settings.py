@@ -20,7 +20,7 @@ Compile = Literal["auto", "on", "off"]
 Loader = Literal["auto", "dali", "torch"]
 
 IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path", type(None): "None"}
-MOST_CHANNELS, MOST_IMAGES = 2**16, 2**20  # of a layer and of a batch: far above use, so that no size overflows
+MOST_CHANNELS, MOST_IMAGES = 2**20, 2**20  # of a layer and of a batch: far above use, so that no size overflows
 
 
 @dataclass(frozen=True)

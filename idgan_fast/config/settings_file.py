@@ -11,7 +11,7 @@ MOST_BYTES, MOST_LEVELS = 2**16, 20  # the record of a run has under 4 KiB, in t
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, without aliases, which can stand for more than fits in memory, and keys that come twice."""
+    """The safe loader without aliases, which can stand for more than fits in memory, merges, and keys given twice."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
@@ -19,7 +19,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            self._refuse("an alias, where a file of settings has only values")
+            self._refuse("an alias")
         self._level += 1
         if self._level > MOST_LEVELS:
             self._refuse(f"more than {MOST_LEVELS} levels")
@@ -28,10 +28,13 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for i, key in enumerate(keys):
-            if key in keys[:i]:
-                raise yaml.MarkedYAMLError(problem=f"{key[1]} is there twice", problem_mark=node.start_mark)
+        there = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.MarkedYAMLError(problem="a merge of mappings", problem_mark=key.start_mark)
+            if (key.tag, key.value) in there:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} is there twice", problem_mark=key.start_mark)
+            there.add((key.tag, key.value))
         return super().construct_mapping(node, deep)
 
     def _refuse(self, problem: str) -> None:
@@ -49,8 +52,10 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise UserError(f"--config: {path} is no file of settings: wanted {MOST_BYTES // 2**10} KiB at most")
     try:
         values = yaml.load(content, _Loader)
-    except Exception as error:  # beside YAMLError, what Python's int, float and date raise for a wrong value
+    except yaml.YAMLError as error:
         raise UserError(f"--config: {path} is not YAML: {' '.join(str(error).split())}") from error
+    except Exception as error:  # of the constructors of int, float, date, ..., which say nothing of what they raise
+        raise UserError(f"--config: {path} has a value that is not of its type: {error}; mend it") from error
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise UserError(f"--config: {path} must hold a mapping of settings, got {type(values).__name__}")

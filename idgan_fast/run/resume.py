@@ -1,26 +1,52 @@
 """Where a run starts: afresh, or from a checkpoint whose settings and images agree."""
 
+import contextlib
 import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from idgan_fast.config.arguments import LARGEST_WHOLE
 from idgan_fast.config.fields import settings_of
 from idgan_fast.config.settings import Config, flatten, to_yaml
 from idgan_fast.data.fingerprint import agrees
-from idgan_fast.errors import UserError
+from idgan_fast.errors import UserError, shortened, shown
 from idgan_fast.models.weights_file import Damaged
-from idgan_fast.run.checkpoint import load, newest_first
+from idgan_fast.run.checkpoint import STAGES, load, newest_first
 from idgan_fast.run.folder import RunFolder
+
+PLAIN = (str, int, float, bool, type(None))
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint to go on from."""
+    """A checkpoint to go on from. Raises UserError where an entry is missing or is not what a run writes there."""
 
     path: Path
     state: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self._require("stage", "one of vae, gan", lambda value: isinstance(value, str) and value in STAGES)
+        self._require("iteration", "a whole number", lambda value: type(value) is int and 0 <= value <= LARGEST_WHOLE)
+        self._require("seconds", "a number", lambda value: type(value) in (int, float) and 0 <= value < math.inf)
+        self._require("data", "some text", lambda value: isinstance(value, str))
+        for key in ("config", "choices"):
+            self._require(key, "a mapping of names to plain values", _is_plain)
+        self._require("choices", "a mapping with a device and a precision", _has_device_and_precision)
+        for stage in STAGES[: STAGES.index(self.stage) + 1]:
+            self._require(stage, "a stage's state", lambda value: isinstance(value, dict))
+
+    def _require(self, key: str, wanted: str, holds: Callable[[Any], bool]) -> None:
+        if key not in self.state:
+            raise UserError(f"checkpoint: {self.path} lacks {key}; take another")
+        if not holds(self.state[key]):
+            value = self.state[key]
+            came = shown(value) if isinstance(value, PLAIN) else f"a {type(value).__name__}"
+            raise UserError(f"checkpoint: {key} in {self.path} must be {wanted}, got {came}; take another")
 
     @property
     def stage(self) -> str:
@@ -34,6 +60,33 @@ class Checkpoint:
     def resolved_settings(self) -> dict[str, Any]:
         """The record of the run that wrote it, as `ResolvedSettings.record` made it."""
         return self.state["choices"]
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(key, str) and isinstance(entry, PLAIN) for key, entry in value.items()
+    )
+
+
+def _has_device_and_precision(choices: dict[str, Any]) -> bool:
+    try:
+        torch.device(choices["device"])
+    except (KeyError, TypeError, RuntimeError):
+        return False
+    return choices.get("amp", "off") in ("bf16", "fp16", "off")
+
+
+@contextlib.contextmanager
+def restoring(checkpoint: Checkpoint, stage: str) -> Iterator[None]:
+    """Turn what a stage's `load_state_dict` raises for a wrong entry into a UserError that names the file."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        path, reason = checkpoint.path, shortened(reason, 300)
+        raise UserError(f"checkpoint: the state of {stage} in {path} does not fit: {reason}; take another") from error
 
 
 def default_folder(config: Config) -> Path:

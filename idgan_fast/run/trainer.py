@@ -20,7 +20,7 @@ from idgan_fast.models.vae import IMAGE_SIZE
 from idgan_fast.run import checkpoint, messages, report
 from idgan_fast.run.console import Console, TaskProgress
 from idgan_fast.run.resolved_settings import resolve, steps_of
-from idgan_fast.run.resume import find, require_same_data
+from idgan_fast.run.resume import find, require_same_data, restoring
 from idgan_fast.run.signals import StopSignal
 from idgan_fast.run.stage_images import draw_reconstructions, draw_samples
 from idgan_fast.training.gan import GANStage
@@ -178,12 +178,13 @@ class Trainer:
         if self.checkpoint is None or stage.name not in self.checkpoint.state:
             return 0
         state = self.checkpoint.state[stage.name]
-        stage.load_state_dict(state)
         start = self.checkpoint.iteration if stage.name == self.checkpoint.stage else stage.iters
-        if torch.device(self.previous["device"]).type == self.device.type:
-            stage.rng.set_state(state["rng"])
-        else:
-            stage.rng.manual_seed(self._seed(stage) + 1_000_003 * start)
+        with restoring(self.checkpoint, stage.name):
+            stage.load_state_dict(state)
+            if torch.device(self.previous["device"]).type == self.device.type:
+                stage.rng.set_state(state["rng"])
+            else:
+                stage.rng.manual_seed(self._seed(stage) + 1_000_003 * start)
         return start
 
     def _shows_after(self, stage: Stage, done: int) -> bool:

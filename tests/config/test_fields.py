@@ -35,11 +35,11 @@ BOUNDS = {
     "gan.stylegan2.path_shrink",
     (
         1,
-        2**16,
-    ): "vae.c_dim vae.width gan.width gan.max_width gan.stylegan2.channel_max gan.stylegan2.w_dim",
-    (0, 2**16): "gan.s_dim",
-    (1, 2**26): "gan.stylegan2.channel_base",
-    (1, 2**20): "batch_size vae.batch_size gan.batch_size",
+        2**20,
+    ): "batch_size vae.batch_size gan.batch_size vae.c_dim vae.width gan.width gan.max_width "
+    "gan.stylegan2.channel_max gan.stylegan2.w_dim",
+    (0, 2**20): "gan.s_dim",
+    (1, 2**30): "gan.stylegan2.channel_base",
     (1, 100): "gan.stylegan2.mapping_layers",
     (0, 1024): "workers",
     (0, 1): "vae.beta_hold vae.beta_reach vae.lr_warmup vae.lr_decay gan.square_decay gan.ema gan.ema_rampup "

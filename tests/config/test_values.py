@@ -136,6 +136,11 @@ def test_paths_that_are_there() -> None:
     assert parse(["--preset", "celeba-64", "--data", "."]).data == Path(".")
 
 
+def test_a_width_above_the_largest() -> None:
+    text = error_of(lambda: parse([*PICTURES, "--gan.width", "600"]))
+    assert text == "--gan.width: must be at most --gan.max-width, 512, got 600"
+
+
 @pytest.mark.parametrize("out", [".", "/", "..", "a/.."])
 def test_a_folder_without_a_name_cannot_be_renamed(out: str) -> None:
     assert "--resume never" in error_of(lambda: parse(["--out", out, "--resume", "never"]))

@@ -30,7 +30,14 @@ class Run:
     def save(self, stage: str, iteration: int, config: Config | None = None) -> Path:
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         config = self.config if config is None else config
-        more = {"config": flatten(config), "choices": {"amp": "off"}, "seconds": 1.5}
+        more = {
+            "config": flatten(config),
+            "choices": {"amp": "off", "device": "cpu"},
+            "seconds": 1.5,
+            "data": "pictures",
+        }
+        if stage == "gan":
+            more["vae"] = {}
         return save(self.path / "checkpoints", state_at(stage, iteration, **more))
 
     def find(self, *argv: str) -> resume.Checkpoint | None:
@@ -73,7 +80,7 @@ def test_auto_takes_the_newest(run: Run) -> None:
     resumed = run.find()
     assert resumed is not None
     assert (resumed.path, resumed.stage, resumed.iteration) == (newest, "gan", 5)
-    assert resumed.resolved_settings == {"amp": "off"}
+    assert resumed.resolved_settings == {"amp": "off", "device": "cpu"}
     assert_equal(resumed.state, load(newest))
     assert len(run.said) == 1
     assert str(newest) in run.said[0]
