@@ -7,7 +7,6 @@ Each of the 720 shapes is drawn once on a canvas; a position is a window on it, 
 
 import math
 import zipfile
-import zlib
 from pathlib import Path
 from typing import IO
 
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from idgan_fast.errors import UserError
+from idgan_fast.errors import UserError, shortened
 
 SIZE = 64
 FACTORS = ("shape", "scale", "orientation", "x", "y")
@@ -24,6 +23,7 @@ SHAPES = ("square", "ellipse", "heart")
 SCALES = np.linspace(0.5, 1.0, 6)
 ORIENTATIONS = np.linspace(0.0, 2 * math.pi, 40)  # both ends, as in the public set
 
+MOST_IMAGES = 2**20  # of a file: packed they take 512 MiB
 _RADIUS = 15.5  # of the circle that every shape at scale 1 stays in, in pixels: 32 positions one pixel apart fit
 _CANVAS = SIZE + GRID[3] - 1
 
@@ -105,11 +105,13 @@ class DSpritesFile(_OnGrid):
         try:
             with zipfile.ZipFile(path) as archive:
                 with archive.open("latents_classes.npy") as member:
-                    grid = _full_grid(np.lib.format.read_array(member, allow_pickle=False))
+                    grid = _full_grid(_read_classes(member))
                 with archive.open("imgs.npy") as member:
                     self._bits = _read_packed(member, math.prod(grid))
-        except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, OSError) as error:
-            reason = f"{type(error).__name__}: {error}"
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged file can make the parsers of zip and npy raise anything
+            reason = f"{type(error).__name__}: {shortened(str(error), 200)}"
             raise UserError(f"data: {path} is not the public dSprites file ({reason}); download it again") from error
         super().__init__(f"dSprites from {path.name}", "public", grid)
 
@@ -121,12 +123,38 @@ class DSpritesFile(_OnGrid):
         return torch.from_numpy(np.unpackbits(bits, axis=1) * np.uint8(255)).view(-1, 1, SIZE, SIZE)
 
 
+def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an .npy stream, which stands at its data then. ValueError where it is not in C's order."""
+    if np.lib.format.read_magic(member) != (1, 0):
+        raise ValueError("wanted version 1.0 of npy")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
+    if fortran and len(shape) > 1:
+        raise ValueError("wanted C's order of dimensions, got Fortran's")
+    return shape, dtype
+
+
+def _read_exactly(member: IO[bytes], size: int) -> bytes:
+    data = member.read(size)
+    if len(data) < size:
+        raise ValueError(f"{member.name} ends too early")
+    return data
+
+
+def _read_classes(member: IO[bytes]) -> np.ndarray:
+    """An .npy stream of factor indices [N, 6] or [N, 5]. No more memory is taken than MOST_IMAGES rows need."""
+    shape, dtype = _read_header(member)
+    columns = (len(FACTORS), len(FACTORS) + 1)  # the public file has a constant color in front
+    if len(shape) != 2 or shape[1] not in columns or not 0 < shape[0] <= MOST_IMAGES or dtype.kind not in "iu":
+        raise ValueError(f"latents_classes is not a full grid: wanted integers [N, 6], got {dtype} {shape}")
+    return np.frombuffer(_read_exactly(member, math.prod(shape) * dtype.itemsize), dtype).reshape(shape)
+
+
 def _full_grid(classes: np.ndarray) -> tuple[int, ...]:
     """The factors' sizes, from the rows of factor indices; ValueError unless they are a full grid in order."""
-    if classes.ndim == 2 and len(classes) and np.issubdtype(classes.dtype, np.integer):
-        classes = classes[:, -len(FACTORS) :]  # the public file has a constant color in front
-        grid = tuple(int(n) for n in classes.max(0) + 1)
-        in_order = np.stack(np.unravel_index(np.arange(math.prod(grid)), grid), 1)
+    classes = classes[:, -len(FACTORS) :]
+    grid = tuple(int(n) + 1 for n in classes.max(0))
+    if math.prod(grid) == len(classes):
+        in_order = np.stack(np.unravel_index(np.arange(len(classes)), grid), 1)
         if np.array_equal(in_order, classes):
             return grid
     raise ValueError("latents_classes is not a full grid of factors in order")
@@ -134,13 +162,14 @@ def _full_grid(classes: np.ndarray) -> tuple[int, ...]:
 
 def _read_packed(member: IO[bytes], count: int, chunk: int = 4096) -> np.ndarray:
     """An .npy stream of bytes [count, 64, 64] -> bits [count, 512], a chunk of images at a time."""
-    np.lib.format.read_magic(member)
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
-    if shape != (count, SIZE, SIZE) or dtype != np.uint8 or fortran:
+    shape, dtype = _read_header(member)
+    if shape != (count, SIZE, SIZE) or dtype != np.uint8:
         raise ValueError(f"imgs must be uint8 [{count}, 64, 64], got {dtype} {shape}")
     packed = np.empty((count, SIZE * SIZE // 8), np.uint8)
     for start in range(0, count, chunk):
         rows = packed[start : start + chunk]
-        raw = np.frombuffer(member.read(len(rows) * SIZE * SIZE), np.uint8)
+        raw = np.frombuffer(_read_exactly(member, len(rows) * SIZE * SIZE), np.uint8)
         rows[:] = np.packbits(raw.reshape(len(rows), -1), axis=1)
+    if member.read(1):  # the checksum is compared at the end of the member
+        raise ValueError("imgs is longer than its header says")
     return packed
