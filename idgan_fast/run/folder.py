@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import time
 from pathlib import Path
 from typing import IO, Any
 
@@ -90,7 +91,9 @@ class RunFolder:
 
     def _writer(self, stage: str, purge_step: int | None = None) -> SummaryWriter:
         if stage not in self._writers:
-            self._writers[stage] = SummaryWriter(str(self.path / "tensorboard" / stage), purge_step=purge_step)
+            place = self.path / "tensorboard" / stage
+            _put_first(place)
+            self._writers[stage] = SummaryWriter(str(place), purge_step=purge_step)
         return self._writers[stage]
 
     def rewind(self, stage: str = STAGES[0], iteration: int = 0) -> None:
@@ -123,3 +126,17 @@ class RunFolder:
         for writer in self._writers.values():
             writer.close()
         self.unlock()
+
+
+def _put_first(place: Path) -> None:
+    """Rename the event files in a folder where the next one's name would not come last.
+
+    TensorBoard reads files in the order of their names, which begin with the second: after a clock was set back, or
+    within the same second, what a resumed run writes would be read before what it goes on from, and be dropped.
+    """
+    start, now = "events.out.tfevents.", f"{int(time.time()):010d}"
+    paths = sorted(place.glob(start + "*"))
+    if any(path.name.removeprefix(start).split(".")[0] >= now for path in paths):
+        for number, path in enumerate(paths):
+            rest = path.name.removeprefix(start).partition(".")[2]
+            path.rename(path.with_name(f"{start}{number:010d}.{rest}"))
