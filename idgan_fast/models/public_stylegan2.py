@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from idgan_fast import ops
 from idgan_fast.config.settings import StyleGAN2Config
-from idgan_fast.errors import UserError, nearest
+from idgan_fast.errors import UserError, nearest, shown
 from idgan_fast.models.equalized import EqualizedConv2d, channels_at, resolutions
 from idgan_fast.models.stylegan2 import MappingNetwork, StyleGAN2Generator, SynthesisBlock, SynthesisLayer
 from idgan_fast.models.stylegan2_discriminator import DiscriminatorBlock, StyleGAN2Discriminator
 
+LARGEST_SIZE = 4096  # of the images
 W_SAMPLES = 4096  # of which w_avg is the mean, where the file has none
 
 
@@ -88,14 +89,17 @@ def load_public_stylegan2(weights: Mapping[str, Tensor]) -> nn.Module:
     """
     for key, value in weights.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            came = f"{type(value).__name__} under {key!r}"
+            came = f"{type(value).__name__} under {shown(key)}"
             raise UserError(f"StyleGAN2 weights: wanted names and tensors of one network, as under 'g_ema', got {came}")
     if any(key.startswith("mapping.embed.") for key in weights):
         raise UserError("StyleGAN2 weights: wanted a network without labels, got one with them (mapping.embed)")
-    plan = _plan(weights)
+    with torch.device("meta"):  # memory is taken once all shapes are known to be the file's
+        plan = _plan(weights)
+        own = plan.module.state_dict()
     _check_names(plan, weights)
-    own = plan.module.state_dict()
     _check_shapes(plan, weights, own)
+    plan = _plan(weights)
+    own = plan.module.state_dict()
     state = {name: value for name, value in own.items() if name == "mapping.w_avg"}  # not every file has it
     for name, entry in plan.entries.items():
         value = weights[entry.name].detach().to("cpu", torch.float32).reshape(own[name].shape)
@@ -188,14 +192,17 @@ def _discriminator(weights: Mapping[str, Tensor], entry_of: EntryOf, size: int, 
 
 def _numbers(weights: Mapping[str, Tensor], pattern: str) -> set[int]:
     """The numbers in the names that start with the pattern."""
-    return {int(match[1]) for match in map(re.compile(pattern).match, weights) if match}
+    return {int(match[1][:9]) for match in map(re.compile(pattern).match, weights) if match}
 
 
 def _levels(size: int) -> list[int]:
     try:
+        if size > LARGEST_SIZE:
+            raise ValueError
         return resolutions(size)
     except ValueError:
-        raise UserError(f"StyleGAN2 weights: wanted a size of 8, 16, 32, ..., got one of {size}") from None
+        wanted = f"wanted a size of 8, 16, 32, ..., {LARGEST_SIZE}"
+        raise UserError(f"StyleGAN2 weights: {wanted}, got one of {shown(size)}") from None
 
 
 def _shape(weights: Mapping[str, Tensor], entry: Entry | None, dimensions: int) -> tuple[int, ...]:

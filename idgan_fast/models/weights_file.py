@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from idgan_fast.errors import UserError
 
@@ -33,9 +34,21 @@ def read_weights(path: Path) -> Any:
         content.seek(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols, beside our one line
-            return torch.load(content, map_location="cpu", weights_only=True)
+            value = torch.load(content, map_location="cpu", weights_only=True)
+        _require_held(value)
+        return value
     except pickle.UnpicklingError as error:
         raise Damaged(f"checkpoint: {path} is damaged, or holds more than tensors and plain values") from error
     except Exception as error:  # a damaged file can make the unpickler raise anything
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise Damaged(f"checkpoint: {path} is damaged or no checkpoint ({reason})") from error
+
+
+def _require_held(value: Any) -> None:
+    """Raise ValueError for a tensor that repeats few numbers as many: a network of its size may not fit in memory."""
+    if isinstance(value, Tensor):
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"a tensor of {tuple(value.shape)} has {value.untyped_storage().nbytes()} bytes")
+    elif isinstance(value, dict | list | tuple):
+        for entry in value.values() if isinstance(value, dict) else value:
+            _require_held(entry)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from idgan_fast.errors import UserError
+from idgan_fast.errors import UserError, shown
 from idgan_fast.files import write_bytes
 from idgan_fast.models.weights_file import read_weights
 
@@ -48,6 +48,6 @@ def load(path: Path) -> dict[str, Any]:
     state = read_weights(path)
     if not isinstance(state, dict) or "format" not in state:
         raise UserError(f"checkpoint: {path} is not one of idgan-fast; the public code's load by load_public")
-    if state["format"] != FORMAT:
-        raise UserError(f"checkpoint: {path} has format {state['format']}, this version reads {FORMAT}")
+    if type(state["format"]) is not int or state["format"] != FORMAT:
+        raise UserError(f"checkpoint: {path} has format {shown(state['format'])}, this version reads {FORMAT}")
     return state
