@@ -87,6 +87,8 @@ def load_public_stylegan2(weights: Mapping[str, Tensor]) -> nn.Module:
     Raises UserError where it is neither, an entry is missing, unexpected or of a wrong size, the network takes labels
     or has other filters than (1, 3, 3, 1).
     """
+    if not isinstance(weights, Mapping):
+        raise UserError(f"StyleGAN2 weights: wanted names and tensors of one network, got a {type(weights).__name__}")
     for key, value in weights.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             came = f"{type(value).__name__} under {shown(key)}"

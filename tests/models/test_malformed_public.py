@@ -107,3 +107,8 @@ def test_stylegan2(harm: Callable[[dict], None], weights: dict[str, torch.Tensor
     text = error_of(lambda: load_public_stylegan2(weights))
     assert text.startswith("StyleGAN2 weights: ")
     assert len(text) < 600
+
+
+@pytest.mark.parametrize("content", [torch.zeros(3), [1], None, 5])
+def test_what_is_no_mapping_for_stylegan2(content: object) -> None:
+    assert "wanted names and tensors" in error_of(lambda: load_public_stylegan2(content))  # type: ignore[arg-type]
