@@ -98,10 +98,25 @@ def broken_value(value: Any, random: Random) -> Any:
     return value
 
 
+def broken_directory(content: bytes, random: Random) -> bytes:
+    """A zip with another value in one field of a member: its version, flags, method, checksum, sizes, ..."""
+    data, signature = bytearray(content), b"PK\x01\x02"
+    entries = [at for at in range(len(data)) if data[at : at + 4] == signature]
+    entry, field = random.choice(entries), random.randrange(2, 23)
+    value = random.choice([1, 8, 99, 255, 2**15, 2**16 - 1])
+    local = int.from_bytes(data[entry + 42 : entry + 46], "little")
+    data[entry + 2 * field : entry + 2 * field + 2] = value.to_bytes(2, "little")
+    if 3 <= field <= 13 and random.random() < 0.5:  # the same field lies 2 bytes earlier in the local header
+        data[local + 2 * field - 2 : local + 2 * field] = value.to_bytes(2, "little")
+    return bytes(data)
+
+
 def broken_archive(content: bytes, random: Random, harm: Callable[[bytes, Random], bytes] = broken_bytes) -> bytes:
-    """A zip with a broken member under a right checksum, or broken itself."""
-    if random.random() < 0.5:
+    """A zip with a broken member under a right checksum, a broken directory, or broken anywhere."""
+    if random.random() < 0.3:
         return broken_bytes(content, random)
+    if random.random() < 0.5:
+        return broken_directory(content, random)
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(buffer, "w") as other:
         unlucky = random.choice(archive.namelist())
