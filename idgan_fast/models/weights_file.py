@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from idgan_fast.errors import UserError
+from idgan_fast.errors import UserError, out_of_memory
 
 
 class Damaged(UserError):
@@ -23,6 +23,8 @@ def read_weights(path: Path) -> Any:
         content = BytesIO(path.read_bytes())
     except OSError as error:
         raise UserError(f"checkpoint: cannot read {path}: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise UserError(f"checkpoint: no memory to read {path}") from error
     try:
         if zipfile.is_zipfile(content):
             with zipfile.ZipFile(content) as archive:
@@ -40,6 +42,9 @@ def read_weights(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise Damaged(f"checkpoint: {path} is damaged, or holds more than tensors and plain values") from error
     except Exception as error:  # a damaged file can make the unpickler raise anything
+        memory = out_of_memory(error)
+        if memory is not None:  # says nothing against the file
+            raise UserError(f"checkpoint: no memory to read {path}: {memory}") from error
         reason = str(error).splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise Damaged(f"checkpoint: {path} is damaged or no checkpoint ({reason})") from error
 

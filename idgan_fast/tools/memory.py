@@ -32,7 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from idgan_fast.config import arguments
 from idgan_fast.config.settings import Config
-from idgan_fast.errors import UserError, print_error
+from idgan_fast.errors import UserError, out_of_memory, print_error
 from idgan_fast.models.vae import IMAGE_SIZE
 from idgan_fast.training.gan import GANStage
 from idgan_fast.training.precision import Precision, choose, pick_device
@@ -233,6 +233,12 @@ def main(argv: Sequence[str] | None = None, prog: str = "idgan-fast memory") -> 
         stages = predict(config, device, precision)
     except UserError as error:
         print_error(str(error))
+        return 2
+    except (RuntimeError, MemoryError) as error:
+        memory = out_of_memory(error)
+        if memory is None:
+            raise
+        print_error(f"out of memory: {memory}, for weights alone; the run needs more")
         return 2
     if no_gpu:
         print("no CUDA device here: the prediction is for the CPU's steps", file=sys.stderr)

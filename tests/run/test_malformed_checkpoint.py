@@ -151,3 +151,25 @@ def test_a_packed_checkpoint_is_not_unpacked(tmp_path: Path) -> None:
             other.writestr(name, archive.read(name))
     with pytest.raises(Damaged):
         read_weights(packed)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes")]
+)
+def test_too_little_memory_says_nothing_against_a_checkpoint(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not renamed to .damaged, and the run does not go back to an older one."""
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    paths = [run / "checkpoints" / f"gan-{n:08d}.pt" for n in (2, 3)]
+    for path in paths:
+        torch.save(whole(), path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", refuse)
+    text = error_of(lambda: find(parse(["--out", str(run)]), lambda line: None))
+    assert text.startswith(f"checkpoint: no memory to read {paths[1]}")
+    assert all(path.exists() for path in paths)

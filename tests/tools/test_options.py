@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from idgan_fast.__main__ import COMMANDS, main
+from idgan_fast.tools import memory
 
 HUGE = "9" * 400
 NUMERIC = {
@@ -57,3 +58,12 @@ def test_no_file_of_roofline_is_empty(
 def test_an_unknown_option_is_one_line(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--bogus" in line_of([command, *NEEDED.get(command, []), "--bogus"], capsys)
     assert r"--b\ngus\x1b[31m" in line_of([command, *NEEDED.get(command, []), "--b\ngus\x1b[31m"], capsys)
+
+
+def test_weights_that_do_not_fit_in_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 274877906944 bytes.")
+
+    monkeypatch.setattr(memory, "predict", refuse)
+    line = line_of(["memory", "--preset", "celeba-64", "--vae.width", "65536"], capsys)
+    assert line.startswith("error: out of memory: 256.00 GiB were asked for")
