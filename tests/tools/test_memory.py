@@ -250,7 +250,7 @@ def test_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
             ["--preset", "celeba-64", "--gan.widht", "8"],
             "error: --gan.widht: no such option; did you mean --gan.width?",
         ),
-        (["--preset", "celeba-64", "--batch-size", "0"], "error: --vae.batch-size: must be at least 1, got 0"),
+        (["--preset", "celeba-64", "--batch-size", "0"], "error: --batch-size: must be from 1 to 1048576, got 0"),
         (["--preset", "dsprites", "--device", "abacus"], "error: --device abacus: "),
     ],
 )
