@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from idgan_fast.ops._tensors import no_autocast
+from idgan_fast.ops._transforms import transforming
 
 
 def as_function(cls: type[torch.autograd.Function]) -> Callable[..., Any]:
@@ -15,11 +16,13 @@ def as_function(cls: type[torch.autograd.Function]) -> Callable[..., Any]:
 
     Without it dynamo rewrites the Function into a higher-order operator, and drops, without an error, the part of a
     second derivative that flows through the Function's output (torch 2.14; tests/ops/test_compile.py has the case).
+    Under vmap and in forward mode, for which the Function has no rules, its `forward` runs as the plain torch that a
+    `CustomOp` is there, and torch differentiates that.
     """
-    apply = cls.apply
+    apply, forward = cls.apply, cls.forward
 
     def call(*args: Any) -> Any:
-        return apply(*args)
+        return forward(*args) if transforming() else apply(*args)
 
     return torch.compiler.allow_in_graph(call)
 

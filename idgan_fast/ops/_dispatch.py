@@ -22,6 +22,7 @@ import torch
 from idgan_fast.ops._errors import ArgumentValueError, BackendError
 from idgan_fast.ops._libraries import load_cpu, load_cuda
 from idgan_fast.ops._registry import CUSTOM_OPS, OPERATORS, Operator
+from idgan_fast.ops._transforms import transforming
 
 BACKENDS = ("native", "triton", "reference")
 # What other libraries call them: "cuda" is their fast path with its own fall-back, "ref" their plain one.
@@ -141,11 +142,13 @@ def choose(operator: Operator, device: torch.device, impl: str, *, fusible: bool
 
     fusible: of operators that torch.compile makes as fast on a CPU as the kernels are (docs/performance.md), and
     fuses with what stands around them: within a compiled graph they run as plain torch there.
+    Under vmap and in forward mode it is the reference whatever was asked for, since no kernel has rules for these.
     """
     requested = _requested.get()
     if fusible and device.type == "cpu" and requested == "auto" and torch.compiler.is_compiling():
         requested = "reference"
-    return _choose(operator.name, operator.names, device.type, impl, requested)
+    chosen = _choose(operator.name, operator.names, device.type, impl, requested)
+    return "reference" if transforming() else chosen
 
 
 def check_impl(impl: str) -> None:

@@ -6,11 +6,12 @@ OPERATORS or CUSTOM_OPS; an operator's file registers it and nothing else names 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from idgan_fast.ops._transforms import transforming
 
 Function = Callable[..., Any]
 
@@ -46,10 +47,13 @@ class CustomOp:
         CUSTOM_OPS[name] = self
         _library.define(name + schema)
         _library.impl(name, reference, "CompositeExplicitAutograd")
+        if "Tensor[]" in schema.partition("->")[2]:
+            # For torch.autograd.grad(is_grads_batched=True), which calls other operators once for each gradient.
+            _library.impl(name, reference, "Batched")
         torch.library.register_fake(f"idgan_fast::{name}", reference, lib=_library)
 
     def __call__(self, backend: str, *args: Any) -> Any:
-        if backend == "reference":
+        if backend == "reference" or transforming():
             return self.reference(*args)
         namespace = torch.ops.idgan_fast if backend == "native" else torch.ops.idgan_fast_triton
         return getattr(namespace, self.name).default(*args)
@@ -79,10 +83,8 @@ class Operator:
     name: str
     custom_ops: tuple[CustomOp, ...] = ()
     cases: Callable[[str, int, int], Iterator[Case]] | None = field(default=None, compare=False)
+    names: tuple[str, ...] = field(init=False, compare=False)  # of its custom ops
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(op.name for op in self.custom_ops))
         OPERATORS[self.name] = self
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        return tuple(op.name for op in self.custom_ops)

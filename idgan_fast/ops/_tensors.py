@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from idgan_fast.ops._errors import ArgumentTypeError, ArgumentValueError
+from idgan_fast.ops._transforms import is_batched, under_vmap
 
 
 def accumulation(dtype: torch.dtype) -> torch.dtype:
@@ -16,9 +17,10 @@ def accumulation(dtype: torch.dtype) -> torch.dtype:
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """channels_last for a 4-D tensor whose channels lie side by side, else contiguous."""
+    """channels_last for a 4-D tensor whose channels lie side by side, else contiguous; under vmap, which has no
+    channels_last, contiguous."""
     dense = x.ndim == 4 and x.shape[1] > 1 and x.shape[2] * x.shape[3] > 1
-    return torch.channels_last if dense and x.stride(1) == 1 else torch.contiguous_format
+    return torch.channels_last if dense and x.stride(1) == 1 and not under_vmap() else torch.contiguous_format
 
 
 def autocasting(device: str) -> bool:
@@ -37,7 +39,13 @@ def constant(size: int) -> int:
 
 
 def laid_out_like(y: Tensor, x: Tensor) -> Tensor:
-    return y.contiguous(memory_format=memory_format(x))
+    layout = memory_format(x)
+    return y if layout == torch.channels_last and is_batched(y) else y.contiguous(memory_format=layout)
+
+
+def in_channels_last(y: Tensor) -> Tensor:
+    """y in channels_last, with the strides that torch.empty gives, also where sizes of 1 leave a choice."""
+    return y if is_batched(y) else torch.empty_like(y, memory_format=torch.channels_last).copy_(y)
 
 
 def per_channel(b: Tensor, ndim: int, dim: int) -> Tensor:
@@ -54,6 +62,8 @@ def padded(x: Tensor, padding: Sequence[int]) -> Tensor:
     """Zeros on the sides (x0, x1, y0, y1) of [N, C, H, W]; a negative number crops, beyond the image too."""
     x0, x1, y0, y1 = padding
     x = F.pad(x, [max(x0, 0), max(x1, 0), max(y0, 0), max(y1, 0)])
+    if min(padding) >= 0:
+        return x
     return x[:, :, max(-y0, 0) : x.shape[2] - max(-y1, 0), max(-x0, 0) : x.shape[3] - max(-x1, 0)]
 
 

@@ -29,6 +29,11 @@ def leaky_relu_backward(dy: Tensor, y: Tensor, slope: float, gain: float, clamp:
     return dy if clamp is None else clamp_backward(dy, y, clamp)
 
 
+def clamped(v: Tensor, clamp: float) -> Tensor:
+    """v between -clamp and clamp; the gradient is 0 at the bounds too, where that of torch.clamp is 1."""
+    return F.hardtanh(v, -clamp, clamp)
+
+
 def clamp_backward(dy: Tensor, y: Tensor, clamp: float) -> Tensor:
     """dy where -clamp < y < clamp, else 0."""
     return torch.ops.aten.hardtanh_backward(dy, y, -clamp, clamp)
@@ -43,7 +48,7 @@ def add_bias(x: Tensor, b: Tensor | None, dim: int) -> Tensor:
 def gain_and_clamp(v: Tensor, gain: float, clamp: float | None, x: Tensor) -> Tensor:
     """clamp(gain * v) in the dtype and layout of x."""
     v = v * gain
-    return laid_out_like((v if clamp is None else v.clamp(-clamp, clamp)).to(x.dtype), x)
+    return laid_out_like((v if clamp is None else clamped(v, clamp)).to(x.dtype), x)
 
 
 def _forward_reference(x: Tensor, b: Tensor | None, dim: int, slope: float, gain: float, clamp: float | None) -> Tensor:

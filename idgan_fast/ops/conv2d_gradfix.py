@@ -69,6 +69,8 @@ def gated(weight: Tensor) -> Tensor:
 class _Gate(torch.autograd.Function):
     """The identity, whose gradient is dropped while the flag is set."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(weight: Tensor) -> Tensor:
         return weight.view_as(weight)
@@ -76,6 +78,10 @@ class _Gate(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         pass
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return tangent.view_as(tangent)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor | None:

@@ -31,8 +31,9 @@ from idgan_fast.ops._resampling import (
     scaling,
 )
 from idgan_fast.ops._tensors import accumulation, check_images, laid_out_like, per_channel
+from idgan_fast.ops._transforms import transforming
 from idgan_fast.ops.bias_act import check_arguments
-from idgan_fast.ops.bias_lrelu import lrelu, sample_bias
+from idgan_fast.ops.bias_lrelu import clamped, lrelu, sample_bias
 from idgan_fast.ops.upfirdn2d import blur_filter, plain_upfirdn2d
 from idgan_fast.ops.upfirdn2d import reference as fir
 
@@ -73,7 +74,7 @@ def filtered_lrelu(
     backend = _dispatch.choose(OPERATOR, x.device, impl)
     fu, fd = (None if f is None else f.to(x.device) for f in (fu, fd))
     # x.requires_grad does not tell under torch.func, whose levels nest, nor within a compiled graph.
-    keep = torch.is_grad_enabled()
+    keep = torch.is_grad_enabled() and not transforming()
     return _filtered_lrelu(x, b, fu, fd, up_xy, down_xy, pad, gain, slope, clamp, bool(flip_filter), keep, backend)[0]
 
 
@@ -96,7 +97,7 @@ def _forward_reference(
     u = fir(v, fu, up, ONE, padding, flip_filter, up[0] * up[1])
     z = lrelu(u, slope) * gain
     sign_mask = packed(u, z, clamp) if want_sign_mask else torch.empty(0, dtype=torch.uint8, device=x.device)
-    z = z if clamp is None else z.clamp(-clamp, clamp)
+    z = z if clamp is None else clamped(z, clamp)
     return laid_out_like(fir(z, fd, ONE, down, NO_PADDING, flip_filter, 1).to(x.dtype), x), sign_mask
 
 

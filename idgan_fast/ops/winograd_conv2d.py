@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import TransformType
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
@@ -22,7 +20,7 @@ from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 from idgan_fast.ops import _dispatch
 from idgan_fast.ops._autograd import as_function, without_autocast
 from idgan_fast.ops._registry import Case, CustomOp, Operator
-from idgan_fast.ops._tensors import autocasting, memory_format
+from idgan_fast.ops._tensors import autocasting, in_channels_last, memory_format
 
 DTYPES = (torch.float32, torch.float64)
 # From which on it is faster than torch's convolution, with its gradients too (measured: docs/performance.md); products
@@ -38,18 +36,11 @@ def is_faster(x: Tensor, weight: Tensor, impl: str) -> bool:
         return False
     n, c, height, width = x.shape
     tiles = n * ((height + 1) // 2) * ((width + 1) // 2)
-    if tiles < TILES or min(height, width) < 8 or tiles * c * weight.shape[0] < PRODUCTS or _without_rule():
+    if tiles < TILES or min(height, width) < 8 or tiles * c * weight.shape[0] < PRODUCTS:
+        return False
+    if not torch.compiler.is_compiling() and torch._C._is_tracing():  # by torch.jit, which knows no such operator
         return False
     return _dispatch.choose(OPERATOR, x.device, impl) == "native"
-
-
-def _without_rule() -> bool:
-    """Whether torch.jit traces, or vmap or forward-mode gradients are at work, which the operator has no rules for."""
-    if torch.compiler.is_compiling():
-        return False
-    stack = torch._C._functorch.get_interpreter_stack() or []
-    kinds = (TransformType.Vmap, TransformType.Jvp)
-    return torch._C._is_tracing() or forward_ad._current_level >= 0 or any(level.key() in kinds for level in stack)
 
 
 def winograd_conv2d(x: Tensor, weight: Tensor, impl: str = "auto") -> Tensor:
@@ -58,8 +49,7 @@ def winograd_conv2d(x: Tensor, weight: Tensor, impl: str = "auto") -> Tensor:
 
 
 def _reference(x: Tensor, weight: Tensor) -> Tensor:
-    y = F.conv2d(x, weight, padding=1)
-    return torch.empty_like(y, memory_format=torch.channels_last).copy_(y)
+    return in_channels_last(F.conv2d(x, weight, padding=1))
 
 
 def _samples(x: Tensor) -> Iterator[tuple]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from idgan_fast.ops._resampling import NO_PADDING
-from idgan_fast.ops._tensors import memory_format
+from idgan_fast.ops._tensors import laid_out_like
 
 Phases = tuple[Tensor, ...]  # one whole image, or even and odd rows of even and odd columns: ee, eo, oe, oo
 SCHEMA = (
@@ -65,7 +65,7 @@ def phases(y: Tensor, count: int) -> Phases:
     if count == 1:
         return (y,)
     parts = [y[:, :, row::2, column::2] for row in (0, 1) for column in (0, 1)]
-    return tuple([part.contiguous(memory_format=memory_format(y)) for part in parts])
+    return tuple([laid_out_like(part, y) for part in parts])
 
 
 def _interleaved(even: Tensor, odd: Tensor, dim: int) -> Tensor:

@@ -23,7 +23,7 @@ from idgan_fast.ops._errors import ArgumentValueError
 from idgan_fast.ops._registry import CustomOp, Operator
 from idgan_fast.ops._resampling import NO_PADDING, ONE, adjoint_padding, output_size
 from idgan_fast.ops._tensors import accumulation, check_floating, laid_out_like, over_pixels, per_channel
-from idgan_fast.ops.bias_lrelu import SLOPE_GAIN_CLAMP, leaky_relu_backward, lrelu, sample_bias
+from idgan_fast.ops.bias_lrelu import SLOPE_GAIN_CLAMP, clamped, leaky_relu_backward, lrelu, sample_bias
 from idgan_fast.ops.layer.epilogue import SCHEMA, Epilogue, Phases, phases, whole
 from idgan_fast.ops.upfirdn2d import LARGE_IMAGE, fir_resample
 from idgan_fast.ops.upfirdn2d import OPERATOR as UPFIRDN2D
@@ -88,7 +88,7 @@ def pre_activation(u: Tensor, e: Epilogue) -> Tensor:
 
 def activation(v: Tensor, e: Epilogue) -> Tensor:
     z = lrelu(v, e.slope) * e.gain
-    return z if e.clamp is None else z.clamp(-e.clamp, e.clamp)
+    return z if e.clamp is None else clamped(z, e.clamp)
 
 
 def forward_reference(y: Sequence[Tensor], *operands: Any) -> Tensor:

@@ -16,7 +16,7 @@ from idgan_fast.ops import conv2d_gradfix
 from idgan_fast.ops._autograd import as_function, vector_jacobian, without_autocast
 from idgan_fast.ops._registry import CustomOp, Operator
 from idgan_fast.ops._resampling import NO_PADDING, ONE, output_size
-from idgan_fast.ops._tensors import accumulation, over_pixels, per_channel
+from idgan_fast.ops._tensors import accumulation, in_channels_last, over_pixels, per_channel
 from idgan_fast.ops.bias_lrelu import SLOPE_GAIN_CLAMP, leaky_relu_backward
 from idgan_fast.ops.layer import styled_epilogue
 from idgan_fast.ops.layer.epilogue import SCHEMA, Epilogue
@@ -40,11 +40,6 @@ def _modulated(x: Tensor, styles: Tensor | None) -> Tensor:
     return x if styles is None else (x.to(accumulation(x.dtype)) * over_pixels(styles)).to(x.dtype)
 
 
-def _last(x: Tensor) -> Tensor:
-    """x in channels_last, with the strides that torch.empty gives, also where sizes of 1 leave a choice."""
-    return torch.empty_like(x, memory_format=torch.channels_last).copy_(x)
-
-
 def _forward_reference(x: Tensor, weight: Tensor, styles: Tensor | None, *operands: Any) -> tuple[Tensor, Tensor]:
     """operands: the fields of `Epilogue`, the form, which changes nothing but the order of the sums, and keep."""
     *fields, _, keep = operands
@@ -52,8 +47,9 @@ def _forward_reference(x: Tensor, weight: Tensor, styles: Tensor | None, *operan
     y = torch.convolution(_modulated(x, styles), *_convolution_arguments(weight, epilogue.f))
     z = styled_epilogue.forward_reference([y], *epilogue._replace(next_styles=None))
     if epilogue.next_styles is None:
-        return _last(z), z.new_empty(0)
-    return _last(styled_epilogue.forward_reference([y], *epilogue)), _last(z) if keep else z.new_empty(0)
+        return in_channels_last(z), z.new_empty(0)
+    out = in_channels_last(styled_epilogue.forward_reference([y], *epilogue))
+    return out, in_channels_last(z) if keep else z.new_empty(0)
 
 
 def _backward_reference(
@@ -92,10 +88,10 @@ def _backward_reference(
         dy, _modulated(x, styles), kernel, bias_sizes, *options, [bool(want_x or want_styles), bool(want_weight), False]
     )
     if want_x or want_styles:
-        dx = _last(_modulated(dxs, styles))
+        dx = in_channels_last(_modulated(dxs, styles))
         dstyles = (dxs.to(acc_dtype) * x).sum((2, 3)) if want_styles else dstyles
     if want_weight:
-        dweight = _last(dkernel if epilogue.f is None else dkernel.flip((2, 3)).transpose(0, 1))
+        dweight = in_channels_last(dkernel if epilogue.f is None else dkernel.flip((2, 3)).transpose(0, 1))
     return dx, dweight, dstyles, dscale, dnoise, dstrength, db, dnext
 
 
