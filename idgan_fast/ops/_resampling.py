@@ -108,6 +108,11 @@ def adjoint_padding(
     )
 
 
+def taps_of(f: Tensor, device: torch.device) -> Tensor:
+    """A filter as the kernels read it: float32, to which a module that is cast to a half type may have to return it."""
+    return f.to(device, torch.float32)
+
+
 def check_filter(name: str, f: Tensor | None) -> None:
     if f is None:
         return
@@ -115,7 +120,7 @@ def check_filter(name: str, f: Tensor | None) -> None:
         raise ArgumentTypeError(f"{name} must be a tensor or None, got {type(f).__name__}; setup_filter makes one")
     if f.ndim not in (1, 2) or f.numel() == 0:
         raise ArgumentValueError(f"{name} must be 1-D or 2-D float32, got shape {tuple(f.shape)}")
-    if f.dtype != torch.float32:
-        raise ArgumentTypeError(f"{name} must be 1-D or 2-D float32, got {f.dtype}")
+    if f.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise ArgumentTypeError(f"{name} must be 1-D or 2-D float32, got {f.dtype}: pass {name}.float()")
     if f.requires_grad:
         raise ArgumentValueError(f"{name} has no gradient, got one that requires it: pass f.detach()")

@@ -73,11 +73,19 @@ def sum_except(t: Tensor, dim: int) -> Tensor:
     return t.sum(others) if others else t.clone()  # torch takes no dimensions for all
 
 
-def check_floating(name: str, x: Tensor) -> None:
+def check_floating(name: str, x: Tensor, beside: torch.dtype | None = None) -> None:
+    """beside: the dtype of the images, and so of the result, in which digits of float64 would be lost.
+
+    Scalar tensors may be float64: torch's own promotion takes no notice of theirs.
+    """
     if not isinstance(x, Tensor):
         raise ArgumentTypeError(f"{name} must be a tensor, got {type(x).__name__}")
     if not x.is_floating_point():
         raise ArgumentTypeError(f"{name} must be float16, bfloat16, float32 or float64, got {x.dtype}")
+    if x.dtype == torch.float64 and beside not in (None, torch.float64) and x.ndim > 0:
+        raise ArgumentTypeError(
+            f"{name} must not be more precise than x, got {x.dtype} and {beside}: cast x to float64, or {name} to less"
+        )
 
 
 def check_images(x: Tensor) -> None:

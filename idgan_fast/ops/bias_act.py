@@ -14,7 +14,13 @@ from idgan_fast.ops import _dispatch, bias_lrelu
 from idgan_fast.ops._autograd import as_function, vector_jacobian, without_autocast
 from idgan_fast.ops._errors import ArgumentValueError, public
 from idgan_fast.ops._registry import Case, CustomOp, Operator
-from idgan_fast.ops._tensors import accumulation, check_floating, laid_out_like, per_channel, sum_except
+from idgan_fast.ops._tensors import (
+    accumulation,
+    check_floating,
+    laid_out_like,
+    per_channel,
+    sum_except,
+)
 from idgan_fast.ops.activations import activation_funcs
 from idgan_fast.ops.bias_lrelu import SLOPE_GAIN_CLAMP, add_bias, clamp_backward, gain_and_clamp, sample_bias
 
@@ -33,7 +39,7 @@ def bias_act(
     """clamp(gain * act(x + b), -clamp, clamp), as in StyleGAN2 (arXiv 1912.04958) and its ADA code base.
 
     x: any shape, float16, bfloat16, float32 or float64; computed in float32 for the half types.
-    b: [x.shape[dim]] or None, cast to x's dtype. dim: the dimension of x that b belongs to.
+    b: [x.shape[dim]] or None; float64 beside an x of float64 alone. dim: the dimension of x that b belongs to.
     act: linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus, swish.
     alpha: slope of lrelu below 0, 0.2 by default. gain: sqrt 2 by default for relu, lrelu, swish, else 1.
     clamp: bound of the result, None for none; the gradient is 0 where it binds.
@@ -71,7 +77,7 @@ def check_arguments(
     if spec is None:
         raise ArgumentValueError(f"no activation named {act!r}; {nearest(str(act), activation_funcs)}")
     if b is not None:
-        check_floating("b", b)
+        check_floating("b", b, x.dtype)
         if not -x.ndim <= dim < x.ndim:
             raise ArgumentValueError(f"dim must be a dimension of x with shape {tuple(x.shape)}, got {dim}")
         dim %= x.ndim

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from functools import partial
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from idgan_fast.ops import _dispatch
 from idgan_fast.ops._errors import ArgumentTypeError, ArgumentValueError, public
 from idgan_fast.ops._registry import Case, Operator
-from idgan_fast.ops._resampling import Pair, check_filter, filter_size, padded_for, paddings
+from idgan_fast.ops._resampling import Pair, check_filter, filter_size, padded_for, paddings, taps_of
 from idgan_fast.ops._tensors import autocasting, check_floating, check_images, memory_format, padded
 from idgan_fast.ops.conv2d_gradfix import conv2d, conv_transpose2d, gated
 from idgan_fast.ops.layer import styled_epilogue
@@ -49,7 +50,7 @@ def conv2d_resample(
         return upfirdn2d(y[0], f, 1, 1, fir_padding, flip_filter, up * up, impl)
     assert f is not None
     taps = f.flip(tuple(range(f.ndim))) if flip_filter else f
-    return apply_epilogue(y, Epilogue(taps.to(x.device), padding=fir_padding, fir_gain=up * up), impl=impl)
+    return apply_epilogue(y, Epilogue(taps_of(taps, x.device), padding=fir_padding, fir_gain=up * up), impl=impl)
 
 
 def convolve_before_fir(
@@ -149,8 +150,12 @@ def check_convolution(
             f"w must be [O, {x.shape[1]} / groups, kh, kw] for x {tuple(x.shape)} and groups {groups}, "
             f"got {tuple(w.shape)}"
         )
-    if x.dtype != w.dtype and not autocasting(x.device.type):
-        raise ArgumentTypeError(f"x and w must have one dtype, got {x.dtype} and {w.dtype}")
+    if min(x.shape[2:]) == 0:
+        raise ArgumentValueError(f"x must have at least one pixel, got shape {tuple(x.shape)}")
+    if w.numel() == 0:  # torch convolves no channels into a result of another shape
+        raise ArgumentValueError(f"w must have at least one element, got shape {tuple(w.shape)} for x {tuple(x.shape)}")
+    if x.dtype != w.dtype and (not autocasting(x.device.type) or torch.float64 in (x.dtype, w.dtype)):
+        raise ArgumentTypeError(f"x and w must have one dtype, got {x.dtype} and {w.dtype}: cast one to the other's")
     resampling = up > 1 or down > 1
     pad = padded_for(f, up, down, padding) if resampling else paddings(padding)
     (fh, fw), (kh, kw) = filter_size(f) if resampling else (1, 1), w.shape[2:]

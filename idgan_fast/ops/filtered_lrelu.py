@@ -29,6 +29,7 @@ from idgan_fast.ops._resampling import (
     output_size,
     paddings,
     scaling,
+    taps_of,
 )
 from idgan_fast.ops._tensors import accumulation, check_images, laid_out_like, per_channel
 from idgan_fast.ops._transforms import transforming
@@ -72,7 +73,7 @@ def filtered_lrelu(
     middle = check_size(x.shape, fu, up_xy, ONE, pad)
     check_size((*x.shape[:2], *middle), fd, ONE, down_xy, NO_PADDING)
     backend = _dispatch.choose(OPERATOR, x.device, impl)
-    fu, fd = (None if f is None else f.to(x.device) for f in (fu, fd))
+    fu, fd = (None if f is None else taps_of(f, x.device) for f in (fu, fd))
     # x.requires_grad does not tell under torch.func, whose levels nest, nor within a compiled graph.
     keep = torch.is_grad_enabled() and not transforming()
     return _filtered_lrelu(x, b, fu, fd, up_xy, down_xy, pad, gain, slope, clamp, bool(flip_filter), keep, backend)[0]

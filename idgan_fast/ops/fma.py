@@ -16,7 +16,7 @@ def fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     for name, value in (("a", a), ("b", b), ("c", c)):
         check_floating(name, value)
     if not a.dtype == b.dtype == c.dtype:
-        raise ArgumentTypeError(f"a, b, c must have one dtype, got {a.dtype}, {b.dtype}, {c.dtype}")
+        raise ArgumentTypeError(f"a, b, c must have one dtype, got {a.dtype}, {b.dtype}, {c.dtype}: cast them to one")
     return torch.addcmul(c, a, b)
 
 

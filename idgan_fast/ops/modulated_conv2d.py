@@ -43,7 +43,8 @@ def modulated_conv2d(
     """conv2d_resample of x with weight * styles, demodulated, plus noise; as in stylegan2-ada.
 
     x: [N, I, H, W]. weight: [O, I, kh, kw], cast to x's dtype for the convolution. styles: [N, I], and noise:
-    [N, 1, H', W'] or [H', W'], used in float32 (float64 for float64), as the demodulation coefficients are.
+    [N, 1, H', W'] or [H', W'], used in float32 (float64 for float64), as the demodulation coefficients are. None of
+    them may be float64 where x is not.
     up, down, padding, resample_filter, flip_weight: as in `conv2d_resample`.
     fused_modconv: accepted for callers that pass it; both values give the same result from shared weights.
     float16 with demodulation scales weight and styles into range by powers of two first, which demodulation cancels.
@@ -120,11 +121,13 @@ def cast_to_autocast_dtype(x: Tensor) -> Tensor:
 
 def check_operands(x: Tensor, weight: Tensor, styles: Tensor) -> None:
     check_images(x)
-    check_floating("weight", weight)
-    check_floating("styles", styles)
+    check_floating("weight", weight, x.dtype)
+    check_floating("styles", styles, x.dtype)
     n, i = x.shape[:2]
-    if weight.ndim != 4 or weight.shape[1] != i:
-        raise ArgumentValueError(f"weight must be [O, {i}, kh, kw] for x {tuple(x.shape)}, got {tuple(weight.shape)}")
+    if weight.ndim != 4 or weight.shape[1] != i or weight.numel() == 0:
+        raise ArgumentValueError(
+            f"weight must be [O, {i}, kh, kw], not empty, for x {tuple(x.shape)}, got {tuple(weight.shape)}"
+        )
     if styles.shape != (n, i):
         raise ArgumentValueError(f"styles must be [{n}, {i}] for x {tuple(x.shape)}, got {tuple(styles.shape)}")
 

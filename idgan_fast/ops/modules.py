@@ -1,9 +1,11 @@
 """The operators as modules, under the names that StyleGAN code knows."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from idgan_fast.ops.bias_act import bias_act
 from idgan_fast.ops.modulated_conv2d import modulated_conv2d
@@ -25,13 +27,20 @@ class FusedLeakyReLU(nn.Module):
 
 
 class _Filtered(nn.Module):
-    """Holds a 2-D filter as the buffer `kernel`, saved with the module."""
+    """Holds a 2-D filter as the buffer `kernel`, which stays float32 where the module is cast, as the operators ask."""
 
     kernel: Tensor
 
-    def __init__(self, kernel: object, gain: float = 1) -> None:
+    def __init__(self, kernel: object, gain: float = 1, *, persistent: bool = True) -> None:
         super().__init__()
-        self.register_buffer("kernel", setup_filter(kernel, separable=False, gain=gain))
+        self.register_buffer("kernel", setup_filter(kernel, separable=False, gain=gain), persistent=persistent)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "_Filtered":
+        taps = self.kernel
+        super()._apply(fn, recurse)
+        if self.kernel.dtype != taps.dtype:
+            self.kernel = taps.to(self.kernel.device)
+        return self
 
 
 class Upsample(_Filtered):
@@ -67,11 +76,12 @@ class Blur(_Filtered):
         return upfirdn2d(x, self.kernel, padding=self.pad)
 
 
-class ModulatedConv2d(nn.Module):
+class ModulatedConv2d(_Filtered):
     """Modulated convolution with an equalised learning rate; the style comes through a linear layer of its own.
 
     forward(input [N, in_channel, H, W], style [N, style_dim]) -> [N, out_channel, H', W']; H' = 2 H with `upsample`,
     H / 2 with `downsample`. `weight` [1, out_channel, in_channel, k, k] is N(0, 1), scaled by 1 / sqrt(fan in) in use.
+    Dtypes that differ are promoted as torch does.
     `modulation` starts with bias 1, so that a zero style changes nothing.
     """
 
@@ -86,26 +96,25 @@ class ModulatedConv2d(nn.Module):
         downsample: bool = False,
         blur_kernel: object = (1, 3, 3, 1),
     ) -> None:
-        super().__init__()
         if upsample and downsample:
             raise ValueError("ModulatedConv2d: upsample and downsample exclude each other, got both")
+        super().__init__(blur_kernel, persistent=False)
         self.weight = nn.Parameter(torch.randn(1, out_channel, in_channel, kernel_size, kernel_size))
         self.scale = 1 / math.sqrt(in_channel * kernel_size**2)
         self.modulation = EqualLinear(style_dim, in_channel, bias_init=1)
         self.demodulate, self.up, self.down = demodulate, 2 if upsample else 1, 2 if downsample else 1
         self.padding = kernel_size // 2
-        self.register_buffer("kernel", setup_filter(blur_kernel, separable=False), persistent=False)
 
     def forward(self, input: Tensor, style: Tensor) -> Tensor:
-        f = self.kernel if self.up > 1 or self.down > 1 else None
+        dtype = torch.promote_types(input.dtype, self.weight.dtype)
         return modulated_conv2d(
             input,
-            self.weight[0] * self.scale,
-            self.modulation(style),
+            self.weight[0].to(dtype) * self.scale,
+            self.modulation(style.to(torch.promote_types(style.dtype, dtype))),
             up=self.up,
             down=self.down,
             padding=self.padding,
-            resample_filter=f,  # type: ignore[arg-type]
+            resample_filter=self.kernel if self.up > 1 or self.down > 1 else None,
             demodulate=self.demodulate,
         )
 
@@ -120,4 +129,5 @@ class EqualLinear(nn.Module):
         self.scale = 1 / math.sqrt(in_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.nn.functional.linear(x, self.weight * self.scale, self.bias)
+        dtype = torch.promote_types(x.dtype, self.weight.dtype)
+        return F.linear(x.to(dtype), self.weight.to(dtype) * self.scale, self.bias.to(dtype))

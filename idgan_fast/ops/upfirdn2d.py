@@ -21,6 +21,7 @@ from idgan_fast.ops._resampling import (
     padded_for,
     paddings,
     scaling,
+    taps_of,
 )
 from idgan_fast.ops._tensors import accumulation, check_images, laid_out_like, padded
 
@@ -39,7 +40,7 @@ def upfirdn2d(
     """Insert up - 1 zeros after each pixel, pad, convolve with f, keep every down-th pixel, multiply by gain.
 
     x: [N, C, H, W], float16, bfloat16, float32 or float64; the half types accumulate in float32.
-    f: None (a single tap), [k] (applied along both axes) or [fh, fw]; float32, without gradient.
+    f: None (a single tap), [k] (applied along both axes) or [fh, fw]; float32 or a half type, without gradient.
     up, down: int or [x, y]. padding: int, [x, y] or [x0, x1, y0, y1], by the upsampled image; negative values crop.
     flip_filter: False convolves, True correlates. impl: auto (or cuda), native, triton, reference (or ref).
     Returns [N, C, (H upy + y0 + y1 - fh) // downy + 1, likewise W], of x's dtype and memory format. The gradient by
@@ -51,7 +52,7 @@ def upfirdn2d(
     up_xy, down_xy, pad = scaling("up", up), scaling("down", down), paddings(padding)
     check_size(x.shape, f, up_xy, down_xy, pad)
     backend = _dispatch.choose(OPERATOR, x.device, impl)
-    f = None if f is None else f.to(x.device)
+    f = None if f is None else taps_of(f, x.device)
     return fir_resample(x, f, up_xy, down_xy, pad, bool(flip_filter), float(gain), backend)
 
 
@@ -140,8 +141,9 @@ def reference(
 ) -> Tensor:
     n, c, h, w = x.shape
     (up_x, up_y), (down_x, down_y) = up, down
-    if n * c == 0:
-        return x.new_zeros(n, c, *output_size(x.shape, f, up, down, padding))
+    size = output_size(x.shape, f, up, down, padding)
+    if n * c == 0 or min(size) == 0:
+        return x.new_zeros(n, c, *size)
     y = x.to(accumulation(x.dtype))
     if up_x > 1 or up_y > 1:  # a pixel becomes up_y x up_x, zeros but for the first
         y = F.pad(y.reshape(n, c, h, 1, w, 1), (0, up_x - 1, 0, 0, 0, up_y - 1))

@@ -90,7 +90,6 @@ def wrong_filters(*arguments: str, **more: Any) -> list[Any]:
         "without dimensions": torch.tensor(1.0),
         "without taps": image(0),
         "float64": image(4).double(),
-        "float16": image(4).half(),
         "of integers": image(4).long(),
         "with a gradient": image(4).requires_grad_(),
         "list": [1.0, 2.0],

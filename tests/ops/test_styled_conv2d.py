@@ -84,7 +84,7 @@ def test_autocast_reaches_the_convolution() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 def test_dtypes_are_kept_in_outputs_and_gradients(dtype: torch.dtype) -> None:
     x, w, s = (t.detach().to(dtype).requires_grad_() for t in (leaf(2, 3, 4, 4), leaf(4, 3, 3, 3), leaf(2, 3)))
-    y = ops.styled_conv2d(x, w, s, up=2, bias=leaf(4), noise=leaf(8, 8), clamp=256)
+    y = ops.styled_conv2d(x, w, s, up=2, bias=leaf(4).float(), noise=leaf(8, 8).float(), clamp=256)
     assert y.dtype == dtype
     assert [g.dtype for g in torch.autograd.grad(y.sum(), [x, w, s])] == [dtype] * 3
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from idgan_fast.ops import _dispatch
-from idgan_fast.ops._resampling import NO_PADDING, Pair, filter_size
+from idgan_fast.ops._resampling import NO_PADDING, Pair, filter_size, taps_of
 from idgan_fast.ops._tensors import accumulation, constant, memory_format
 from idgan_fast.ops.conv2d_gradfix import gated
 from idgan_fast.ops.conv2d_resample import check_convolution, convolve_before_fir
@@ -80,7 +80,7 @@ def _plan(x: Tensor, weight: Tensor, resampling: Resampling, impl: str) -> tuple
             return None
     elif up == 2 and kh == 3 and f is not None and max(filter_size(f)) <= LONGEST:
         padding = (pad[0] - 2, pad[1] - 1, pad[2] - 2, pad[3] - 1)
-        fir = Epilogue(f.to(device), padding=padding, fir_gain=4.0)
+        fir = Epilogue(taps_of(f, device), padding=padding, fir_gain=4.0)
         if min(out_size(x, f, fir.padding)) < 1:
             return None
     else:
@@ -141,4 +141,4 @@ def _convolve(
         return y, epilogue
     if f is None:  # nothing to filter by: cropping and the gain are left
         return (upfirdn2d(y[0], f, padding=fir_padding, gain=up * up, impl=impl),), epilogue
-    return y, epilogue._replace(f=f.to(x.device), padding=fir_padding, fir_gain=up * up)
+    return y, epilogue._replace(f=taps_of(f, x.device), padding=fir_padding, fir_gain=up * up)

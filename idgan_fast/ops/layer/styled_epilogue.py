@@ -51,9 +51,10 @@ def cast_epilogue(epilogue: Epilogue, dtype: torch.dtype, shape: tuple[int, int,
     dtype: of the image; shape: of noise that each sample has its own of.
     """
     acc_dtype = accumulation(dtype)
+    if epilogue.noise is not None:
+        check_noise(epilogue.noise, dtype, shape)
     scale, noise, strength, b, next_styles = (None if t is None else t.to(acc_dtype) for t in epilogue.vectors)
     if noise is not None:
-        check_noise(noise, shape)
         noise = noise.reshape(noise.shape[0] if noise.ndim == 4 else 1, *shape[1:])
     strength = None if strength is None else strength.reshape(())
     f, padding, fir_gain, slope, gain, clamp = epilogue.f, *epilogue.numbers
@@ -66,8 +67,8 @@ def modulate(x: Tensor, styles: Tensor, impl: str) -> Tensor:
     return apply_epilogue((x,), Epilogue(scale=styles), impl=impl)
 
 
-def check_noise(noise: Tensor, shape: tuple[int, int, int, int]) -> None:
-    check_floating("noise", noise)
+def check_noise(noise: Tensor, dtype: torch.dtype, shape: tuple[int, int, int, int]) -> None:
+    check_floating("noise", noise, dtype)
     n, _, h, w = shape
     if tuple(noise.shape) not in (shape, (1, 1, h, w), (h, w)):
         raise ArgumentValueError(f"noise must be [{n}, 1, {h}, {w}] or [{h}, {w}], got {tuple(noise.shape)}")
