@@ -12,6 +12,8 @@
 #include <optional>
 #include <string>
 
+#include "types.h"
+
 namespace idgan {
 
 using torch::headeronly::IntHeaderOnlyArrayRef;
@@ -20,7 +22,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 // The type in which x is computed.
-inline ScalarType wide_type(const Tensor& x) {
+inline ScalarType accumulation_type(const Tensor& x) {
   return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
@@ -72,16 +74,15 @@ struct Split {
 // A bound as the kernels take it: NaN for none.
 inline double or_none(std::optional<double> clamp) { return clamp.value_or(std::numeric_limits<double>::quiet_NaN()); }
 
-// The number of an activation in the libraries' enumerations of them.
-inline int activation_of(const std::string& name) {
+inline Activation activation_of(const std::string& name) {
   const char* names[] = {"linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish"};
   int number = 0;
   for (const char* one : names) {
-    if (name == one) return number;
+    if (name == one) return Activation(number);
     number++;
   }
   STD_TORCH_CHECK(false, "bias_act: no activation named ", name);
-  return 0;
+  return kLinear;
 }
 
 }  // namespace idgan

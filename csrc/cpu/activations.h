@@ -106,6 +106,26 @@ struct Swish {
   }
 };
 
+// 0 where y reaches the clamp, if there is one.
+template <class V, class A>
+inline V clamp_backward(V d, V y, A clamp) {
+  return y >= clamp ? V{} : y <= -clamp ? V{} : d;
+}
+
+template <class V, class A>
+inline V lrelu_forward(V x, V b, A slope, A gain, A clamp) {
+  const V v = x + b, zero{};
+  const V below = slope == 0 ? (v != v ? v : zero) : v * slope;  // relu of -inf is 0, the product would be NaN
+  return clamped((v > 0 ? v : below) * gain, clamp);
+}
+
+// From y, which shows the sign of x + b; sign: that of gain, 1 or -1.
+template <class V, class A>
+inline V lrelu_backward(V dy, V y, A slope, A gain, A sign, A clamp) {
+  dy *= gain;
+  return clamp_backward(y * sign > 0 ? dy : dy * slope, y, clamp);
+}
+
 template <class A, class F>
 inline void with_activation(const idgan::BiasAct& a, const F& f) {
   const double scale = 1.0507009873554805, alpha = 1.6732632423543772;

@@ -1,58 +1,53 @@
-// bias_act_fwd, bias_act_bwd and bias_act_bwd2 for torch; the kernels are in bias_act.h.
-#include "biased.h"
+// bias_lrelu_* and bias_act_* for torch; the kernel is in bias_act.h.
+#include "tensors.h"
+#include "../bias_act_operators.h"
 
 namespace idgan {
 namespace {
 
-BiasAct with(const std::string& act, double alpha) {
+// The sums of a pass from those of its units, in their order.
+template <class A>
+void reduce(const BiasAct& a, const std::vector<A>& of_units, A* sums) {
+  const int64_t pattern = a.pattern(), units = a.units();
+  std::vector<double> total(a.channels, 0.0);
+  for (int64_t u = 0; u < units; u++)
+    for (int64_t i = 0; i < pattern; i++)
+      total[a.inner > 1 ? u / a.blocks() % a.channels : i % a.channels] += of_units[u * pattern + i];
+  for (int64_t c = 0; c < a.channels; c++) sums[c] = A(total[c]);
+}
+
+PassResult run_pass(Pass pass, std::vector<Tensor> in, const std::optional<Tensor>& b, const std::optional<Tensor>& ddb,
+                    const ActivationArguments& arguments, bool want_sums) {
   BiasAct a{};
-  a.act = Activation(activation_of(act)), a.alpha = alpha;
-  return a;
-}
-
-Tensor bias_act_fwd(Tensor x, std::optional<Tensor> b, int64_t dim, std::string act, double alpha, double gain,
-                    std::optional<double> clamp) {
-  return biased_forward(with(act, alpha), kernels().bias_act_fwd, x, b, dim, gain, clamp);
-}
-
-std::tuple<Tensor, Tensor> bias_act_bwd(Tensor dy, Tensor x, std::optional<Tensor> b, int64_t dim, std::string act,
-                                        double alpha, double gain, std::optional<double> clamp, bool want_db) {
-  return biased_backward(with(act, alpha), kernels().bias_act_bwd, dy, x, b, dim, gain, clamp, want_db);
-}
-
-// to_dy and to_x, laid out as x, and to_b, which is empty if it is not wanted.
-std::tuple<Tensor, Tensor, Tensor> bias_act_bwd2(Tensor ddx, std::optional<Tensor> ddb, Tensor dy, Tensor x,
-                                                 std::optional<Tensor> b, int64_t dim, std::string act, double alpha,
-                                                 double gain, std::optional<double> clamp, bool want_db) {
-  const bool last = channels_last(x);
-  x = dense(x, last), dy = dense(dy, last), ddx = dense(ddx, last);
-  Tensor to_dy = empty_as(x, x.sizes(), last), to_x = empty_as(x, x.sizes(), last);
-  const std::vector<int64_t> size{want_db ? x.size(dim) : 0};
-  Tensor to_b = torch::stable::new_zeros(x, size, wide_type(x));
-  if (x.numel() == 0) return {to_dy, to_x, to_b};
-  BiasAct a = with(act, alpha);
-  describe(a, x, last, b.has_value() || ddb.has_value() || want_db, dim, gain, clamp);
-  a.in = dy.data_ptr(), a.saved = x.data_ptr(), a.ddx = ddx.data_ptr();
-  a.out = to_x.data_ptr(), a.to_dy = to_dy.data_ptr();
-  const auto run = [&](const auto& bias, const auto& ddbs) {
-    using A = typename std::decay_t<decltype(bias)>::value_type;
-    std::vector<A> sums(want_db ? a.units() * a.pattern() : 0);
-    a.bias = bias.data(), a.ddb = ddbs.data(), a.sums = want_db ? sums.data() : nullptr;
-    run_units(a, kernels().bias_act_bwd2);
-    if (want_db) reduce(a, sums, static_cast<A*>(to_b.data_ptr()));
-  };
-  const int64_t count = a.inner > 1 ? a.channels : a.pattern();
-  a.dtype == kDouble ? run(widened<double>(b, count), widened<double>(ddb, count))
-                     : run(widened<float>(b, count), widened<float>(ddb, count));
-  return {to_dy, to_x, to_b};
+  const bool last = channels_last(in.back());
+  for (size_t i = 0; i < in.size(); i++) {
+    in[i] = dense(in[i], last);
+    a.in[i] = in[i].data_ptr();
+  }
+  const Tensor& x = in.back();
+  PassResult result;
+  const std::vector<int64_t> size{want_sums ? x.size(arguments.dim) : 0};
+  if (pass != kForward) result.sums = torch::stable::new_zeros(x, size, accumulation_type(x));
+  for (int i = 0; i < (pass == kSecond ? 2 : 1); i++) {
+    result.out.push_back(empty_as(x, x.sizes(), last));
+    a.out[i] = result.out[i].data_ptr();
+  }
+  if (x.numel() == 0) return result;
+  a.dtype = dtype_of(x), a.act = activation_of(arguments.act), a.pass = pass;
+  a.alpha = arguments.alpha, a.gain = arguments.gain, a.clamp = or_none(arguments.clamp);
+  const Split split(x, last, b || ddb || want_sums, arguments.dim);
+  a.outer = split.outer, a.channels = split.channels, a.inner = split.inner;
+  with_accumulation_type(a.dtype, [&](auto zero) {
+    using A = decltype(zero);
+    const int64_t count = a.inner > 1 ? a.channels : a.pattern();
+    const std::vector<A> bias = repeated<A>(b, count), ddbs = repeated<A>(ddb, pass == kSecond ? count : 0);
+    std::vector<A> sums(want_sums ? a.units() * a.pattern() : 0);
+    a.bias = bias.data(), a.ddb = pass == kSecond ? ddbs.data() : a.bias, a.sums = want_sums ? sums.data() : nullptr;
+    run_units(a, kernels().bias_act, a.units(), a.unit_elements());
+    if (want_sums) reduce(a, sums, static_cast<A*>(result.sums.data_ptr()));
+  });
+  return result;
 }
 
 }  // namespace
-
-STABLE_TORCH_LIBRARY_IMPL(idgan_fast, CPU, m) {
-  m.impl("bias_act_fwd", TORCH_BOX(&bias_act_fwd));
-  m.impl("bias_act_bwd", TORCH_BOX(&bias_act_bwd));
-  m.impl("bias_act_bwd2", TORCH_BOX(&bias_act_bwd2));
-}
-
 }  // namespace idgan

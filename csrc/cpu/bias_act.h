@@ -1,189 +1,152 @@
 // y = clamp(gain * act(x + b), -clamp, clamp) and its derivatives, on [outer, channels, inner], of any activation.
 //
 // First: dx = dy * act'(x + b) * gain, 0 where |gain * act(x + b)| >= clamp; db = the sum of dx over outer and inner.
-// Second, of <dx, ddx> + <db, ddb> and with c = ddx + ddb: to_dy = c * act'(x + b) * gain and
-// to_x = c * dy * act''(x + b) * gain, 0 where dx is; to_b = the sum of to_x over outer and inner.
-// Mapping: units of about 8192 elements, see kernels.h, in blocks of whole vectors; what is left of a row is copied
-// into one vector. Sums of a block and of a unit in float, of the units in double, in an order that does not depend on
-// the number of threads. Bytes: forward one read, one write; first derivative two reads, one write; second three reads,
-// two writes. About 40 flops an element (the second derivative 60) and one division (two), for about as long as its
-// bytes. Computed in float (double for double); values and first derivatives within 3.5 units in the last place, second
-// ones within 5.
+// The y of leaky ReLU alone shows both. Second, of <dx, ddx> + <db, ddb> and with c = ddx + ddb:
+// to_dy = c * act'(x + b) * gain and to_x = c * dy * act''(x + b) * gain, 0 where dx is; to_b = the sum of to_x.
+// Mapping: units of about 8192 elements, see kernels.h, in runs of 64 vectors. Sums of a run and of a unit in float, of
+// the units in double, in an order that does not depend on the number of threads. Bytes: each array once. Smooth
+// activations take about 40 flops an element (the second derivative 60) and one division (two), for about as long as
+// their bytes. Computed in float (double for double); values and first derivatives within 3.5 units in the last place,
+// second ones within 5.
 #pragma once
 
+#include <type_traits>
+
 #include "activations.h"
-#include "spans.h"
+#include "pixels.h"
 
 namespace {
 
-// --- n elements, a number of whole vectors ---
+// The passes, each on a vector of its inputs with the biases there; `run` returns what is summed for the bias.
+template <class A, class Act>
+struct Forward {
+  static constexpr int kIn = 1, kOut = 1;
+  using V = Vec<A>;
+  Act act;
+  A gain, clamp;
 
-// in: x; dy and x; dy, x and ddx. out: y; dx; to_x and to_dy. The biases are `bias` [n] if step is 1, and `bias` [LANES]
-// for each vector if it is 0; ddb is like them. sums: of out[0], as many as there are biases; null if not wanted.
-template <class T>
-struct BiasedBlock {
-  const T* in[3];
-  T* out[2];
-  const Wide<T>*bias, *ddb;
-  Wide<T>* sums;
-  int64_t step, n;
+  V run(const V* in, V b, V, V* out) const {
+    out[0] = clamped(act.value(in[0] + b) * gain, clamp);
+    return V{};
+  }
 };
 
-// 0 where y reaches the clamp, if there is one.
 template <class A>
-inline Vec<A> clamp_backward(Vec<A> d, Vec<A> y, A clamp) {
-  return y >= clamp ? Vec<A>{} : y <= -clamp ? Vec<A>{} : d;
-}
-
-template <class T, class Act, class A>
-[[gnu::noinline]] void forward_block(const Act& act, A gain, A clamp, const BiasedBlock<T>& block) {
-  const T* x = block.in[0];
-  T* y = block.out[0];
-  const A* bias = block.bias;
-  const int64_t step = block.step, n = block.n;
-  for (int64_t i = 0; i < n; i += LANES<A>)
-    store_narrow(y + i, clamped(act.value(load_wide(x + i) + load<A>(bias + i * step)) * gain, clamp));
-}
-
-template <class T, class Act, class A>
-[[gnu::noinline]] void backward_block(const Act& act, A gain, A clamp, const BiasedBlock<T>& block) {
+struct BackwardOfY {
+  static constexpr int kIn = 2, kOut = 1;
   using V = Vec<A>;
-  const T *dy = block.in[0], *x = block.in[1];
-  T* dx = block.out[0];
-  const A* bias = block.bias;
-  A* sums = block.sums;
-  const int64_t step = block.step, n = block.n;
-  V total{};
-  for (int64_t i = 0; i < n; i += LANES<A>) {
-    const V v = load_wide(x + i) + load<A>(bias + i * step);
-    V d = load_wide(dy + i) * act.slope(v) * gain;
-    if (clamp == clamp) d = clamp_backward<A>(d, gain * act.value(v), clamp);
-    store_narrow(dx + i, d);
-    if (step == 0) {
-      total += d;
-    } else if (sums != nullptr) {
-      store<A>(sums + i, load<A>(sums + i) + d);
-    }
+  A slope, gain, sign, clamp;
+
+  V run(const V* in, V, V, V* out) const { return out[0] = lrelu_backward(in[0], in[1], slope, gain, sign, clamp); }
+};
+
+template <class A, class Act>
+struct Backward {
+  static constexpr int kIn = 2, kOut = 1;
+  using V = Vec<A>;
+  Act act;
+  A gain, clamp;
+
+  V run(const V* in, V b, V, V* out) const {
+    const V v = in[1] + b, d = in[0] * act.slope(v) * gain;
+    return out[0] = clamp == clamp ? clamp_backward(d, gain * act.value(v), clamp) : d;
   }
-  if (step == 0 && sums != nullptr) store<A>(sums, load<A>(sums) + total);
-}
+};
 
-template <class T, class Act, class A>
-[[gnu::noinline]] void second_block(const Act& act, A gain, A clamp, const BiasedBlock<T>& block) {
+template <class A, class Act>
+struct Second {
+  static constexpr int kIn = 3, kOut = 2;
   using V = Vec<A>;
-  const T *dy = block.in[0], *x = block.in[1], *ddx = block.in[2];
-  T *to_x = block.out[0], *to_dy = block.out[1];
-  const A *bias = block.bias, *ddb = block.ddb;
-  A* sums = block.sums;
-  const int64_t step = block.step, n = block.n;
-  V total{};
-  for (int64_t i = 0; i < n; i += LANES<A>) {
-    const V v = load_wide(x + i) + load<A>(bias + i * step);
-    const V c = (load_wide(ddx + i) + load<A>(ddb + i * step)) * gain;
-    V first = c * act.slope(v), second = c * load_wide(dy + i) * act.curve(v);
+  Act act;
+  A gain, clamp;
+
+  V run(const V* in, V b, V ddb, V* out) const {
+    const V v = in[2] + b, c = (in[0] + ddb) * gain;
+    out[0] = c * act.slope(v), out[1] = c * in[1] * act.curve(v);
     if (clamp == clamp) {
       const V y = gain * act.value(v);
-      first = clamp_backward<A>(first, y, clamp), second = clamp_backward<A>(second, y, clamp);
+      out[0] = clamp_backward(out[0], y, clamp), out[1] = clamp_backward(out[1], y, clamp);
     }
-    store_narrow(to_dy + i, first);
-    store_narrow(to_x + i, second);
-    if (step == 0) {
-      total += second;
-    } else if (sums != nullptr) {
-      store<A>(sums + i, load<A>(sums + i) + second);
-    }
+    return out[1];
   }
-  if (step == 0 && sums != nullptr) store<A>(sums, load<A>(sums) + total);
-}
+};
 
-// --- units ---
+// The elements [start, stop) of a unit, in steps that meet the biases once; all of one row, or of row 0.
+struct Span {
+  int64_t row, start, stop, step;
+};
 
-// Calls f(unit, first element, its index among the biases, elements) for the blocks of the units; the index is of a
-// channel if the unit has one bias. A block is so short that rounding errors of its sum stay as small as torch's.
-template <class A, class F>
-inline void each_block(const idgan::BiasAct& a, int64_t begin, int64_t end, const F& f) {
-  const bool rows = a.inner > 1;
-  for (int64_t unit = begin; unit < end; unit++) {
-    const auto [row, start, stop, step] = span_of(a, unit);
-    for (int64_t from = start; from < stop; from += step) {
-      const int64_t n = stop - from < step ? stop - from : step;
-      for (int64_t i = 0; i < n; i += 64 * LANES<A>)
-        f(unit, from + i, rows ? row % a.channels : i, n - i < 64 * LANES<A> ? n - i : 64 * LANES<A>);
-    }
+inline Span span_of(const idgan::BiasAct& a, int64_t unit) {
+  if (a.inner > 1) {
+    const int64_t row = unit / a.blocks(), from = unit % a.blocks() * a.kBlock, n = smaller(a.inner - from, a.kBlock);
+    return {row, row * a.inner + from, row * a.inner + from + n, n};
   }
+  const int64_t start = unit * a.run();
+  return {0, start, smaller(start + a.run(), a.outer * a.channels), a.pattern()};
 }
 
-template <class E>
-inline void copy(const E* from, E* to, int64_t n) {
-  for (int64_t i = 0; i < n; i++) to[i] = from[i];
-}
-
-// Calls work(block) for the units, with `ins` inputs and `outs` outputs.
-template <class T, class F>
-inline void run_blocks(const idgan::BiasAct& a, int ins, int outs, int64_t begin, int64_t end, const F& work) {
+// A pass over the units [begin, end). A run is so short that rounding errors of its sum stay as small as torch's.
+template <class T, class P>
+[[gnu::noinline]] void run_pass(P pass, const idgan::BiasAct& a, int64_t begin, int64_t end) {
   using A = Wide<T>;
-  constexpr int L = LANES<A>;
-  const void* const in[] = {a.in, a.saved, a.ddx};
-  void* const out[] = {a.out, a.to_dy};
-  const A *biases = static_cast<const A*>(a.bias), *ddbs = a.ddb == nullptr ? biases : static_cast<const A*>(a.ddb);
-  const int64_t step = a.inner > 1 ? 0 : 1, pattern = a.pattern();
-  A* sums = static_cast<A*>(a.sums);
-  if (sums != nullptr)
-    for (int64_t i = begin * pattern; i < end * pattern; i++) sums[i] = 0;
-  each_block<A>(a, begin, end, [&](int64_t unit, int64_t from, int64_t index, int64_t n) {
-    const int64_t whole = n / L * L, rest = n - whole;
-    A bias[L] = {}, ddb[L] = {}, lanes[L] = {};
-    BiasedBlock<T> block{};
-    for (int i = 0; i < ins; i++) block.in[i] = static_cast<const T*>(in[i]) + from;
-    for (int i = 0; i < outs; i++) block.out[i] = static_cast<T*>(out[i]) + from;
-    block.bias = biases + index, block.ddb = ddbs + index, block.step = step, block.n = whole;
-    A* sum = sums == nullptr ? nullptr : sums + unit * pattern + index * step;
-    if (step == 0) {
-      store<A>(bias, splat<A>(*block.bias)), store<A>(ddb, splat<A>(*block.ddb));
-      block.bias = bias, block.ddb = ddb;
+  using V = Vec<A>;
+  constexpr int L = LANES<A>, kRun = 64 * L;
+  constexpr bool of_y = std::is_same_v<P, BackwardOfY<A>>;  // which reads no bias
+  const int64_t step = a.inner > 1 ? 0 : 1;
+  A bias_of_row[L] = {}, ddb_of_row[L] = {};
+  const A* const biases = step == 0 ? bias_of_row : static_cast<const A*>(a.bias);
+  const A* const ddbs = step == 0 ? ddb_of_row : static_cast<const A*>(a.ddb);
+  for (int64_t unit = begin; unit < end; unit++) {
+    const auto [row, start, stop, period] = span_of(a, unit);
+    A* const sums = a.sums == nullptr ? nullptr : static_cast<A*>(a.sums) + unit * a.pattern();
+    if (step == 0 && !of_y) {
+      const int64_t channel = row % a.channels;
+      store<A>(bias_of_row, splat<A>(static_cast<const A*>(a.bias)[channel]));
+      store<A>(ddb_of_row, splat<A>(static_cast<const A*>(a.ddb)[channel]));
     }
-    block.sums = sum != nullptr && step == 0 ? lanes : sum;
-    work(block);
-    if (sum != nullptr && step == 0) *sum += sum_of<A>(load<A>(lanes));
-    if (rest == 0) return;
-    T some_in[3][L] = {}, some_out[2][L];
-    BiasedBlock<T> last{{some_in[0], some_in[1], some_in[2]}, {some_out[0], some_out[1]}, bias, ddb, lanes, step, L};
-    for (int i = 0; i < ins; i++) copy(block.in[i] + whole, some_in[i], rest);
-    if (step == 1) copy(block.bias + whole, bias, rest), copy(block.ddb + whole, ddb, rest);
-    store<A>(lanes, Vec<A>{});
-    work(last);
-    for (int i = 0; i < outs; i++) copy(some_out[i], block.out[i] + whole, rest);
-    for (int64_t i = 0; sum != nullptr && i < rest; i++) sum[step * (whole + i)] += lanes[i];
-  });
+    for (int64_t from = start; from < stop; from += period) {
+      const int64_t count = smaller(period, stop - from);
+      const T* in[P::kIn];  // copies, which no store to a result can change
+      T* out[P::kOut];
+      for (int k = 0; k < P::kIn; k++) in[k] = static_cast<const T*>(a.in[k]) + from;
+      for (int k = 0; k < P::kOut; k++) out[k] = static_cast<T*>(a.out[k]) + from;
+      for (int64_t i = 0; i < count;) {
+        const int64_t end_of_run = smaller(i + kRun, count);
+        V total{}, rest{};
+        const auto one = [&](auto at) {
+          V x[P::kIn], y[P::kOut];
+          for (int k = 0; k < P::kIn; k++) x[k] = load_at(in[k] + i, at);
+          const V d = pass.run(x, load_at(biases + i * step, at), load_at(ddbs + i * step, at), y);
+          for (int k = 0; k < P::kOut; k++) store_at(out[k] + i, y[k], at);
+          if (P::kIn == 1) return;
+          if (step == 0) (at.lanes == L ? total : rest) += d;
+          else if (sums != nullptr) store_at(sums + i, load_at(sums + i, at) + d, at);
+        };
+        for (; i + L <= end_of_run; i += L) one(At<true>{0, 0, 0, L});
+        const int64_t lanes = end_of_run - i;
+        if (lanes > 0) one(At<false>{0, 0, 0, lanes});
+        i = end_of_run;
+        if (P::kIn == 1 || sums == nullptr || step == 1) continue;
+        *sums += sum_of<A>(total);
+        if (lanes > 0 && of_y) *sums += sum_of<A>(rest);
+        for (int64_t l = 0; l < lanes && !of_y; l++) *sums += rest[l];
+      }
+    }
+  }
 }
 
-// Calls f(element, activation, gain, clamp) of the types that `a` asks for.
-template <class F>
-inline void with_types(const idgan::BiasAct& a, const F& f) {
+void bias_act(const idgan::BiasAct& a, int64_t begin, int64_t end) {
   with_type(a.dtype, [&](auto element) {
-    using A = Wide<decltype(element)>;
-    with_activation<A>(a, [&](const auto& act) { f(element, act, A(a.gain), A(a.clamp)); });
-  });
-}
-
-void bias_act_fwd(const idgan::BiasAct& a, int64_t begin, int64_t end) {
-  with_types(a, [&](auto element, const auto& act, auto gain, auto clamp) {
     using T = decltype(element);
-    run_blocks<T>(a, 1, 1, begin, end, [&](const BiasedBlock<T>& block) { forward_block(act, gain, clamp, block); });
-  });
-}
-
-void bias_act_bwd(const idgan::BiasAct& a, int64_t begin, int64_t end) {
-  with_types(a, [&](auto element, const auto& act, auto gain, auto clamp) {
-    using T = decltype(element);
-    run_blocks<T>(a, 2, 1, begin, end, [&](const BiasedBlock<T>& block) { backward_block(act, gain, clamp, block); });
-  });
-}
-
-void bias_act_bwd2(const idgan::BiasAct& a, int64_t begin, int64_t end) {
-  with_types(a, [&](auto element, const auto& act, auto gain, auto clamp) {
-    using T = decltype(element);
-    run_blocks<T>(a, 3, 2, begin, end, [&](const BiasedBlock<T>& block) { second_block(act, gain, clamp, block); });
+    using A = Wide<T>;
+    const A gain = A(a.gain), sign = a.gain > 0 ? 1 : -1, clamp = A(a.clamp);
+    if (a.pass == idgan::kBackwardOfY)
+      return run_pass<T>(BackwardOfY<A>{A(a.alpha), gain, sign, clamp}, a, begin, end);
+    with_activation<A>(a, [&](const auto& act) {
+      if (a.pass == idgan::kForward) run_pass<T>(Forward{act, gain, clamp}, a, begin, end);
+      if (a.pass == idgan::kBackward) run_pass<T>(Backward{act, gain, clamp}, a, begin, end);
+      if (a.pass == idgan::kSecond) run_pass<T>(Second{act, gain, clamp}, a, begin, end);
+    });
   });
 }
 

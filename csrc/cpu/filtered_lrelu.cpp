@@ -36,9 +36,7 @@ Tensor filtered(FilteredLrelu& a, const Tensor& x, const Taps<A>& fu, const Taps
   Tensor y = empty_as(x, size, false);
   if (y.numel() > 0) {
     a.down.out[0] = y.data_ptr();
-    const auto kernel = kernels().filtered_lrelu;
-    torch::stable::parallel_for(0, a.units(), grain(a.block() * a.down.down_y * columns),
-                                [&](int64_t begin, int64_t end) { kernel(a, begin, end); });
+    run_units(a, kernels().filtered_lrelu, a.units(), a.block() * a.down.down_y * columns);
   }
   return channels_last(x) ? torch::stable::contiguous(y, MemoryFormat::ChannelsLast) : y;
 }
@@ -53,7 +51,9 @@ std::tuple<Tensor, Tensor> filtered_lrelu_fwd(Tensor x, Small b, Small fu, Small
   Small bias;
   if (b) bias = dense(*b, false);
   a.bias = bias ? bias->data_ptr() : nullptr;
-  const auto run = [&](const auto& up_taps, const auto& down_taps) {
+  return with_accumulation_type(a.up.dtype, [&](auto zero) {
+    using A = decltype(zero);
+    const Taps<A> up_taps(fu, flip, double(up[0] * up[1])), down_taps(fd, flip, 1);
     const int64_t columns = x.size(3) * up[0] + padding[0] + padding[1] - up_taps.width + 1;
     const int64_t rows = x.size(2) * up[1] + padding[2] + padding[3] - up_taps.height + 1;
     const Ints size = want_codes ? Ints{x.size(0), x.size(1), rows, (columns + 3) / 4} : Ints{0};
@@ -61,10 +61,7 @@ std::tuple<Tensor, Tensor> filtered_lrelu_fwd(Tensor x, Small b, Small fu, Small
     a.codes = want_codes && codes.numel() > 0 ? static_cast<uint8_t*>(codes.data_ptr()) : nullptr;
     Tensor y = filtered(a, x, up_taps, down_taps, rows, columns, none);
     return std::make_tuple(y, codes);
-  };
-  const double factor = double(up[0] * up[1]);
-  if (a.up.dtype == kDouble) return run(Taps<double>(fu, flip, factor), Taps<double>(fd, flip, 1));
-  return run(Taps<float>(fu, flip, factor), Taps<float>(fd, flip, 1));
+  });
 }
 
 Tensor filtered_lrelu_linear(Tensor x, Tensor codes, Ints middle, Small fu, Small fd, Ints up, Ints down, Ints padding,
@@ -73,14 +70,15 @@ Tensor filtered_lrelu_linear(Tensor x, Tensor codes, Ints middle, Small fu, Smal
   FilteredLrelu a = described(image, up, down, padding, padding_down);
   a.slope = slope, a.gain = gain;
   a.given = static_cast<const uint8_t*>(given.data_ptr());
-  if (a.up.dtype == kDouble)
-    return filtered(a, x, Taps<double>(fu, flip, 1), Taps<double>(fd, flip, 1), middle[0], middle[1], padding_down);
-  return filtered(a, x, Taps<float>(fu, flip, 1), Taps<float>(fd, flip, 1), middle[0], middle[1], padding_down);
+  return with_accumulation_type(a.up.dtype, [&](auto zero) {
+    using A = decltype(zero);
+    return filtered(a, x, Taps<A>(fu, flip, 1), Taps<A>(fd, flip, 1), middle[0], middle[1], padding_down);
+  });
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(idgan_fast, CPU, m) {
+REGISTER_OPERATORS(m) {
   m.impl("filtered_lrelu_fwd", TORCH_BOX(&filtered_lrelu_fwd));
   m.impl("filtered_lrelu_linear", TORCH_BOX(&filtered_lrelu_linear));
 }

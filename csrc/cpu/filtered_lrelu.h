@@ -8,7 +8,7 @@
 // 2 (fh / up_y + fw / up_x), and of y: 2 (fh + fw) for separable filters. Accumulation in float (double for double).
 #pragma once
 
-#include "bias_lrelu.h"
+#include "activations.h"
 #include "upfirdn2d.h"
 
 namespace {

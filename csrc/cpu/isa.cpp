@@ -1,6 +1,5 @@
 // The kernels of one instruction set: compiled once for each, with IDGAN_SET (its name), IDGAN_BYTES and its flags.
 #include "bias_act.h"
-#include "bias_lrelu.h"
 #include "filtered_lrelu.h"
 #include "weight_square_sum.h"
 #include "styled_epilogue.h"
@@ -15,11 +14,7 @@
 extern const idgan::Kernels idgan::JOIN(IDGAN_SET, _kernels) = {
     TEXT(IDGAN_SET),
     IDGAN_BYTES,
-    bias_lrelu_fwd,
-    bias_lrelu_bwd,
-    bias_act_fwd,
-    bias_act_bwd,
-    bias_act_bwd2,
+    bias_act,
     weight_square_sum,
     upfirdn2d,
     filtered_lrelu,

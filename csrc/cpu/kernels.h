@@ -3,22 +3,23 @@
 
 #include <cstdint>
 
+#include "../types.h"
+
 namespace idgan {
 
-enum Dtype : int { kFloat, kDouble, kBfloat16, kFloat16 };
-
-enum Activation : int { kLinear, kRelu, kLrelu, kTanh, kSigmoid, kElu, kSelu, kSoftplus, kSwish };
-
-// A dense array [outer, channels, inner] with a bias along channels, cut into units.
-struct Biased {
+// A pass over dense arrays [outer, channels, inner] with a bias along channels, cut into units.
+struct BiasAct {
   Dtype dtype;
-  const void* in;     // x; dy in the backward pass
-  const void* saved;  // in the backward pass: y of bias_lrelu, x of bias_act
-  void* out;          // y; dx in the backward pass
-  const void* bias;   // widened (float, or double for double): one a channel, or `pattern` elements if inner = 1
-  void* sums;         // widened, [units, pattern]: dx summed within a unit of the backward pass; null if not wanted
+  Activation act;
+  Pass pass;
+  const void* in[3];
+  void* out[2];
+  // In the accumulation type: one number a channel, or `pattern` numbers if inner = 1; -0 where there is no bias. ddb
+  // has any numbers in a pass that does not use it.
+  const void *bias, *ddb;
+  void* sums;  // [units, pattern] in the accumulation type: the last output summed within a unit; null if not wanted
   int64_t outer, channels, inner;
-  double gain, clamp;  // clamp: NaN for none
+  double alpha, gain, clamp;  // alpha: the slope of leaky ReLU below 0; clamp: NaN for none
 
   // inner > 1: a unit is a block of one row of `inner` elements, and has one bias.
   // inner = 1: a unit is a run of whole rows of `channels` elements; the bias repeats `pattern` elements.
@@ -28,21 +29,6 @@ struct Biased {
   int64_t run() const { return pattern() * ((kBlock + pattern() - 1) / pattern()); }
   int64_t units() const { return inner > 1 ? outer * channels * blocks() : (outer * channels + run() - 1) / run(); }
   int64_t unit_elements() const { return inner > 1 ? (inner < kBlock ? inner : kBlock) : run(); }
-};
-
-// y = clamp(gain * lrelu(x + b)), whose gradient needs y alone.
-struct BiasLrelu : Biased {
-  double slope;
-};
-
-// y = clamp(gain * act(x + b)), whose gradient needs x and b. In the second derivative `in` is dy, and `out` and `sums`
-// are of the gradient by x.
-struct BiasAct : Biased {
-  Activation act;
-  double alpha;     // slope of lrelu below 0
-  const void* ddx;  // of the second derivative, with to_dy
-  const void* ddb;  // as `bias`
-  void* to_dy;
 };
 
 // Zero insertion, padding or cropping, a FIR filter, decimation. An image is `rows` rows of `columns` pixels of `depth`
@@ -155,11 +141,7 @@ struct WinogradConv2d {
 struct Kernels {
   const char* name;
   int bytes;  // of a vector
-  void (*bias_lrelu_fwd)(const BiasLrelu&, int64_t begin, int64_t end);
-  void (*bias_lrelu_bwd)(const BiasLrelu&, int64_t begin, int64_t end);
-  void (*bias_act_fwd)(const BiasAct&, int64_t begin, int64_t end);
-  void (*bias_act_bwd)(const BiasAct&, int64_t begin, int64_t end);
-  void (*bias_act_bwd2)(const BiasAct&, int64_t begin, int64_t end);
+  void (*bias_act)(const BiasAct&, int64_t begin, int64_t end);
   void (*weight_square_sum)(const WeightSquareSum&, int64_t begin, int64_t end);
   void (*upfirdn2d)(const Upfirdn2d&, int64_t begin, int64_t end);
   void (*filtered_lrelu)(const FilteredLrelu&, int64_t begin, int64_t end);

@@ -66,7 +66,8 @@ Tensor styled_epilogue_fwd(std::vector<Tensor> parts, Small f, Small scale, Smal
   StyledEpilogue a = described(y, given, slope, gain, clamp);
   a.filtered = f.has_value();
   if (!f) padding = {0, 0, 0, 0};
-  const auto run = [&](const auto& taps) {
+  return with_accumulation_type(a.fir.dtype, [&](auto zero) {
+    const Taps<decltype(zero)> taps(f, false, f ? fir_gain : 1);
     filter_of(a.fir, taps);
     a.fir.pad_x = padding[0], a.fir.pad_y = padding[2];
     a.fir.out_columns = y.w + padding[0] + padding[1] - taps.width + 1;
@@ -76,13 +77,9 @@ Tensor styled_epilogue_fwd(std::vector<Tensor> parts, Small f, Small scale, Smal
     if (out.numel() == 0) return out;
     if (!f) join_rows(a);
     a.fir.out[0] = out.data_ptr();
-    const auto kernel = kernels().styled_epilogue_fwd;
-    torch::stable::parallel_for(0, a.fir.units(), grain(a.fir.block() * a.fir.out_columns * a.fir.pixel),
-                                [&](int64_t begin, int64_t end) { kernel(a, begin, end); });
+    run_units(a, kernels().styled_epilogue_fwd, a.fir.units(), a.fir.block() * a.fir.out_columns * a.fir.pixel);
     return out;
-  };
-  if (a.fir.dtype == kDouble) return run(Taps<double>(f, false, f ? fir_gain : 1));
-  return run(Taps<float>(f, false, f ? fir_gain : 1));
+  });
 }
 
 // The sums of the units, in their order, added up for (sample, channel), channel or all; null where not wanted.
@@ -136,7 +133,7 @@ Gradients styled_epilogue_bwd(Tensor dout, std::vector<Tensor> parts, Tensor out
   a.filtered = f.has_value();
   if (!f) padding = {0, 0, 0, 0};
   const auto gradient = [&](bool wanted, std::vector<int64_t> size) {
-    return torch::stable::new_zeros(out, wanted ? size : std::vector<int64_t>{0}, wide_type(out));
+    return torch::stable::new_zeros(out, wanted ? size : std::vector<int64_t>{0}, accumulation_type(out));
   };
   std::vector<Tensor> dy;
   for (const Tensor& part : y.parts) dy.push_back(empty_as(part, part.sizes(), y.last));
@@ -147,8 +144,10 @@ Gradients styled_epilogue_bwd(Tensor dout, std::vector<Tensor> parts, Tensor out
   a.fir.out_columns = out.size(3), a.fir.out_rows = out.size(2);
   if (!f) join_rows(a);
   a.out_in = out.data_ptr(), a.dout = dout.data_ptr(), a.want_scale = want[0];
-  const auto run = [&](const auto& taps, const auto& flipped) {
-    using A = typename std::decay_t<decltype(taps.x)>::value_type;
+  if (y.n * y.c * y.h * y.w == 0 || out.numel() == 0) return {dy, dscale, dnoise, dstrength, db, dnext};
+  with_accumulation_type(a.fir.dtype, [&](auto zero) {
+    using A = decltype(zero);
+    const Taps<A> taps(f, false, f ? fir_gain : 1), flipped(f, true, f ? fir_gain : 1);
     filter_of(a.fir, taps);
     a.back = a.fir;
     filter_of(a.back, flipped);
@@ -159,24 +158,17 @@ Gradients styled_epilogue_bwd(Tensor dout, std::vector<Tensor> parts, Tensor out
     for (size_t i = 0; i < dy.size(); i++) a.back.out[i] = dy[i].data_ptr();
     std::vector<A> sums(a.back.units() * 4 * a.back.pixel), h(want[1] ? out.numel() : 0);
     a.sums = sums.data(), a.h = want[1] ? h.data() : nullptr;
-    const auto kernel = kernels().styled_epilogue_bwd;
-    torch::stable::parallel_for(0, a.back.units(), grain(a.back.block() * a.back.out_columns * a.back.pixel),
-                                [&](int64_t begin, int64_t end) { kernel(a, begin, end); });
+    run_units(a, kernels().styled_epilogue_bwd, a.back.units(), a.back.block() * a.back.out_columns * a.back.pixel);
     const auto at = [&](int i, const Tensor& t) { return want[i] ? static_cast<A*>(t.data_ptr()) : nullptr; };
     reduce<A>(a, sums, y.n, at(0, dscale), at(2, dstrength), at(3, db), at(4, dnext));
     if (want[1]) sum_channels<A>(a, h.data(), y.n, static_cast<A*>(dnoise.data_ptr()));
-  };
-  if (y.n * y.c * y.h * y.w > 0 && out.numel() > 0) {
-    const double g = f ? fir_gain : 1;
-    if (a.fir.dtype == kDouble) run(Taps<double>(f, false, g), Taps<double>(f, true, g));
-    else run(Taps<float>(f, false, g), Taps<float>(f, true, g));
-  }
+  });
   return {dy, dscale, dnoise, dstrength, db, dnext};
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(idgan_fast, CPU, m) {
+REGISTER_OPERATORS(m) {
   m.impl("styled_epilogue_fwd", TORCH_BOX(&styled_epilogue_fwd));
   m.impl("styled_epilogue_bwd", TORCH_BOX(&styled_epilogue_bwd));
 }

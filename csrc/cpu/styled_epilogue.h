@@ -7,7 +7,7 @@
 // Accumulation in float (double for double); sums of a unit in float, of the units in double.
 #pragma once
 
-#include "bias_lrelu.h"
+#include "activations.h"
 #include "pixels.h"
 #include "upfirdn2d.h"
 

@@ -42,9 +42,9 @@ inline void of_images(Upfirdn2d& a, const Tensor& x, bool last, int64_t n, int64
   a.images = last ? n : n * c, a.depth = a.pixel = last ? c : 1, a.rows = h, a.columns = w;
 }
 
-// The elements of t, which is widened already, repeated to `count`; without t -0, since x + -0 = x for every x.
+// The elements of t, which has the dtype A, repeated to `count`; without t -0, since x + -0 = x for every x.
 template <class A>
-std::vector<A> widened(const std::optional<Tensor>& t, int64_t count) {
+std::vector<A> repeated(const std::optional<Tensor>& t, int64_t count) {
   std::vector<A> values(count, A(-0.0));
   if (!t) return values;
   const Tensor source = dense(*t, false);
@@ -53,10 +53,26 @@ std::vector<A> widened(const std::optional<Tensor>& t, int64_t count) {
   return values;
 }
 
-// Enough units for a thread that starting it pays.
+// Minimum number of units per thread to amortize parallel_for.
 inline int64_t grain(int64_t elements_of_unit) {
   const int64_t enough = 32768;
   return elements_of_unit >= enough ? 1 : enough / (elements_of_unit > 0 ? elements_of_unit : 1);
 }
 
+// Runs a kernel on all units of `a`, of so many elements each, in parallel.
+template <class Call>
+void run_units(const Call& a, void (*kernel)(const Call&, int64_t begin, int64_t end), int64_t units,
+               int64_t elements_of_unit) {
+  torch::stable::parallel_for(0, units, grain(elements_of_unit),
+                              [&](int64_t begin, int64_t end) { kernel(a, begin, end); });
+}
+
+// Calls f with a zero of the accumulation type.
+template <class F>
+auto with_accumulation_type(Dtype dtype, const F& f) {
+  return dtype == kDouble ? f(double()) : f(float());
+}
+
 }  // namespace idgan
+
+#define REGISTER_OPERATORS(m) STABLE_TORCH_LIBRARY_IMPL(idgan_fast, CPU, m)

@@ -13,7 +13,8 @@ Tensor upfirdn2d(Tensor x, std::optional<Tensor> f, std::vector<int64_t> up, std
   of_images(a, x, last, n, c, h, w);
   a.up_x = up[0], a.up_y = up[1], a.down_x = down[0], a.down_y = down[1];
   a.pad_x = padding[0], a.pad_y = padding[2];
-  const auto run = [&](const auto& taps) {
+  return with_accumulation_type(a.dtype, [&](auto zero) {
+    const Taps<decltype(zero)> taps(f, flip_filter, gain);
     filter_of(a, taps);
     a.out_columns = (w * a.up_x + padding[0] + padding[1] - a.width) / a.down_x + 1;
     a.out_rows = (h * a.up_y + padding[2] + padding[3] - a.height) / a.down_y + 1;
@@ -21,17 +22,13 @@ Tensor upfirdn2d(Tensor x, std::optional<Tensor> f, std::vector<int64_t> up, std
     Tensor y = empty_as(x, size, last);
     if (y.numel() == 0) return y;
     a.in[0] = x.data_ptr(), a.out[0] = y.data_ptr();
-    const auto kernel = kernels().upfirdn2d;
-    torch::stable::parallel_for(0, a.units(), grain(a.block() * a.out_columns * a.pixel),
-                                [&](int64_t begin, int64_t end) { kernel(a, begin, end); });
+    run_units(a, kernels().upfirdn2d, a.units(), a.block() * a.out_columns * a.pixel);
     return y;
-  };
-  if (a.dtype == kDouble) return run(Taps<double>(f, flip_filter, gain));
-  return run(Taps<float>(f, flip_filter, gain));
+  });
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(idgan_fast, CPU, m) { m.impl("upfirdn2d", TORCH_BOX(&upfirdn2d)); }
+REGISTER_OPERATORS(m) { m.impl("upfirdn2d", TORCH_BOX(&upfirdn2d)); }
 
 }  // namespace idgan

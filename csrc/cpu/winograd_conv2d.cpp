@@ -21,8 +21,7 @@ Tensor winograd_conv2d(Tensor x, Tensor weight) {
   Tensor points = torch::stable::new_empty(x, {16 * a.panels(panel) * a.in_channels * panel});
   for (int i = 0; i < 4; i++) a.weight_strides[i] = weight.stride(i);
   a.x = x.data_ptr(), a.weight = weight.data_ptr(), a.points = points.data_ptr(), a.y = y.data_ptr();
-  torch::stable::parallel_for(0, a.panels(panel) * a.weight_blocks(), grain(a.kBlock * panel * 32),
-                              [&](int64_t begin, int64_t end) { kernel.winograd_weight(a, begin, end); });
+  run_units(a, kernel.winograd_weight, a.panels(panel) * a.weight_blocks(), a.kBlock * panel * 32);
   a.block = a.block_of(kernel.bytes, kernel.tile_rows, torch::stable::get_num_threads());
   torch::stable::parallel_for(0, (a.tiles() + a.block - 1) / a.block, 1,
                               [&](int64_t begin, int64_t end) { kernel.winograd_conv2d(a, begin, end); });
@@ -31,6 +30,6 @@ Tensor winograd_conv2d(Tensor x, Tensor weight) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(idgan_fast, CPU, m) { m.impl("winograd_conv2d", TORCH_BOX(&winograd_conv2d)); }
+REGISTER_OPERATORS(m) { m.impl("winograd_conv2d", TORCH_BOX(&winograd_conv2d)); }
 
 }  // namespace idgan

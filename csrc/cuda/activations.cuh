@@ -27,49 +27,49 @@ __device__ __forceinline__ A sigmoid(A v) {
 }
 
 template <bool SMOOTH, class A>
-__device__ __forceinline__ A activated(A v, Act act, A alpha) {
+__device__ __forceinline__ A activated(A v, Activation act, A alpha) {
   if (!SMOOTH) return leaky(v, alpha);
   const A below = v > 0 ? A(0) : v;
   switch (act) {
-    case Act::kTanh: return tanh(v);
-    case Act::kSigmoid: return sigmoid(v);
-    case Act::kElu: return v > 0 ? v : expm1(below);
-    case Act::kSelu: return v > 0 ? v * A(kSeluScale) : expm1(below) * A(kSeluBelow);
-    case Act::kSoftplus: return (v > 0 ? v : A(0)) + log1p(exp(-fabs(v)));
+    case kTanh: return tanh(v);
+    case kSigmoid: return sigmoid(v);
+    case kElu: return v > 0 ? v : expm1(below);
+    case kSelu: return v > 0 ? v * A(kSeluScale) : expm1(below) * A(kSeluBelow);
+    case kSoftplus: return (v > 0 ? v : A(0)) + log1p(exp(-fabs(v)));
     default: return v * sigmoid(v);
   }
 }
 
 template <bool SMOOTH, class A>
-__device__ __forceinline__ A first_derivative(A v, Act act, A alpha) {
+__device__ __forceinline__ A first_derivative(A v, Activation act, A alpha) {
   if (!SMOOTH) return v > 0 ? A(1) : alpha;
   const A below = v > 0 ? A(0) : v;
   switch (act) {
-    case Act::kTanh: {
+    case kTanh: {
       const A t = tanh(v);
       return 1 - t * t;
     }
-    case Act::kSigmoid: return sigmoid(v) * sigmoid(-v);
-    case Act::kElu: return exp(below);
-    case Act::kSelu: return v > 0 ? A(kSeluScale) : exp(below) * A(kSeluBelow);
-    case Act::kSoftplus: return sigmoid(v);
+    case kSigmoid: return sigmoid(v) * sigmoid(-v);
+    case kElu: return exp(below);
+    case kSelu: return v > 0 ? A(kSeluScale) : exp(below) * A(kSeluBelow);
+    case kSoftplus: return sigmoid(v);
     default: return sigmoid(v) * (1 + v * sigmoid(-v));
   }
 }
 
 template <bool SMOOTH, class A>
-__device__ __forceinline__ A second_derivative(A v, Act act) {
+__device__ __forceinline__ A second_derivative(A v, Activation act) {
   if (!SMOOTH) return 0;
   const A below = v > 0 ? A(0) : v;
   switch (act) {
-    case Act::kTanh: {
+    case kTanh: {
       const A t = tanh(v);
       return -2 * t * (1 - t * t);
     }
-    case Act::kSigmoid: return sigmoid(v) * sigmoid(-v) * (1 - 2 * sigmoid(v));
-    case Act::kElu: return v > 0 ? A(0) : exp(below);
-    case Act::kSelu: return v > 0 ? A(0) : exp(below) * A(kSeluBelow);
-    case Act::kSoftplus: return sigmoid(v) * sigmoid(-v);
+    case kSigmoid: return sigmoid(v) * sigmoid(-v) * (1 - 2 * sigmoid(v));
+    case kElu: return v > 0 ? A(0) : exp(below);
+    case kSelu: return v > 0 ? A(0) : exp(below) * A(kSeluBelow);
+    case kSoftplus: return sigmoid(v) * sigmoid(-v);
     default: return sigmoid(v) * sigmoid(-v) * (2 + v * (1 - 2 * sigmoid(v)));
   }
 }

@@ -16,10 +16,10 @@ void bias_act(const BiasActCall& a, CUstream_st* stream) {
       return a.table ? with_sums<T, decltype(op)>(a, stream) : without_sums<T, decltype(op)>(a, stream);
     };
     switch (a.pass) {
-      case Pass::kForward:
+      case kForward:
         return smooth(a.act) ? without_sums<T, Forward<true>>(a, stream) : without_sums<T, Forward<false>>(a, stream);
-      case Pass::kBackwardOfY: return backward(BackwardOfY());
-      case Pass::kBackward: return smooth(a.act) ? backward(Backward<true>()) : backward(Backward<false>());
+      case kBackwardOfY: return backward(BackwardOfY());
+      case kBackward: return smooth(a.act) ? backward(Backward<true>()) : backward(Backward<false>());
       default: return smooth(a.act) ? backward(Second<true>()) : backward(Second<false>());
     }
   });

@@ -12,12 +12,12 @@ namespace idgan {
 
 constexpr int64_t kPart = int64_t(1) << 30;  // elements that a kernel of 32-bit indices is given
 
-inline bool smooth(Act act) { return act > Act::kLrelu; }
+inline bool smooth(Activation act) { return act > kLrelu; }
 
 // The numbers of a call as the kernels take them.
 template <class A>
 Numbers<A> numbers_of(const BiasActCall& a) {
-  const double slope = a.act == Act::kLinear ? 1 : a.act == Act::kRelu ? 0 : a.alpha;
+  const double slope = a.act == kLinear ? 1 : a.act == kRelu ? 0 : a.alpha;
   return {A(slope), A(a.gain), A(a.clamp), a.act};
 }
 

@@ -6,13 +6,11 @@
 
 #include <cstdint>
 
+#include "../types.h"
+
 struct CUstream_st;  // of which a cudaStream_t is a pointer
 
 namespace idgan {
-
-enum class Dtype : int { kFloat, kDouble, kBfloat16, kHalf };
-enum class Act : int { kLinear, kRelu, kLrelu, kTanh, kSigmoid, kElu, kSelu, kSoftplus, kSwish };
-enum class Pass : int { kForward, kBackwardOfY, kBackward, kSecond };
 
 // How many multiprocessors a device has.
 int processors_of(int device);
@@ -20,10 +18,10 @@ int processors_of(int device);
 // Dense arrays [outer, channels, inner], not empty.
 struct BiasActCall {
   Dtype dtype;
-  Act act;
+  Activation act;
   Pass pass;
-  const void* in[3];     // forward x; backward dy and y, or dy and x; second ddx, dy, x
-  void* out[2];          // y; dx; the gradients by dy and by x
+  const void* in[3];
+  void* out[2];
   const void *b, *ddb;   // [channels] in the type of the arithmetic, or null
   void *table, *sums;    // bias_act_table() numbers of that type and [channels] of them, or null for no sums
   int64_t outer, channels, inner;

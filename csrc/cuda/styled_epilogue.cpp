@@ -125,7 +125,7 @@ struct Backward {
       return by_noise(a, b);
     }
     const Tensor z = computed_z();
-    const bool wide = z.scalar_type() == wide_type(y.x);
+    const bool wide = z.scalar_type() == accumulation_type(y.x);
     FirCall back = adjoint(dout);
     const int own_x = own(padding[0], padding[1], taps.width), own_y = own(padding[2], padding[3], taps.height);
     const void* const y_of_scale = want[0] ? y.x.data_ptr() : nullptr;
@@ -146,7 +146,7 @@ struct Backward {
     if (!small.next) return out;
     EpilogueCall e = small.call;
     e.next = nullptr;
-    return through_filter(y, taps, padding, fir_gain, dout.h, dout.w, e, on, wide_type(y.x), "scratch");
+    return through_filter(y, taps, padding, fir_gain, dout.h, dout.w, e, on, accumulation_type(y.x), "scratch");
   }
 
   FirCall adjoint(const Image& from) const {

@@ -19,7 +19,7 @@ void filtered_epilogue(const FirCall& a, const EpilogueCall& e, CUstream_st* str
 }
 
 bool wide_out_runs(const FirCall& a) {
-  return a.channels_last && (a.dtype == Dtype::kHalf || a.dtype == Dtype::kBfloat16) &&
+  return a.channels_last && (a.dtype == kFloat16 || a.dtype == kBfloat16) &&
          fir_bwd_runs(a, nullptr, nullptr);
 }
 

@@ -13,11 +13,11 @@ namespace idgan {
 
 inline Dtype dtype_of(const Tensor& x) {
   switch (x.scalar_type()) {
-    case ScalarType::Float: return Dtype::kFloat;
-    case ScalarType::Double: return Dtype::kDouble;
-    case ScalarType::BFloat16: return Dtype::kBfloat16;
-    case ScalarType::Half: return Dtype::kHalf;
-    default: STD_TORCH_CHECK(false, "idgan_fast: the CUDA kernels take floating tensors"); return Dtype::kFloat;
+    case ScalarType::Float: return kFloat;
+    case ScalarType::Double: return kDouble;
+    case ScalarType::BFloat16: return kBfloat16;
+    case ScalarType::Half: return kFloat16;
+    default: STD_TORCH_CHECK(false, "idgan_fast: the CUDA kernels take floating tensors"); return kFloat;
   }
 }
 
@@ -28,17 +28,17 @@ inline Tensor empty_as(const Tensor& x, IntHeaderOnlyArrayRef size, bool last) {
 
 // A new result in the type of the arithmetic.
 inline Tensor empty_wide(const Tensor& x, IntHeaderOnlyArrayRef size) {
-  return fresh(torch::stable::new_empty(x, size, wide_type(x)), "out");
+  return fresh(torch::stable::new_empty(x, size, accumulation_type(x)), "out");
 }
 
 // `count` numbers in the type of the arithmetic, from one kernel to the next.
 inline Tensor scratch(const Tensor& x, int64_t count) {
-  return fresh(torch::stable::new_empty(x, {count}, wide_type(x)), "scratch");
+  return fresh(torch::stable::new_empty(x, {count}, accumulation_type(x)), "scratch");
 }
 
 // x in the type of the arithmetic; itself where that is its own.
 inline Tensor in_wide(const Tensor& x) {
-  return x.scalar_type() == wide_type(x) ? x : torch::stable::to(x, wide_type(x));
+  return x.scalar_type() == accumulation_type(x) ? x : torch::stable::to(x, accumulation_type(x));
 }
 
 inline void check_given(const Tensor& t, const Tensor& x, ScalarType type, int64_t count) {
@@ -55,7 +55,7 @@ inline Tensor dense_like(const Tensor& t, const Tensor& x, bool last) {
 // t, `count` numbers in the type of the arithmetic, without holes.
 inline std::optional<Tensor> dense_wide(const std::optional<Tensor>& t, const Tensor& x, int64_t count) {
   if (!t) return t;
-  check_given(*t, x, wide_type(x), count);
+  check_given(*t, x, accumulation_type(x), count);
   return dense(*t, false);
 }
 

@@ -42,7 +42,7 @@ inline int64_t blocks_of(Fir& f, int vectors, int out_columns_of_thread) {
 // Whether a filter can be walked down the rows: 4 x 4 taps, and the same change along both axes.
 inline bool walkable(const FirCall& a, Change* change) {
   const bool four = a.f && a.f_width == kTaps && (a.both_axes || a.f_height == kTaps);
-  if (!four || a.dtype == Dtype::kDouble || a.up_x != a.up_y || a.down_x != a.down_y) return false;
+  if (!four || a.dtype == kDouble || a.up_x != a.up_y || a.down_x != a.down_y) return false;
   *change = a.up_x == 2 ? Change::kUp : a.down_x == 2 ? Change::kDown : Change::kNone;
   if (a.up_x * a.down_x > 2) return false;
   return *change != Change::kUp || (a.pad_x % 2 == 0 && a.pad_y % 2 == 0);

@@ -24,9 +24,9 @@ using wide_t = typename Wide<T>::type;
 template <class F>
 void with_type(Dtype dtype, F&& f) {
   switch (dtype) {
-    case Dtype::kFloat: return f(float());
-    case Dtype::kDouble: return f(double());
-    case Dtype::kBfloat16: return f(__nv_bfloat16());
+    case kFloat: return f(float());
+    case kDouble: return f(double());
+    case kBfloat16: return f(__nv_bfloat16());
     default: return f(__half());
   }
 }

@@ -115,7 +115,7 @@ def torch_facing() -> tuple[str, list[Path], list[str]]:
 
 def compiled(kind: str, sources: list[Path], flags: list[str]) -> Path:
     """The object of several sources as one; made anew where a source or header or the flags changed."""
-    depends = [*sources, *HERE.glob("*.h"), CSRC / "layouts.h", *SOURCES.glob("*.h"), *SOURCES.glob("*.cuh")]
+    depends = [*sources, *HERE.glob("*.h"), *CSRC.glob("*.h"), *SOURCES.glob("*.h"), *SOURCES.glob("*.cuh")]
     text = "".join(f'#include "{path}"\n' for path in sources)
     return made(f"{sources[0].stem}-{kind}", ".o", ["g++", *FLAGS, *flags, "-x", "c++", "-c", "-"], depends, text)
 

@@ -13,7 +13,9 @@ from tests.cuda_host.host import Host
 
 pytestmark = pytest.mark.skipif(host.missing() is not None, reason=str(host.missing()))
 REGISTERED = sorted(
-    {name for path in host.SOURCES.glob("*.cpp") for name in re.findall(r'impl\("(\w+)"', path.read_text())}
+    name
+    for path in [*host.SOURCES.glob("*.cpp"), *host.SOURCES.parent.glob("*.h")]
+    for name in re.findall(r'impl\("(\w+)"', path.read_text())
 )
 
 

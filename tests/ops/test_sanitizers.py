@@ -79,10 +79,11 @@ print("within", flush=True)
 run(torch.frombuffer((ctypes.c_float * 65).from_address(x.data_ptr()), dtype=torch.float32))
 print("beyond", flush=True)
 """
-    outcome = run(package, "-c", code)
+    # The masked loads of wider sets, of which the compiler watches none, are left to test_native.
+    outcome = run(package, "-c", code, IDGAN_FAST_CPU="plain")
     assert outcome.stdout == "within\n", outcome.stderr[:5000]
     assert "AddressSanitizer: heap-buffer-overflow" in outcome.stderr
-    assert "bias_lrelu.h" in outcome.stderr
+    assert "bias_act.h" in outcome.stderr
 
 
 @pytest.mark.parametrize("name", ["widest", "avx2", "plain"])
