@@ -201,7 +201,11 @@ inline void put_first(double* p, vdouble v, int64_t lanes) { _mm256_maskstore_pd
 template <class T>
 inline Vec<Wide<T>> first(const T* p, int64_t lanes) {
   T some[LANES<Wide<T>>] = {};
+#if IDGAN_BYTES == 64  // elements of 16 bits
+  _mm256_storeu_si256((__m256i*)some, _mm256_maskz_loadu_epi16((1u << lanes) - 1, p));
+#else
   for (int64_t i = 0; i < lanes; i++) some[i] = p[i];
+#endif
   return load_wide(some);
 }
 
@@ -209,7 +213,11 @@ template <class T>
 inline void put_first(T* p, Vec<Wide<T>> v, int64_t lanes) {
   T some[LANES<Wide<T>>];
   store_narrow(some, v);
+#if IDGAN_BYTES == 64
+  _mm256_mask_storeu_epi16(p, (1u << lanes) - 1, _mm256_loadu_si256((const __m256i*)some));
+#else
   for (int64_t i = 0; i < lanes; i++) p[i] = some[i];
+#endif
 }
 
 template <class T>

@@ -23,7 +23,7 @@ constexpr int kResident = sizeof(T) == 8 ? 3 : 4;
 template <class A>
 struct Numbers {
   A alpha, gain, clamp;  // alpha: the slope below 0 of a piecewise linear activation; clamp: NaN for none
-  Activation act;               // of the smooth ones
+  Activation act;        // of the smooth ones
 };
 
 // The operations, each from the numbers of its inputs at one place and the biases there; `sum` is what is summed.
