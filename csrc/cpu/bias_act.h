@@ -88,7 +88,7 @@ inline Span span_of(const idgan::BiasAct& a, int64_t unit) {
 // A pass over the units [begin, end). A run is so short that rounding errors of its sum stay as small as torch's.
 template <class T, class P>
 [[gnu::noinline]] void run_pass(P pass, const idgan::BiasAct& a, int64_t begin, int64_t end) {
-  using A = Wide<T>;
+  using A = acc_t<T>;
   using V = Vec<A>;
   constexpr int L = LANES<A>, kRun = 64 * L;
   constexpr bool of_y = std::is_same_v<P, BackwardOfY<A>>;  // which reads no bias
@@ -138,7 +138,7 @@ template <class T, class P>
 void bias_act(const idgan::BiasAct& a, int64_t begin, int64_t end) {
   with_type(a.dtype, [&](auto element) {
     using T = decltype(element);
-    using A = Wide<T>;
+    using A = acc_t<T>;
     const A gain = A(a.gain), sign = a.gain > 0 ? 1 : -1, clamp = A(a.clamp);
     if (a.pass == idgan::kBackwardOfY)
       return run_pass<T>(BackwardOfY<A>{A(a.alpha), gain, sign, clamp}, a, begin, end);

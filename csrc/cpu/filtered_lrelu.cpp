@@ -43,7 +43,7 @@ Tensor filtered(FilteredLrelu& a, const Tensor& x, const Taps<A>& fu, const Taps
 
 std::tuple<Tensor, Tensor> filtered_lrelu_fwd(Tensor x, Small b, Small fu, Small fd, Ints up, Ints down, Ints padding,
                                               double gain, double slope, std::optional<double> clamp, bool flip,
-                                              bool want_codes) {
+                                              bool want_sign_mask) {
   const Ints none{0, 0, 0, 0};
   const Tensor image = dense(x, false);
   FilteredLrelu a = described(image, up, down, padding, none);
@@ -56,20 +56,20 @@ std::tuple<Tensor, Tensor> filtered_lrelu_fwd(Tensor x, Small b, Small fu, Small
     const Taps<A> up_taps(fu, flip, double(up[0] * up[1])), down_taps(fd, flip, 1);
     const int64_t columns = x.size(3) * up[0] + padding[0] + padding[1] - up_taps.width + 1;
     const int64_t rows = x.size(2) * up[1] + padding[2] + padding[3] - up_taps.height + 1;
-    const Ints size = want_codes ? Ints{x.size(0), x.size(1), rows, (columns + 3) / 4} : Ints{0};
-    Tensor codes = torch::stable::empty(size, ScalarType::Byte, std::nullopt, x.device());
-    a.codes = want_codes && codes.numel() > 0 ? static_cast<uint8_t*>(codes.data_ptr()) : nullptr;
+    const Ints size = want_sign_mask ? Ints{x.size(0), x.size(1), rows, (columns + 3) / 4} : Ints{0};
+    Tensor sign_mask = torch::stable::empty(size, ScalarType::Byte, std::nullopt, x.device());
+    a.sign_mask = want_sign_mask && sign_mask.numel() > 0 ? static_cast<uint8_t*>(sign_mask.data_ptr()) : nullptr;
     Tensor y = filtered(a, x, up_taps, down_taps, rows, columns, none);
-    return std::make_tuple(y, codes);
+    return std::make_tuple(y, sign_mask);
   });
 }
 
-Tensor filtered_lrelu_linear(Tensor x, Tensor codes, Ints middle, Small fu, Small fd, Ints up, Ints down, Ints padding,
-                             Ints padding_down, double gain, double slope, bool flip) {
-  const Tensor image = dense(x, false), given = dense(codes, false);
+Tensor filtered_lrelu_linear(Tensor x, Tensor sign_mask, Ints middle, Small fu, Small fd, Ints up, Ints down,
+                             Ints padding, Ints padding_down, double gain, double slope, bool flip) {
+  const Tensor image = dense(x, false), mask = dense(sign_mask, false);
   FilteredLrelu a = described(image, up, down, padding, padding_down);
   a.slope = slope, a.gain = gain;
-  a.given = static_cast<const uint8_t*>(given.data_ptr());
+  a.fixed_mask = static_cast<const uint8_t*>(mask.data_ptr());
   return with_accumulation_type(a.up.dtype, [&](auto zero) {
     using A = decltype(zero);
     return filtered(a, x, Taps<A>(fu, flip, 1), Taps<A>(fd, flip, 1), middle[0], middle[1], padding_down);

@@ -76,10 +76,10 @@ struct StyledEpilogue {
 
 // Bias, upsampling, leaky ReLU with gain and clamp, downsampling, of NCHW images; see filtered_lrelu.h.
 struct FilteredLrelu {
-  Upfirdn2d up, down;    // x -> u and z -> y
-  const void* bias;      // widened [channels], or null
-  uint8_t* codes;        // to write, [images, rows of u, ceil(columns of u / 4)], or null
-  const uint8_t* given;  // to follow instead of an activation, or null
+  Upfirdn2d up, down;         // x -> u and z -> y
+  const void* bias;           // widened [channels], or null
+  uint8_t* sign_mask;         // to write, [images, rows of u, ceil(columns of u / 4)], or null
+  const uint8_t* fixed_mask;  // to follow instead of an activation, or null
   int64_t channels;
   double slope, gain, clamp;  // clamp: NaN for none
 

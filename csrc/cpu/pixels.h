@@ -12,13 +12,13 @@ struct At {
 };
 
 template <class T, bool FULL>
-inline Vec<Wide<T>> load_at(const T* p, At<FULL> at) {
+inline Vec<acc_t<T>> load_at(const T* p, At<FULL> at) {
   if constexpr (FULL) return load_wide(p);
   else return first(p, at.lanes);
 }
 
 template <class T, bool FULL>
-inline void store_at(T* p, Vec<Wide<T>> v, At<FULL> at) {
+inline void store_at(T* p, Vec<acc_t<T>> v, At<FULL> at) {
   if constexpr (FULL) store_narrow(p, v);
   else put_first(p, v, at.lanes);
 }
@@ -26,7 +26,7 @@ inline void store_at(T* p, Vec<Wide<T>> v, At<FULL> at) {
 // Calls f for the vectors of a row of an image.
 template <bool LAST, class T, class F>
 inline void each(const Rows<T>& image, const F& f) {
-  constexpr int L = LANES<Wide<T>>;
+  constexpr int L = LANES<acc_t<T>>;
   if constexpr (LAST) {
     for (int64_t p = 0; p < image.columns; p++) {
       int64_t c = 0;
@@ -41,12 +41,12 @@ inline void each(const Rows<T>& image, const F& f) {
 }
 
 template <class T, bool FULL>
-inline Vec<Wide<T>> read(const Rows<T>& image, Row<T> row, At<FULL> at) {
+inline Vec<acc_t<T>> read(const Rows<T>& image, Row<T> row, At<FULL> at) {
   return load_at(row.even + at.p * image.depth + at.c, at);
 }
 
 template <class T, bool FULL>
-inline void write(const Rows<T>& image, Row<T> row, At<FULL> at, Vec<Wide<T>> v) {
+inline void write(const Rows<T>& image, Row<T> row, At<FULL> at, Vec<acc_t<T>> v) {
   store_at(row.even + at.p * image.depth + at.c, v, at);
 }
 

@@ -3,7 +3,7 @@
 // Backward, with g = dout and M = dz/dv: h = g * next * M; dy = scale * FIR^T(h). Sums over pixels: y * FIR^T(h) for
 // scale, h * noise for strength, h for b, g * z for next. z is out where nothing follows, else computed again from y.
 // Mapping: units of result rows, as in upfirdn2d.h; rows of u and h stay in the caches. Rows of h at a unit's edge are
-// computed by both neighbours and summed by one. Bytes: forward y and out once; backward dout, out, y and dy.
+// computed by both neighbors and summed by one. Bytes: forward y and out once; backward dout, out, y and dy.
 // Accumulation in float (double for double); sums of a unit in float, of the units in double.
 #pragma once
 
@@ -70,7 +70,7 @@ inline void rows_of(bool filtered, Lines<LAST, T>& lines, const Rows<T>& image, 
 
 template <class T, bool LAST>
 void styled_epilogue_fwd_of(const idgan::StyledEpilogue& a, int64_t begin, int64_t end) {
-  using A = Wide<T>;
+  using A = acc_t<T>;
   const auto& fir = a.fir;
   Lines<LAST, T> lines(fir);
   Memory<A> memory(3 * fir.pixel);
@@ -101,7 +101,7 @@ inline RowSpan span_of_h(const idgan::StyledEpilogue& a, int64_t part) {
 
 template <class T, bool LAST>
 void styled_epilogue_bwd_of(const idgan::StyledEpilogue& a, int64_t begin, int64_t end) {
-  using A = Wide<T>;
+  using A = acc_t<T>;
   const auto &fir = a.fir, &back = a.back;
   const int64_t pixel = back.pixel, out_n = fir.out_columns * pixel;
   int64_t most = 0;

@@ -16,7 +16,7 @@ namespace {
 // Where rows are filtered: lines with zeros around, a few at a time, and as many results.
 template <bool LAST, class T>
 struct Lines {
-  using A = Wide<T>;
+  using A = acc_t<T>;
   static constexpr int64_t kMost = 8;
   const idgan::Upfirdn2d& a;
   const Memory<Phase> phases;   // along x
@@ -165,7 +165,7 @@ inline Rows<T> output_of(const idgan::Upfirdn2d& a, const Block& b) {
 
 template <class T, bool LAST>
 void upfirdn2d_of(const idgan::Upfirdn2d& a, int64_t begin, int64_t end) {
-  using A = Wide<T>;
+  using A = acc_t<T>;
   Lines<LAST, T> lines(a);
   for (int64_t unit = begin; unit < end; unit++) {
     const Block b = block_of(a, a.out_rows, unit);

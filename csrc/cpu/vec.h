@@ -165,7 +165,7 @@ inline void store_narrow(f16* p, vfloat v) {
 
 // The type in which a stored type is computed.
 template <class T>
-using Wide = decltype(widen(T{}));
+using acc_t = decltype(widen(T{}));
 
 // Calls f with an element of the type.
 template <class F>
@@ -199,8 +199,8 @@ inline void put_first(double* p, vdouble v, int64_t lanes) { _mm256_maskstore_pd
 #endif
 
 template <class T>
-inline Vec<Wide<T>> first(const T* p, int64_t lanes) {
-  T some[LANES<Wide<T>>] = {};
+inline Vec<acc_t<T>> first(const T* p, int64_t lanes) {
+  T some[LANES<acc_t<T>>] = {};
 #if IDGAN_BYTES == 64  // elements of 16 bits
   _mm256_storeu_si256((__m256i*)some, _mm256_maskz_loadu_epi16((1u << lanes) - 1, p));
 #else
@@ -210,8 +210,8 @@ inline Vec<Wide<T>> first(const T* p, int64_t lanes) {
 }
 
 template <class T>
-inline void put_first(T* p, Vec<Wide<T>> v, int64_t lanes) {
-  T some[LANES<Wide<T>>];
+inline void put_first(T* p, Vec<acc_t<T>> v, int64_t lanes) {
+  T some[LANES<acc_t<T>>];
   store_narrow(some, v);
 #if IDGAN_BYTES == 64
   _mm256_mask_storeu_epi16(p, (1u << lanes) - 1, _mm256_loadu_si256((const __m256i*)some));
@@ -221,13 +221,13 @@ inline void put_first(T* p, Vec<Wide<T>> v, int64_t lanes) {
 }
 
 template <class T>
-inline Vec<Wide<T>> load_some(const T* p, int64_t lanes) {
-  return lanes >= LANES<Wide<T>> ? load_wide(p) : first(p, lanes);
+inline Vec<acc_t<T>> load_some(const T* p, int64_t lanes) {
+  return lanes >= LANES<acc_t<T>> ? load_wide(p) : first(p, lanes);
 }
 
 template <class T>
-inline void store_some(T* p, Vec<Wide<T>> v, int64_t lanes) {
-  lanes >= LANES<Wide<T>> ? store_narrow(p, v) : put_first(p, v, lanes);
+inline void store_some(T* p, Vec<acc_t<T>> v, int64_t lanes) {
+  lanes >= LANES<acc_t<T>> ? store_narrow(p, v) : put_first(p, v, lanes);
 }
 
 template <class A>

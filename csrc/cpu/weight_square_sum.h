@@ -28,19 +28,19 @@ inline Vec<A> sums_of(Vec<A>* v) {
 
 // The squares of n taps, summed in lanes.
 template <class T>
-inline Vec<Wide<T>> squares_of(const T* taps, int64_t n) {
-  constexpr int L = LANES<Wide<T>>;
-  Vec<Wide<T>> sum{};
+inline Vec<acc_t<T>> squares_of(const T* taps, int64_t n) {
+  constexpr int L = LANES<acc_t<T>>;
+  Vec<acc_t<T>> sum{};
   int64_t k = 0;
   for (; k + L <= n; k += L) sum += load_wide(taps + k) * load_wide(taps + k);
   if (k == n) return sum;
-  const Vec<Wide<T>> v = first(taps + k, n - k);
+  const Vec<acc_t<T>> v = first(taps + k, n - k);
   return sum + v * v;
 }
 
 template <class T>
-void contiguous_square_sum(const T* weight, Wide<T>* out, int64_t taps, int64_t begin, int64_t end) {
-  using A = Wide<T>;
+void contiguous_square_sum(const T* weight, acc_t<T>* out, int64_t taps, int64_t begin, int64_t end) {
+  using A = acc_t<T>;
   constexpr int L = LANES<A>;
   for (int64_t from = begin; from < end; from += L) {
     const int64_t n = smaller(L, end - from);
@@ -57,11 +57,11 @@ void contiguous_square_sum(const T* weight, Wide<T>* out, int64_t taps, int64_t 
 
 // Of n channels of one o; tap after tap, so that memory is read in its order.
 template <class T>
-void channels_last_square_sum(const T* weight, Wide<T>* out, int64_t taps, int64_t channels, int64_t n) {
-  constexpr int L = LANES<Wide<T>>;
+void channels_last_square_sum(const T* weight, acc_t<T>* out, int64_t taps, int64_t channels, int64_t n) {
+  constexpr int L = LANES<acc_t<T>>;
   for (int64_t k = 0; k < taps; k++) {
     for (int64_t i = 0; i < n; i += L) {
-      const Vec<Wide<T>> v = load_some(weight + k * channels + i, n - i), sum = v * v;
+      const Vec<acc_t<T>> v = load_some(weight + k * channels + i, n - i), sum = v * v;
       store_some(out + i, k == 0 ? sum : sum + load_some(out + i, n - i), n - i);
     }
   }
@@ -70,7 +70,7 @@ void channels_last_square_sum(const T* weight, Wide<T>* out, int64_t taps, int64
 template <class T>
 void weight_square_sum_of(const idgan::WeightSquareSum& a, int64_t begin, int64_t end) {
   const T* const weight = static_cast<const T*>(a.weight);
-  Wide<T>* const out = static_cast<Wide<T>*>(a.out);
+  acc_t<T>* const out = static_cast<acc_t<T>*>(a.out);
   const int64_t last = smaller(end * a.kBlock, a.count);
   begin *= a.kBlock;
   if (!a.channels_last) return contiguous_square_sum(weight, out, a.taps, begin, last);

@@ -14,13 +14,13 @@ PassResult run_pass(Pass pass, std::vector<Tensor> in, const std::optional<Tenso
   a.alpha = arguments.alpha, a.gain = arguments.gain, a.clamp = or_none(arguments.clamp);
   const Split split(x, last, b || ddb || want_sums, arguments.dim);
   a.outer = split.outer, a.channels = split.channels, a.inner = split.inner;
-  const std::optional<Tensor> biases = dense_wide(b, x, a.channels), of_ddb = dense_wide(ddb, x, a.channels);
+  const std::optional<Tensor> biases = dense_acc(b, x, a.channels), of_ddb = dense_acc(ddb, x, a.channels);
   a.b = data_or_null(biases), a.ddb = data_or_null(of_ddb);
   for (size_t i = 0; i < in.size(); i++) {
     in[i] = dense_like(in[i], x, last);
     a.in[i] = in[i].data_ptr();
   }
-  PassResult result{{}, empty_wide(x, {want_sums ? a.channels : 0})};
+  PassResult result{{}, empty_acc(x, {want_sums ? a.channels : 0})};
   for (int i = 0; i < (pass == kSecond ? 2 : 1); i++) {
     result.out.push_back(empty_as(x, x.sizes(), last));
     a.out[i] = result.out[i].data_ptr();
@@ -30,7 +30,7 @@ PassResult run_pass(Pass pass, std::vector<Tensor> in, const std::optional<Tenso
     return result;
   }
   const OnDevice on(x);
-  a.processors = on.processors;
+  a.num_sms = on.num_sms;
   std::optional<Tensor> table;
   if (want_sums) {
     table = scratch(x, bias_act_table(a));

@@ -76,15 +76,15 @@ template <class T, class OP>
 struct Arrays {
   const T* in[OP::kIn];
   T* out[OP::kOut];
-  const wide_t<T>*b, *ddb;  // or null
+  const acc_t<T>*b, *ddb;  // or null
 };
 
 // The operation on N numbers of each array from `at` on, with their biases; adds what is summed to totals.
 template <class T, class OP, int N>
-__device__ __forceinline__ void apply(const Arrays<T, OP>& arrays, int64_t at, const Vec<wide_t<T>, N>& b,
-                                      const Vec<wide_t<T>, N>& ddb, const Numbers<wide_t<T>>& numbers,
-                                      Vec<wide_t<T>, N>& totals) {
-  using A = wide_t<T>;
+__device__ __forceinline__ void apply(const Arrays<T, OP>& arrays, int64_t at, const Vec<acc_t<T>, N>& b,
+                                      const Vec<acc_t<T>, N>& ddb, const Numbers<acc_t<T>>& numbers,
+                                      Vec<acc_t<T>, N>& totals) {
+  using A = acc_t<T>;
   Vec<T, N> in[OP::kIn], out[OP::kOut];
 #pragma unroll
   for (int k = 0; k < OP::kIn; k++) in[k] = load<N>(arrays.in[k] + at);
@@ -138,8 +138,8 @@ __device__ __forceinline__ Vec<A, N> biases(const A* b, uint32_t first, const Ch
 // A part of at most 2^31 elements, which begins with channel 0.
 template <class T, class OP, int N>
 __global__ void __launch_bounds__(kThreads, kResident<T>)
-    pointwise_kernel(Arrays<T, OP> arrays, uint32_t count, Channels channels, Numbers<wide_t<T>> numbers) {
-  using A = wide_t<T>;
+    pointwise_kernel(Arrays<T, OP> arrays, uint32_t count, Channels channels, Numbers<acc_t<T>> numbers) {
+  using A = acc_t<T>;
   const uint32_t vectors = count / N, step = gridDim.x * kThreads, me = blockIdx.x * kThreads + threadIdx.x;
   Vec<A, N> sums = repeated<N>(A(0));
   for (uint32_t i = me; i < vectors; i += step)
@@ -156,9 +156,9 @@ __global__ void __launch_bounds__(kThreads, kResident<T>)
 // block has as many rows as it has room for. table: [outer, pieces of a row, channels].
 template <class T, class OP, int N>
 __global__ void __launch_bounds__(kThreads, kResident<T>)
-    rows_kernel(Arrays<T, OP> arrays, wide_t<T>* table, int64_t inner, int64_t rows, int log_p, int64_t piece,
-                uint32_t pieces, Divisor by_channels, Numbers<wide_t<T>> numbers) {
-  using A = wide_t<T>;
+    rows_kernel(Arrays<T, OP> arrays, acc_t<T>* table, int64_t inner, int64_t rows, int log_p, int64_t piece,
+                uint32_t pieces, Divisor by_channels, Numbers<acc_t<T>> numbers) {
+  using A = acc_t<T>;
   __shared__ Vec<A, 1> parts[kThreads];
   const uint32_t block = blockIdx.x / pieces, which = blockIdx.x - block * pieces, of_row = 1u << log_p;
   const int64_t mine = int64_t(block) * (kThreads >> log_p) + (threadIdx.x >> log_p), me = threadIdx.x & (of_row - 1);
@@ -186,9 +186,9 @@ __global__ void __launch_bounds__(kThreads, kResident<T>)
 // `rows_of_block`; table: [blocks of rows, channels]. N divides the number of channels.
 template <class T, class OP, int N>
 __global__ void __launch_bounds__(kThreads, kResident<T>)
-    columns_kernel(Arrays<T, OP> arrays, wide_t<T>* table, int64_t rows, uint32_t channels, int log_x,
-                   int64_t rows_of_block, Numbers<wide_t<T>> numbers) {
-  using A = wide_t<T>;
+    columns_kernel(Arrays<T, OP> arrays, acc_t<T>* table, int64_t rows, uint32_t channels, int log_x,
+                   int64_t rows_of_block, Numbers<acc_t<T>> numbers) {
+  using A = acc_t<T>;
   __shared__ A parts[N][kThreads];
   const uint32_t x = threadIdx.x & ((1u << log_x) - 1), y = threadIdx.x >> log_x, rows_at_once = kThreads >> log_x;
   const uint32_t c = ((blockIdx.x << log_x) + x) * N;

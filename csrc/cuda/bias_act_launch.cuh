@@ -23,7 +23,7 @@ Numbers<A> numbers_of(const BiasActCall& a) {
 
 template <class T, class OP>
 Arrays<T, OP> arrays_of(const BiasActCall& a, int64_t at = 0, int64_t channel = 0) {
-  using A = wide_t<T>;
+  using A = acc_t<T>;
   Arrays<T, OP> arrays{};
   for (int k = 0; k < OP::kIn; k++) arrays.in[k] = static_cast<const T*>(a.in[k]) + at;
   for (int k = 0; k < OP::kOut; k++) arrays.out[k] = static_cast<T*>(a.out[k]) + at;
@@ -59,14 +59,14 @@ void in_parts(int64_t outer, int64_t channels, int64_t inner, bool biased, F&& f
 
 template <class T, class OP>
 void without_sums(const BiasActCall& a, cudaStream_t stream) {
-  using A = wide_t<T>;
+  using A = acc_t<T>;
   const auto numbers = numbers_of<A>(a);
   const auto part = [&](int64_t at, int64_t outer, int64_t channels, int64_t inner, int64_t channel) {
     const auto arrays = arrays_of<T, OP>(a, at, channel);
     const bool wide = aligned(arrays);
     const uint32_t count = uint32_t(outer * channels * inner);
     const int64_t blocks = ceil_div<int64_t>(ceil_div<int64_t>(count, wide ? kVector<T> : 1), kThreads);
-    const dim3 grid(uint32_t(std::min<int64_t>(blocks, int64_t(a.processors) * kBlocksOfProcessor)));
+    const dim3 grid(uint32_t(std::min<int64_t>(blocks, int64_t(a.num_sms) * kBlocksPerSm)));
     const auto kernel = wide ? pointwise_kernel<T, OP, kVector<T>> : pointwise_kernel<T, OP, 1>;
     const bool vectors = inner == 1 && channels % kVector<T> == 0 && at_16_bytes(arrays.b) && at_16_bytes(arrays.ddb);
     const Channels by{Divisor(uint32_t(inner)), Divisor(uint32_t(channels)), vectors};
@@ -85,7 +85,7 @@ struct Division {
 
 inline Division divided(const BiasActCall& a, int vector) {
   Division d{};
-  const int64_t wanted = int64_t(a.processors) * kBlocksOfProcessor;
+  const int64_t wanted = int64_t(a.num_sms) * kBlocksPerSm;
   if (a.inner > 1) {
     const int64_t least = int64_t(kThreads) * vector * 4, rows = a.outer * a.channels;
     const int64_t pieces = std::clamp<int64_t>(wanted / rows, 1, std::max<int64_t>(a.inner / least, 1));
@@ -107,7 +107,7 @@ inline Division divided(const BiasActCall& a, int vector) {
 
 template <class T, class OP>
 void with_sums(const BiasActCall& a, cudaStream_t stream) {
-  using A = wide_t<T>;
+  using A = acc_t<T>;
   const auto numbers = numbers_of<A>(a);
   const auto arrays = arrays_of<T, OP>(a);
   A* table = static_cast<A*>(a.table);

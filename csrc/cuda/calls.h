@@ -13,7 +13,7 @@ struct CUstream_st;  // of which a cudaStream_t is a pointer
 namespace idgan {
 
 // How many multiprocessors a device has.
-int processors_of(int device);
+int count_sms(int device);
 
 // Dense arrays [outer, channels, inner], not empty.
 struct BiasActCall {
@@ -26,7 +26,7 @@ struct BiasActCall {
   void *table, *sums;    // bias_act_table() numbers of that type and [channels] of them, or null for no sums
   int64_t outer, channels, inner;
   double alpha, gain, clamp;  // clamp: NaN for none
-  int processors;             // of the device
+  int num_sms;             // of the device
 };
 
 // How many numbers the table of partial sums has.
@@ -40,7 +40,7 @@ struct WeightSquareSumCall {
   void* square_sum;  // [outputs, inputs] in the type of the arithmetic
   int64_t outputs, inputs, taps;
   bool channels_last;
-  int processors;  // of the device
+  int num_sms;  // of the device
 };
 
 void weight_square_sum(const WeightSquareSumCall& a, CUstream_st* stream);

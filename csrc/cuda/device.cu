@@ -4,7 +4,7 @@
 
 namespace idgan {
 
-int processors_of(int device) {
+int count_sms(int device) {
   int count = 0;
   check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), __FILE__);
   return count;

@@ -15,12 +15,12 @@ struct OnDevice {
   explicit OnDevice(const Tensor& x) : guard(x.get_device_index()) {
     const int device = x.get_device_index();
     stream = static_cast<CUstream_st*>(torch::stable::accelerator::getCurrentStream(device).nativeHandle());
-    processors = processors_of(device);
+    num_sms = count_sms(device);
   }
 
   torch::stable::accelerator::DeviceGuard guard;
   CUstream_st* stream;
-  int processors;
+  int num_sms;
 };
 
 // A new tensor as it is; the tests on the CPU watch it under a name that begins so.

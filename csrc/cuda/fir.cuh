@@ -105,7 +105,7 @@ __device__ __forceinline__ void along_x(const Vec<T, L> (&window)[kWindow<C, X>]
   }
 }
 
-// source(s, window) gives input row s; finish(r, results) takes row r of the results, in order but for neighbours of
+// source(s, window) gives input row s; finish(r, results) takes row r of the results, in order but for neighbors of
 // kUp. Window and results begin at the first that the thread has; of kUp that lies on an input pixel, along both axes.
 template <bool SEPARABLE, Change C, int X, int L, class T, class A, class Source, class Finish>
 __device__ __forceinline__ void walk(const Taps<A>& taps, int rows, Source&& source, Finish&& finish) {

@@ -63,8 +63,8 @@ __device__ __forceinline__ void each_tap(const Axis& axis, int result, int first
 }
 
 template <class T, bool LAST>
-__global__ void __launch_bounds__(kAnyThreads, 4) fir_any_kernel(FirAny a, Epilogue<wide_t<T>> epilogue) {
-  using A = wide_t<T>;
+__global__ void __launch_bounds__(kAnyThreads, 4) fir_any_kernel(FirAny a, Epilogue<acc_t<T>> epilogue) {
+  using A = acc_t<T>;
   __shared__ A numbers[kAnyBytes / sizeof(A)];
   uint32_t block = blockIdx.x;
   const int first_lane = LAST ? block % a.blocks_c * a.tile_c : 0;

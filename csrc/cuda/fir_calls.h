@@ -18,7 +18,7 @@ struct FirCall {
   int64_t samples;
   int channels, height, width, out_height, out_width;
   int up_x, up_y, down_x, down_y, pad_x, pad_y;
-  int processors;  // of the device
+  int num_sms;  // of the device
   bool wide_out;   // the result is in the type of the arithmetic: of filtered_epilogue, where wide_out_runs
 };
 
@@ -41,7 +41,7 @@ struct PixelsCall {
   bool channels_last;
   int64_t samples, pixels;
   int channels;
-  int processors;
+  int num_sms;
 };
 
 // styled_epilogue without a filter.

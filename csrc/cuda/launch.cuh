@@ -32,7 +32,7 @@ inline void check_cuda(cudaError_t status, const char* file) {
 }
 
 constexpr int64_t kMaxGrid = 0x7fffffff;
-constexpr int kBlocksOfProcessor = 8;  // that pointwise kernels of 256 threads are given: 2048 threads
+constexpr int kBlocksPerSm = 8;  // that pointwise kernels of 256 threads are given: 2048 threads
 
 template <class I>
 __host__ __device__ constexpr I ceil_div(I a, I b) {

@@ -22,19 +22,19 @@ struct Small5 {
 
   Small5(const Image& y, int64_t pixels, const Small& scale, const Small& noise, const Small& strength, const Small& b,
          const Small& next, double slope, double gain, std::optional<double> clamp)
-      : scale(dense_wide(scale, y.x, y.n * y.c)),
-        noise(dense_wide(noise, y.x, (noise && noise->size(0) == 1 ? 1 : y.n) * pixels)),
-        strength(dense_wide(strength, y.x, 1)),
-        b(dense_wide(b, y.x, y.c)),
-        next(dense_wide(next, y.x, y.n * y.c)),
+      : scale(dense_acc(scale, y.x, y.n * y.c)),
+        noise(dense_acc(noise, y.x, (noise && noise->size(0) == 1 ? 1 : y.n) * pixels)),
+        strength(dense_acc(strength, y.x, 1)),
+        b(dense_acc(b, y.x, y.c)),
+        next(dense_acc(next, y.x, y.n * y.c)),
         noise_images(noise ? noise->size(0) : 1) {
     call = {data_or_null(this->scale), data_or_null(this->noise), data_or_null(this->strength), data_or_null(this->b),
             data_or_null(this->next), noise_images == 1, slope, gain, or_none(clamp)};
   }
 };
 
-PixelsCall pixels_of(const Image& image, int processors) {
-  return {dtype_of(image.x), image.last, image.n, image.h * image.w, int(image.c), processors};
+PixelsCall pixels_of(const Image& image, int num_sms) {
+  return {dtype_of(image.x), image.last, image.n, image.h * image.w, int(image.c), num_sms};
 }
 
 // Through a filter of any length, to a result of dtype `to`: a long filter, and a wide result that no kernel gives of
@@ -44,7 +44,7 @@ Tensor through_filter(const Image& y, const FilterTaps& taps, const std::vector<
                       const char* kind) {
   const auto call = [&](const Image& from, const Tensor& result) {
     FirCall a = fir_of(from, taps, h, w, padding[0], padding[2], false, gain);
-    a.out = result.data_ptr(), a.processors = on.processors;
+    a.out = result.data_ptr(), a.num_sms = on.num_sms;
     a.wide_out = result.scalar_type() != from.x.scalar_type();
     return a;
   };
@@ -56,13 +56,13 @@ Tensor through_filter(const Image& y, const FilterTaps& taps, const std::vector<
       return out;
     }
   }
-  const Image from(in_wide(y.x), y.last);
+  const Image from(to_acc(y.x), y.last);
   const ScalarType wide = from.x.scalar_type();
   const Tensor result = to == wide ? out : scratch_image(from, h, w, wide);
   if (axis_by_axis(taps)) {
     const Image u(scratch_image(from, h, w, wide), y.last);
     filtered(call(from, u.x), from, taps, on);
-    epilogue_fwd(pixels_of(u, on.processors), u.x.data_ptr(), result.data_ptr(), e, on.stream);
+    epilogue_fwd(pixels_of(u, on.num_sms), u.x.data_ptr(), result.data_ptr(), e, on.stream);
   } else {
     filtered_epilogue(call(from, result), e, on.stream);
   }
@@ -81,7 +81,7 @@ Tensor epilogue_forward(std::vector<Tensor> parts, Small f, Small scale, Small n
   const OnDevice on(y.x);
   if (f) return through_filter(y, taps, padding, fir_gain, h, w, small.call, on, y.x.scalar_type(), "out");
   Tensor out = empty_as(y.x, {y.n, y.c, h, w}, y.last);
-  epilogue_fwd(pixels_of(y, on.processors), y.x.data_ptr(), out.data_ptr(), small.call, on.stream);
+  epilogue_fwd(pixels_of(y, on.num_sms), y.x.data_ptr(), out.data_ptr(), small.call, on.stream);
   return out;
 }
 
@@ -119,7 +119,7 @@ struct Backward {
 
   void run() const {
     if (!taps.f) {
-      const PixelsCall a = pixels_of(y, on.processors);
+      const PixelsCall a = pixels_of(y, on.num_sms);
       const BackwardCall b{dout.x.data_ptr(), y.x.data_ptr(), false, false, dy.data_ptr(), sums(true, true)};
       pixelwise(a, b, small.call);
       return by_noise(a, b);
@@ -130,7 +130,7 @@ struct Backward {
     const int own_x = own(padding[0], padding[1], taps.width), own_y = own(padding[2], padding[3], taps.height);
     const void* const y_of_scale = want[0] ? y.x.data_ptr() : nullptr;
     if (own_x < 0 || own_y < 0 || !fir_bwd_runs(back, z.data_ptr(), y_of_scale)) return anyhow(z);
-    const PixelsCall a = pixels_of(dout, on.processors);
+    const PixelsCall a = pixels_of(dout, on.num_sms);
     BackwardCall b{dout.x.data_ptr(), z.data_ptr(), true, wide, dy.data_ptr(), sums(true, y.last)};
     Small table;
     if (any(b.sums)) table = scratch(y.x, fir_bwd_table(back));
@@ -151,7 +151,7 @@ struct Backward {
 
   FirCall adjoint(const Image& from) const {
     FirCall a = fir_of(from, taps, y.h, y.w, taps.width - 1 - padding[0], taps.height - 1 - padding[2], true, fir_gain);
-    a.out = dy.data_ptr(), a.processors = on.processors;
+    a.out = dy.data_ptr(), a.num_sms = on.num_sms;
     return a;
   }
 
@@ -164,9 +164,9 @@ struct Backward {
 
   // By any filter: h as an image, filtered, then multiplied; all in the type of the arithmetic.
   void anyhow(const Tensor& some_z) const {
-    const Image g(in_wide(dout.x), y.last), from(in_wide(y.x), y.last);
-    const Tensor z = in_wide(some_z), h = scratch_image(g, g.h, g.w, g.x.scalar_type());
-    const PixelsCall a = pixels_of(g, on.processors);
+    const Image g(to_acc(dout.x), y.last), from(to_acc(y.x), y.last);
+    const Tensor z = to_acc(some_z), h = scratch_image(g, g.h, g.w, g.x.scalar_type());
+    const PixelsCall a = pixels_of(g, on.num_sms);
     EpilogueCall without_scale = small.call;
     without_scale.scale = nullptr;
     const BackwardCall to_h{g.x.data_ptr(), z.data_ptr(), true, true, h.data_ptr(), sums(false, true)};
@@ -179,7 +179,7 @@ struct Backward {
     back.out = to_u.data_ptr();
     filtered(back, of_h, taps, on);
     const EpilogueCall scaled{small.call.scale, nullptr, nullptr, nullptr, nullptr, true, 1, 1, or_none(std::nullopt)};
-    pixelwise(pixels_of(from, on.processors),
+    pixelwise(pixels_of(from, on.num_sms),
               {to_u.data_ptr(), from.x.data_ptr(), false, false, wide_dy.data_ptr(), sums(true, false)}, scaled);
     Tensor to = dy;
     torch::stable::copy_(to, wide_dy);
@@ -192,7 +192,7 @@ Gradients epilogue_backward(Tensor dout, std::vector<Tensor> parts, Tensor out, 
   const Image y(whole(parts));
   const bool last = y.last;
   const auto sums_of = [&](bool wanted, std::vector<int64_t> size) {
-    return empty_wide(y.x, wanted ? size : std::vector<int64_t>{0});
+    return empty_acc(y.x, wanted ? size : std::vector<int64_t>{0});
   };
   const int64_t images = noise ? noise->size(0) : 1, h = out.size(2), w = out.size(3);
   Tensor dy = empty_as(y.x, y.x.sizes(), last), dscale = sums_of(want[0], {y.n, y.c});

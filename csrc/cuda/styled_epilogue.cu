@@ -6,7 +6,7 @@ namespace idgan {
 void filtered_epilogue(const FirCall& a, const EpilogueCall& e, CUstream_st* stream) {
   with_type(a.dtype, [&](auto t) {
     using T = decltype(t);
-    const auto epilogue = epilogue_of<wide_t<T>>(e, int64_t(a.out_height) * a.out_width);
+    const auto epilogue = epilogue_of<acc_t<T>>(e, int64_t(a.out_height) * a.out_width);
     Change change;
     if constexpr (sizeof(T) == 2) {
       if (a.wide_out) return walked<T, Change::kNone, Epilogue<float>, float>(a, epilogue, stream);
@@ -32,7 +32,7 @@ void epilogue_fwd(const PixelsCall& a, const void* y, void* out, const EpilogueC
     const auto kernel = a.channels_last ? (wide ? epilogue_fwd_kernel<T, true, V> : epilogue_fwd_kernel<T, true, 1>)
                                         : (wide ? epilogue_fwd_kernel<T, false, V> : epilogue_fwd_kernel<T, false, 1>);
     LAUNCH(kernel, grid_of(blocks_of(a, s)), dim3(kEpilogueThreads), stream, static_cast<const T*>(y),
-           static_cast<T*>(out), s, epilogue_of<wide_t<T>>(e, a.pixels));
+           static_cast<T*>(out), s, epilogue_of<acc_t<T>>(e, a.pixels));
   });
 }
 
@@ -50,7 +50,7 @@ int64_t epilogue_bwd_table(const PixelsCall& a) {
 void epilogue_bwd(const PixelsCall& a, const BackwardCall& b, const EpilogueCall& e, CUstream_st* stream) {
   with_type(a.dtype, [&](auto t) {
     using T = decltype(t);
-    using A = wide_t<T>;
+    using A = acc_t<T>;
     if (!b.of_z) return epilogue_bwd_of<T, T, true>(a, b, e, stream);
     b.wide ? epilogue_bwd_of<T, A, false>(a, b, e, stream) : epilogue_bwd_of<T, T, false>(a, b, e, stream);
   });
@@ -60,7 +60,7 @@ void noise_bwd(const PixelsCall& a, const BackwardCall& b, void* dnoise, int64_t
                CUstream_st* stream) {
   with_type(a.dtype, [&](auto t) {
     using T = decltype(t);
-    using A = wide_t<T>;
+    using A = acc_t<T>;
     const Strides s{a.samples, a.pixels, a.channels};
     const int64_t of_block = a.channels_last ? kEpilogueThreads / 32 : 32;  // pixels
     const auto run = [&](auto from, auto kernel) {
@@ -95,7 +95,7 @@ int64_t fir_bwd_table(const FirCall& a) {
     using T = decltype(t);
     if constexpr (sizeof(T) < 8) {
       const Division2d d = a.channels_last ? divided_channels_last<T, Change::kNone>(a)
-                                           : divided_planes<T, Change::kNone, wide_t<T>>(a);
+                                           : divided_planes<T, Change::kNone, acc_t<T>>(a);
       size = table_of(a.samples, int64_t(d.fir.blocks_x) * d.fir.blocks_y, a.channels);
     }
   });
@@ -106,7 +106,7 @@ void fir_bwd(const FirCall& a, const BackwardCall& b, const void* y, int own_x, 
              CUstream_st* stream) {
   with_type(a.dtype, [&](auto t) {
     using T = decltype(t);
-    using A = wide_t<T>;
+    using A = acc_t<T>;
     const Through4 through{b.s, y, own_x, own_y};
     if constexpr (sizeof(T) < 8)
       b.wide ? fir_bwd_of<T, A>(a, b, through, e, stream) : fir_bwd_of<T, T>(a, b, through, e, stream);

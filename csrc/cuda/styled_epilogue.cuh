@@ -63,8 +63,8 @@ struct Walk {
 
 template <class T, bool LAST, int N>
 __global__ void __launch_bounds__(kEpilogueThreads, 4)
-    epilogue_fwd_kernel(const T* __restrict__ y, T* __restrict__ out, Strides strides, Epilogue<wide_t<T>> epilogue) {
-  using A = wide_t<T>;
+    epilogue_fwd_kernel(const T* __restrict__ y, T* __restrict__ out, Strides strides, Epilogue<acc_t<T>> epilogue) {
+  using A = acc_t<T>;
   Walk<LAST, N> walk(strides);
   if (walk.steps == 0) return;
   const Follow<Epilogue<A>, A, LAST ? N : 1> follow(epilogue, walk.sample, walk.channel, strides.channels);
@@ -123,9 +123,9 @@ struct Table {
 // dy and the table may be missing. s: y, or z, of type S.
 template <class T, class S, bool FROM_Y, bool LAST, int N>
 __global__ void __launch_bounds__(kEpilogueThreads, 2)
-    epilogue_bwd_kernel(const T* __restrict__ dout, const S* __restrict__ s, T* __restrict__ dy, Table<wide_t<T>> table,
-                        Strides strides, Epilogue<wide_t<T>> epilogue) {
-  using A = wide_t<T>;
+    epilogue_bwd_kernel(const T* __restrict__ dout, const S* __restrict__ s, T* __restrict__ dy, Table<acc_t<T>> table,
+                        Strides strides, Epilogue<acc_t<T>> epilogue) {
+  using A = acc_t<T>;
   constexpr int L = LAST ? N : 1;
   __shared__ Vec<A, L> parts[kEpilogueThreads];
   Walk<LAST, N> walk(strides);
@@ -159,9 +159,9 @@ __global__ void __launch_bounds__(kEpilogueThreads, 2)
 // along channels.
 template <class T, class S, bool FROM_Y, bool LAST>
 __global__ void __launch_bounds__(kEpilogueThreads, 2)
-    noise_bwd_kernel(const T* dout, const S* s, wide_t<T>* dnoise, Strides a, int64_t images,
-                     Epilogue<wide_t<T>> epilogue) {
-  using A = wide_t<T>;
+    noise_bwd_kernel(const T* dout, const S* s, acc_t<T>* dnoise, Strides a, int64_t images,
+                     Epilogue<acc_t<T>> epilogue) {
+  using A = acc_t<T>;
   constexpr int WARPS = kEpilogueThreads / 32;
   __shared__ Vec<A, 1> parts[kEpilogueThreads];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;

@@ -21,8 +21,8 @@ struct Through4 {
 
 template <class T, class S>
 __global__ void __launch_bounds__(kFirThreads, sizeof(T) == 2 ? 2 : 3)
-    fir_bwd_channels_last_kernel(Fir a, Through4 b, Table<wide_t<T>> table, Epilogue<wide_t<T>> epilogue) {
-  using A = wide_t<T>;
+    fir_bwd_channels_last_kernel(Fir a, Through4 b, Table<acc_t<T>> table, Epilogue<acc_t<T>> epilogue) {
+  using A = acc_t<T>;
   constexpr int L = kVector<T>, W = kTaps;
   constexpr Change C = Change::kNone;
   __shared__ Taps<A> taps;
@@ -100,8 +100,8 @@ __device__ __forceinline__ Vec<S, N> load_shifted_pieces(const S* array, int64_t
 
 template <class T, class S>
 __global__ void __launch_bounds__(kFirThreads, 4)
-    fir_bwd_planes_kernel(Fir a, Tile tile, Through4 b, Table<wide_t<T>> table, Epilogue<wide_t<T>> epilogue) {
-  using A = wide_t<T>;
+    fir_bwd_planes_kernel(Fir a, Tile tile, Through4 b, Table<acc_t<T>> table, Epilogue<acc_t<T>> epilogue) {
+  using A = acc_t<T>;
   constexpr int V = kVector<T>, X = V, W = kWindow<Change::kNone, X>, CHUNK = kVector<A>;
   constexpr Change C = Change::kNone;
   __shared__ Taps<A> taps;

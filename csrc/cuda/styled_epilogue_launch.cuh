@@ -26,7 +26,7 @@ inline Strides divided(const PixelsCall& a, int vector) {
     s.blocks_c = int(others);
   }
   const int64_t most = std::max<int64_t>(units / (turn * 4), 1);
-  s.pieces = int(std::clamp<int64_t>(int64_t(a.processors) * kBlocksOfProcessor / others, 1, most));
+  s.pieces = int(std::clamp<int64_t>(int64_t(a.num_sms) * kBlocksPerSm / others, 1, most));
   s.piece = ceil_div<int64_t>(units, s.pieces);
   s.pieces = int(ceil_div<int64_t>(units, s.piece));
   return s;
@@ -75,7 +75,7 @@ Table<A> table_of(const SumsCall& s, int64_t samples, int64_t pieces, int64_t ch
 
 template <class T, class S, bool FROM_Y, bool LAST, int N>
 void epilogue_bwd_as(const PixelsCall& a, const BackwardCall& b, const EpilogueCall& e, cudaStream_t stream) {
-  using A = wide_t<T>;
+  using A = acc_t<T>;
   const Strides s = divided(a, N);
   const auto kernel = epilogue_bwd_kernel<T, S, FROM_Y, LAST, N>;
   LAUNCH(kernel, grid_of(blocks_of(a, s)), dim3(kEpilogueThreads), stream, static_cast<const T*>(b.dout),
@@ -100,7 +100,7 @@ void epilogue_bwd_of(const PixelsCall& a, const BackwardCall& b, const EpilogueC
 template <class T, class S>
 void fir_bwd_of(const FirCall& a, const BackwardCall& b, const Through4& through, const EpilogueCall& e,
                 cudaStream_t stream) {
-  using A = wide_t<T>;
+  using A = acc_t<T>;
   const auto epilogue = epilogue_of<A>(e, int64_t(a.height) * a.width);
   Division2d d = a.channels_last ? divided_channels_last<T, Change::kNone>(a) : divided_planes<T, Change::kNone, A>(a);
   const int64_t pieces = int64_t(d.fir.blocks_x) * d.fir.blocks_y;

@@ -27,7 +27,7 @@ inline Tensor empty_as(const Tensor& x, IntHeaderOnlyArrayRef size, bool last) {
 }
 
 // A new result in the type of the arithmetic.
-inline Tensor empty_wide(const Tensor& x, IntHeaderOnlyArrayRef size) {
+inline Tensor empty_acc(const Tensor& x, IntHeaderOnlyArrayRef size) {
   return fresh(torch::stable::new_empty(x, size, accumulation_type(x)), "out");
 }
 
@@ -37,7 +37,7 @@ inline Tensor scratch(const Tensor& x, int64_t count) {
 }
 
 // x in the type of the arithmetic; itself where that is its own.
-inline Tensor in_wide(const Tensor& x) {
+inline Tensor to_acc(const Tensor& x) {
   return x.scalar_type() == accumulation_type(x) ? x : torch::stable::to(x, accumulation_type(x));
 }
 
@@ -53,7 +53,7 @@ inline Tensor dense_like(const Tensor& t, const Tensor& x, bool last) {
 }
 
 // t, `count` numbers in the type of the arithmetic, without holes.
-inline std::optional<Tensor> dense_wide(const std::optional<Tensor>& t, const Tensor& x, int64_t count) {
+inline std::optional<Tensor> dense_acc(const std::optional<Tensor>& t, const Tensor& x, int64_t count) {
   if (!t) return t;
   check_given(*t, x, accumulation_type(x), count);
   return dense(*t, false);

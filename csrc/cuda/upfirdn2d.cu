@@ -16,7 +16,7 @@ void upfirdn2d(const FirCall& a, CUstream_st* stream) {
         }
       }
     }
-    const auto epilogue = epilogue_of<wide_t<T>>({nullptr, nullptr, nullptr, nullptr, nullptr, true, 1, 1, NAN}, 0);
+    const auto epilogue = epilogue_of<acc_t<T>>({nullptr, nullptr, nullptr, nullptr, nullptr, true, 1, 1, NAN}, 0);
     a.channels_last ? any<T, true>(a, epilogue, stream) : any<T, false>(a, epilogue, stream);
   });
 }

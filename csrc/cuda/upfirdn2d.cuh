@@ -3,7 +3,7 @@
 //
 // x [N, C, H, W] of float16, bfloat16 or float32; the same size, up=2 or down=2 along both axes (up=2: even padding).
 // channels_last (C a multiple of 16 bytes): a thread has 16 bytes of channels of a result, of up=2 of two side by
-// side, and goes down rows; neighbours find each other's input in the first-level cache. NCHW: a block lays its input,
+// side, and goes down rows; neighbors find each other's input in the first-level cache. NCHW: a block lays its input,
 // shifted so that each thread's window is aligned, into shared memory by 16 bytes; a thread has 16 bytes of results of
 // a row and goes down; threads exchange rows that do not lie at multiples of 16 bytes before they store them.
 // Blocks of small maps hold several samples, or planes. Bytes: x, with the rim of each block's tile, and out, once.
@@ -65,7 +65,7 @@ constexpr int kAcross = kUp<C>;  // results of a thread side by side, of channel
 // O: the type of the result.
 template <class T, Change C, class E, class O>
 __global__ void __launch_bounds__(kFirThreads, kFirBlocks<E>) fir_channels_last_kernel(Fir a, E epilogue) {
-  using A = wide_t<T>;
+  using A = acc_t<T>;
   constexpr int L = kVector<T>, X = kAcross<C>;
   __shared__ Taps<A> taps;
   const bool separable = fill(taps, a.filter);
@@ -223,7 +223,7 @@ __device__ __forceinline__ void read_window(const T* from, Vec<T, 1> (&window)[W
 
 template <class T, Change C, class E>
 __global__ void __launch_bounds__(kFirThreads, 5) fir_planes_kernel(Fir a, Tile tile, E epilogue) {
-  using A = wide_t<T>;
+  using A = acc_t<T>;
   constexpr int V = kVector<T>, X = V, W = kWindow<C, X>, CHUNK = kChunk<T, C>;
   __shared__ Taps<A> taps;
   __shared__ Vec<T, V> input[kTileBytes / 16];

@@ -103,8 +103,8 @@ Division2d divided_channels_last(const FirCall& a) {
     return d;
   };
   int rows = std::min(32, std::max(2, 1 << log2_up(a.out_height)));
-  while (rows > 16 && plan(rows).blocks < 2 * a.processors) rows /= 2;
-  while (rows > 2 && plan(rows).blocks < a.processors / 2) rows /= 2;
+  while (rows > 16 && plan(rows).blocks < 2 * a.num_sms) rows /= 2;
+  while (rows > 2 && plan(rows).blocks < a.num_sms / 2) rows /= 2;
   return plan(rows);
 }
 
@@ -135,7 +135,7 @@ Division2d divided_planes(const FirCall& a) {
     return d;
   };
   int rows = std::min(8, std::max(2, 1 << log2_up(a.out_height)));
-  while (rows > 2 && plan(rows).blocks < 2 * a.processors) rows /= 2;
+  while (rows > 2 && plan(rows).blocks < 2 * a.num_sms) rows /= 2;
   Division2d d = plan(rows);
   d.tile.by_rows = Divisor(uint32_t(d.tile.rows)), d.tile.by_vectors = Divisor(uint32_t(d.tile.pitch / V));
   d.tile.aligned = at_16_bytes(a.in);
@@ -157,7 +157,7 @@ void walked(const FirCall& a, const E& epilogue, cudaStream_t stream) {
 }
 
 template <class T, bool LAST>
-void any(const FirCall& a, const Epilogue<wide_t<T>>& epilogue, cudaStream_t stream) {
+void any(const FirCall& a, const Epilogue<acc_t<T>>& epilogue, cudaStream_t stream) {
   FirAny f{a.in, a.out, filter_of(a)};
   f.x = {a.width, a.out_width, a.f ? a.f_width : 1, a.up_x, a.down_x, a.pad_x};
   f.y = {a.height, a.out_height, a.f ? (a.both_axes ? a.f_width : a.f_height) : 1, a.up_y, a.down_y, a.pad_y};
@@ -168,7 +168,7 @@ void any(const FirCall& a, const Epilogue<wide_t<T>>& epilogue, cudaStream_t str
   f.tile_c = int(lanes);
   const auto bytes = [&] {
     const int64_t rows = f.y.met(f.tile_y), columns = f.x.met(f.tile_x) + (a.both_axes ? f.tile_x : 0);
-    return rows * columns * f.tile_c * int64_t(sizeof(wide_t<T>));
+    return rows * columns * f.tile_c * int64_t(sizeof(acc_t<T>));
   };
   while (bytes() > kAnyBytes && f.tile_c > (LAST ? 8 : 1)) f.tile_c /= 2;
   while (bytes() > kAnyBytes && f.tile_x * f.tile_y > 1) (f.tile_x > f.tile_y ? f.tile_x : f.tile_y) /= 2;

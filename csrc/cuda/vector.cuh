@@ -10,15 +10,15 @@
 namespace idgan {
 
 template <class T>
-struct Wide {
+struct AccumulationType {
   using type = float;
 };
 template <>
-struct Wide<double> {
+struct AccumulationType<double> {
   using type = double;
 };
 template <class T>
-using wide_t = typename Wide<T>::type;
+using acc_t = typename AccumulationType<T>::type;
 
 // f of a number of the type.
 template <class F>
@@ -110,7 +110,7 @@ __device__ __forceinline__ float widened(__half v) { return __half2float(v); }
 __device__ __forceinline__ float widened(__nv_bfloat16 v) { return __bfloat162float(v); }
 
 template <class T>
-__device__ __forceinline__ T rounded(wide_t<T> v) {
+__device__ __forceinline__ T rounded(acc_t<T> v) {
   return T(v);
 }
 template <>

@@ -9,11 +9,11 @@ Tensor square_sum_of_weight(Tensor weight) {
   weight = dense(weight, last);
   WeightSquareSumCall a{};
   a.outputs = weight.size(0), a.inputs = weight.size(1), a.taps = weight.size(2) * weight.size(3);
-  Tensor square_sum = empty_wide(weight, {a.outputs, a.inputs});
+  Tensor square_sum = empty_acc(weight, {a.outputs, a.inputs});
   if (weight.numel() == 0) return torch::stable::zero_(square_sum);
   a.dtype = dtype_of(weight), a.weight = weight.data_ptr(), a.square_sum = square_sum.data_ptr(), a.channels_last = last;
   const OnDevice on(weight);
-  a.processors = on.processors;
+  a.num_sms = on.num_sms;
   weight_square_sum(a, on.stream);
   return square_sum;
 }

@@ -12,19 +12,19 @@ void square_sum_of_channels(const WeightSquareSumCall& a, int64_t rows, int64_t 
   if (blocks > kMaxGrid) throw std::runtime_error("weight_square_sum: the weight has too many kernels");
   const auto kernel = square_sum_of_channels_kernel<T, N>;
   LAUNCH(kernel, dim3(uint32_t(blocks)), dim3(kSquareSumThreads), stream, static_cast<const T*>(a.weight),
-         static_cast<wide_t<T>*>(a.square_sum), rows, a.taps, channels);
+         static_cast<acc_t<T>*>(a.square_sum), rows, a.taps, channels);
 }
 
 template <class T, int N>
 void square_sum_of_taps(const WeightSquareSumCall& a, CUstream_st* stream) {
-  const int64_t count = a.outputs * a.inputs, wanted = ceil_div<int64_t>(count, a.processors * kBlocksAtLeast);
+  const int64_t count = a.outputs * a.inputs, wanted = ceil_div<int64_t>(count, a.num_sms * kBlocksAtLeast);
   const int64_t most = std::min<int64_t>(kSquareSumThreads, kSquareSumTile / a.taps);
   const int64_t kernels = std::min(std::clamp<int64_t>(wanted, 32, kSquareSumThreads), most) / N * N;
   const int64_t blocks = ceil_div(count, kernels);
   if (blocks > kMaxGrid) throw std::runtime_error("weight_square_sum: the weight has too many kernels");
   const auto kernel = square_sum_of_taps_kernel<T, N>;
   LAUNCH(kernel, dim3(uint32_t(blocks)), dim3(kSquareSumThreads), stream, static_cast<const T*>(a.weight),
-         static_cast<wide_t<T>*>(a.square_sum), count, uint32_t(a.taps), uint32_t(kernels));
+         static_cast<acc_t<T>*>(a.square_sum), count, uint32_t(a.taps), uint32_t(kernels));
 }
 
 template <class T>

@@ -15,19 +15,19 @@ constexpr int kSquareSumThreads = 256;
 constexpr int kSquareSumTile = 4096;  // squares that a block lays into shared memory
 
 template <class T, int N>
-__device__ __forceinline__ Vec<wide_t<T>, N> squared(const Vec<T, N>& v) {
-  Vec<wide_t<T>, N> squares;
+__device__ __forceinline__ Vec<acc_t<T>, N> squared(const Vec<T, N>& v) {
+  Vec<acc_t<T>, N> squares;
 #pragma unroll
   for (int j = 0; j < N; j++) squares.at[j] = widened(v.at[j]) * widened(v.at[j]);
   return squares;
 }
 
-// weight [rows, taps, channels]. A thread has N channels of a row; neighbours have neighbours. N divides `channels`.
+// weight [rows, taps, channels]. A thread has N channels of a row; neighbors have neighbors. N divides `channels`.
 // Also taps side by side, [rows, taps] with channels = 1: then a thread has a kernel.
 template <class T, int N>
 __global__ void __launch_bounds__(kSquareSumThreads, 4)
-    square_sum_of_channels_kernel(const T* weight, wide_t<T>* square_sum, int64_t rows, int64_t taps, int64_t channels) {
-  using A = wide_t<T>;
+    square_sum_of_channels_kernel(const T* weight, acc_t<T>* square_sum, int64_t rows, int64_t taps, int64_t channels) {
+  using A = acc_t<T>;
   const int64_t vector = int64_t(blockIdx.x) * kSquareSumThreads + threadIdx.x, of_row = channels / N;
   if (vector >= rows * of_row) return;
   const int64_t row = vector / of_row, c = (vector - row * of_row) * N;
@@ -44,8 +44,8 @@ __global__ void __launch_bounds__(kSquareSumThreads, 4)
 // weight [count, taps]. A block has `kernels` of them, kSquareSumTile numbers at most; of N > 1 a multiple of N.
 template <class T, int N>
 __global__ void __launch_bounds__(kSquareSumThreads, 4)
-    square_sum_of_taps_kernel(const T* weight, wide_t<T>* square_sum, int64_t count, uint32_t taps, uint32_t kernels) {
-  using A = wide_t<T>;
+    square_sum_of_taps_kernel(const T* weight, acc_t<T>* square_sum, int64_t count, uint32_t taps, uint32_t kernels) {
+  using A = acc_t<T>;
   __shared__ Vec<A, N> tile[kSquareSumTile / N];
   A* const squares = reinterpret_cast<A*>(tile);
   const int64_t first = int64_t(blockIdx.x) * kernels;

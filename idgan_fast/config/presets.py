@@ -127,5 +127,5 @@ def departures(config: Config) -> list[tuple[str, Any, Any]]:
     if config.dataset == "dsprites" and config.data is None:
         rows.insert(0, ("data", "the public dSprites file", "the same factor grid, rendered by this project"))
     if config.preset == "celebahq-1024":
-        rows.insert(0, ("teacher's pictures", "CelebA, 160-pixel centre crops", "those of stage 2, at 64x64"))
+        rows.insert(0, ("teacher's pictures", "CelebA, 160-pixel center crops", "those of stage 2, at 64x64"))
     return rows

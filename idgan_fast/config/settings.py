@@ -31,9 +31,9 @@ class ImagesConfig:
     """Side of the generated images, in pixels: a power of two from 64 to 1024."""
     channels: Literal[1, 3] = 3
     framing: Literal["crop", "squash"] = setting("crop", compiled=False)
-    """A centred square, or the whole picture squashed to one."""
+    """A centered square, or the whole picture squashed to one."""
     crop: int | None = setting(None, at_least=1, compiled=False)
-    """Side of the centre crop before resizing, in pixels; None takes the shorter side."""
+    """Side of the center crop before resizing, in pixels; None takes the shorter side."""
     min_side: int = setting(0, at_least=0, compiled=False)
     """Pictures whose shorter side is under this many pixels are skipped."""
     max_megapixels: float = setting(178.0, at_least=0.001, on_resume="remedy", compiled=False, departure=False)

@@ -43,7 +43,7 @@ def paddings(padding: Pair) -> tuple[int, int, int, int]:
 
 
 def padded_for(f: Tensor | None, up: Pair, down: Pair, padding: Pair) -> tuple[int, int, int, int]:
-    """`padding` plus what keeps the image centred, so that its size changes by up / down alone."""
+    """`padding` plus what keeps the image centered, so that its size changes by up / down alone."""
     check_filter("f", f)
     (up_x, up_y), (down_x, down_y) = scaling("up", up), scaling("down", down)
     fh, fw = filter_size(f)

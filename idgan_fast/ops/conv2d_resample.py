@@ -33,7 +33,7 @@ def conv2d_resample(
     flip_filter: bool = False,
     impl: str = "auto",
 ) -> Tensor:
-    """upfirdn2d(x, f, up, gain up^2), convolution with w, upfirdn2d(.., f, down); the whole keeps the image centred.
+    """upfirdn2d(x, f, up, gain up^2), convolution with w, upfirdn2d(.., f, down); the whole keeps the image centered.
 
     x: [N, I, H, W]. w: [O, I / groups, kh, kw], of x's dtype. f: as in `upfirdn2d`. up, down: positive ints.
     padding: int, [x, y] or [x0, x1, y0, y1], by the upsampled image. flip_weight: True correlates, as torch does.

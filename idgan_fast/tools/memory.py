@@ -4,7 +4,7 @@ The stages of `idgan-fast train` are built of torch's fake tensors, which have s
 run their own steps. A mode adds up the storages that are alive, and what the CPU's kernels hold while they run by the
 rules of `scratch`. What is counted is tensors: not Python, not torch's libraries, not the images in the cache.
 
-    persisting   what stays between the steps: weights, optimiser state, average of G, teacher, in stage 2 also all
+    persisting   what stays between the steps: weights, optimizer state, average of G, teacher, in stage 2 also all
                  of stage 1, which the checkpoints need
     step         the most that is alive during an update besides, its batch and its inputs included
     peak         the most that is alive at once
@@ -161,11 +161,11 @@ def bytes_of(*owners: Any) -> int:
 def persisting(vae: VAEStage, gan: GANStage | None = None) -> dict[str, int]:
     """Bytes that stay between the steps of stage 1, or of stage 2, by what they are."""
     if gan is None:
-        return {"weights": bytes_of(vae.vae), "optimiser state": bytes_of(vae.optimizer.state)}
+        return {"weights": bytes_of(vae.vae), "optimizer state": bytes_of(vae.optimizer.state)}
     return {
         "stage 1": sum(persisting(vae).values()),
         "weights": bytes_of(gan.generator, gan.discriminator),
-        "optimiser state": bytes_of(gan.optimizer_g.state, gan.optimizer_d.state),
+        "optimizer state": bytes_of(gan.optimizer_g.state, gan.optimizer_d.state),
         "average of G": bytes_of(gan.average),
         "teacher": bytes_of(gan.teacher),
     }

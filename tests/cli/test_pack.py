@@ -30,8 +30,8 @@ SMALL = ("--size", "16", "--shard-size", "3", "--workers", "1")
 BAD = {"b1.png": b"this is no picture", "b4.png": b""}  # after b.png: places 2 and 5 of test_skipped's pictures
 
 
-def png(seed: int, width: int = 40, height: int = 30, grey: bool = False) -> bytes:
-    shape = (height, width) if grey else (height, width, 3)
+def png(seed: int, width: int = 40, height: int = 30, gray: bool = False) -> bytes:
+    shape = (height, width) if gray else (height, width, 3)
     pixels = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
@@ -160,10 +160,10 @@ def test_labels(tmp_path: Path, label: Callable[[int], object], capsys: pytest.C
     source = write(tmp_path / "in", files)
     assert run(source, tmp_path / "out.zip") == run(source, tmp_path / "out") == 0
     assert "labels: 1 of the pictures have none" in capsys.readouterr().out
-    labelled = (0, 1, 3, 5)
+    labeled = (0, 1, 3, 5)
     with zipfile.ZipFile(tmp_path / "out.zip") as archive:
         content = json.loads(archive.read("dataset.json"))
-    assert content == {"labels": [[f"00000/img{i:08d}.png", label(i)] for i in labelled]}
+    assert content == {"labels": [[f"00000/img{i:08d}.png", label(i)] for i in labeled]}
     assert Source(tmp_path / "out.zip").labels() == (dict(content["labels"]), [])
     found, order = {}, []
     for path in sorted((tmp_path / "out").glob("*.tar")):
@@ -174,7 +174,7 @@ def test_labels(tmp_path: Path, label: Callable[[int], object], capsys: pytest.C
                 if suffix != "png":
                     assert suffix == ("cls" if isinstance(label(0), int) else "json")
                     found[int(name)] = json.load(shard.extractfile(member))  # type: ignore[arg-type]
-    assert found == {i: label(i) for i in labelled}
+    assert found == {i: label(i) for i in labeled}
     assert order == sorted(order), "a sample's files lie together"
 
 

@@ -43,8 +43,8 @@
 
 namespace on_host {
 
-inline int processors = 4;
-inline cudaError_t attribute(int* value, cudaDeviceAttr, int) { return *value = processors, cudaSuccess; }
+inline int num_sms = 4;
+inline cudaError_t attribute(int* value, cudaDeviceAttr, int) { return *value = num_sms, cudaSuccess; }
 inline const char* error_text(cudaError_t) { return "an error"; }
 
 template <class T>

@@ -15,7 +15,7 @@ struct OnDevice {
   explicit OnDevice(const Tensor&) {}
 
   CUstream_st* stream = nullptr;
-  int processors = processors_of(0);
+  int num_sms = count_sms(0);
 };
 
 inline Tensor fresh(Tensor t, const char* kind) {

@@ -205,11 +205,11 @@ def between_nan(t: Tensor) -> Tensor:
 
 @dataclass
 class Host:
-    """order: of threads between barriers. processors: of the device that the launchers plan for."""
+    """order: of threads between barriers. num_sms: of the device that the launchers plan for."""
 
     order: str = "forward"
     seed: int = 0
-    processors: int = 4
+    num_sms: int = 4
     mode: str = MODE
     traffic: Any = None  # of the last call, in the mode "counted"
 
@@ -222,7 +222,7 @@ class Host:
         """The operator, all of whose tensors lie between NaN."""
         found = library(self.mode)
         operator = getattr(getattr(torch.ops, library_name(self.mode)), name).default
-        found.set_device(ORDERS.index(self.order), self.seed, self.processors)
+        found.set_device(ORDERS.index(self.order), self.seed, self.num_sms)
         arguments, buffers = [], {}
         for argument, value in zip(operator._schema.arguments, given, strict=True):
             if isinstance(value, Tensor):

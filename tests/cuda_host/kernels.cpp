@@ -20,10 +20,10 @@ void host_made(const char* kind, const void* begin, size_t bytes) {
 
 extern "C" {
 
-void set_device(int order, unsigned seed, int processors) {
+void set_device(int order, unsigned seed, int num_sms) {
   on_host::order = on_host::Order(order);
   on_host::shuffler.seed(seed);
-  on_host::processors = processors;
+  on_host::num_sms = num_sms;
 }
 
 // What check_cuda says of a launch in a file that CUDA refused.

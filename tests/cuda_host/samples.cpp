@@ -21,7 +21,7 @@ __global__ void sum_kernel(const float* x, float* sums, int count) {
   }
   if (t < 32) {
     float total = parts[t] + parts[63 - t];
-    if (BUG == kTwoReaders && parts[32 + t / 2] >= 0 && t % 2) parts[32 + t / 2] = 0;  // which the neighbour reads too
+    if (BUG == kTwoReaders && parts[32 + t / 2] >= 0 && t % 2) parts[32 + t / 2] = 0;  // which the neighbor reads too
     for (int by = 16; by; by >>= 1) {
       if (BUG == kHalfWarp && t >= 16) break;
       total += __shfl_xor_sync(BUG == kMissingLanes && t >= 16 ? 0x0000ffffu : 0xffffffffu, total, by);

@@ -28,10 +28,10 @@ def test_bias_act(dtype: torch.dtype, act: str) -> None:
     fuzz.check_bias_act(Host("random"), act, dtype, 6)
 
 
-@pytest.mark.parametrize("processors", [1, 132])
-def test_one_block_and_many(processors: int) -> None:
+@pytest.mark.parametrize("num_sms", [1, 132])
+def test_one_block_and_many(num_sms: int) -> None:
     torch.manual_seed(0)
-    fuzz.check_bias_lrelu(Host("random", processors=processors), torch.float16, 20)
+    fuzz.check_bias_lrelu(Host("random", num_sms=num_sms), torch.float16, 20)
 
 
 def test_division_by_multiplication() -> None:
@@ -130,7 +130,7 @@ def test_bias_gradients_of_small_planes(size: int) -> None:
     """Several of them in a block."""
     for dtype in fuzz.DTYPES:
         dy, y = torch.randn(5, 37, size, size).to(dtype), torch.randn(5, 37, size, size).to(dtype)
-        got = Host("random", processors=132).bias_lrelu_bwd(dy, y, 1, 0.2, 1.4, 1.0, True)
+        got = Host("random", num_sms=132).bias_lrelu_bwd(dy, y, 1, 0.2, 1.4, 1.0, True)
         wanted = bias_lrelu._backward_reference(dy, y, 1, 0.2, 1.4, 1.0, True)
         fuzz.assert_same(got[0], wanted[0], fuzz.ROUNDING[dtype], dtype)
         fuzz.assert_same(got[1], wanted[1], fuzz.SUMS.get(dtype, 2e-5), dtype)

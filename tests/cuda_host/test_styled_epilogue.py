@@ -23,12 +23,10 @@ def test_four_taps(dtype: torch.dtype, order: str) -> None:
     fuzz.check_styled_epilogue(Host(order), dtype, 40, phased=False, draw=fuzz.four_taps)
 
 
-@pytest.mark.parametrize("processors", [1, 132])
-def test_one_block_and_many(processors: int) -> None:
+@pytest.mark.parametrize("num_sms", [1, 132])
+def test_one_block_and_many(num_sms: int) -> None:
     torch.manual_seed(0)
-    fuzz.check_styled_epilogue(
-        Host("random", processors=processors), torch.float16, 40, phased=False, draw=fuzz.four_taps
-    )
+    fuzz.check_styled_epilogue(Host("random", num_sms=num_sms), torch.float16, 40, phased=False, draw=fuzz.four_taps)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])

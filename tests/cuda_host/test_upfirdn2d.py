@@ -23,10 +23,10 @@ def test_four_taps(dtype: torch.dtype, order: str) -> None:
     fuzz.check_four_taps(Host(order), dtype, 40)
 
 
-@pytest.mark.parametrize("processors", [1, 132])
-def test_one_block_and_many(processors: int) -> None:
+@pytest.mark.parametrize("num_sms", [1, 132])
+def test_one_block_and_many(num_sms: int) -> None:
     torch.manual_seed(0)
-    fuzz.check_four_taps(Host("random", processors=processors), torch.float16, 40)
+    fuzz.check_four_taps(Host("random", num_sms=num_sms), torch.float16, 40)
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])

@@ -34,5 +34,5 @@ def test_all_but_what_is_left_to_triton_and_the_cpu_is_registered() -> None:
 def test_verified(name: str, dtypes: Sequence[torch.dtype], monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     monkeypatch.setattr(verification, "DTYPES", dtypes)
-    kernel = getattr(Host("random", processors=132), name)
+    kernel = getattr(Host("random", num_sms=132), name)
     assert verification.check(CUSTOM_OPS[name], kernel, "cpu") is None

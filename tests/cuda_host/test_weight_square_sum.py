@@ -16,15 +16,15 @@ def test_weight_square_sum(dtype: torch.dtype, order: str) -> None:
     fuzz.check_weight_square_sum(Host(order), dtype, 12)
 
 
-@pytest.mark.parametrize("processors", [1, 132])
+@pytest.mark.parametrize("num_sms", [1, 132])
 @pytest.mark.parametrize("taps", [(1, 1), (3, 3), (10, 16), (40, 60), (70, 90)], ids=str)
-def test_any_number_of_taps(taps: tuple[int, int], processors: int) -> None:
+def test_any_number_of_taps(taps: tuple[int, int], num_sms: int) -> None:
     """As many kernels in a block as its tile holds, one of them, or a kernel that is more than a tile."""
     torch.manual_seed(0)
     for dtype in (torch.float64, torch.float16):
         weight = torch.randn(3, 25, *taps).to(dtype)
         wanted = weight.double().square().sum((2, 3)).to(torch.promote_types(dtype, torch.float32))
-        got = Host(processors=processors).weight_square_sum(weight)
+        got = Host(num_sms=num_sms).weight_square_sum(weight)
         fuzz.assert_same(got, wanted, 1e-13 if dtype == torch.float64 else 1e-5, taps)
 
 

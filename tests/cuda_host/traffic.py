@@ -44,7 +44,7 @@ class Counted:
 
 def counted(name: str, layout: str, dtype: str, call: Any, samples: int = SAMPLES) -> Counted:
     """call: of an operator of `Host`. Compulsory: every image that it is given or gives, once."""
-    kernels = Host("random", mode="counted", processors=132 * samples // SAMPLES)
+    kernels = Host("random", mode="counted", num_sms=132 * samples // SAMPLES)
     call(kernels)
     buffers = kernels.traffic["buffers"]
     largest = max(buffer["bytes"] for buffer in buffers.values())

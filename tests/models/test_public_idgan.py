@@ -101,8 +101,8 @@ def fill(shapes: Shapes, seed: int = 0) -> Weights:
     }
 
 
-def optimiser(weights: Weights, name: str) -> dict[str, Any]:
-    """The state of torch's optimiser after one step."""
+def optimizer(weights: Weights, name: str) -> dict[str, Any]:
+    """The state of torch's optimizer after one step."""
     parameters = [nn.Parameter(w.clone()) for w in weights.values()]
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
@@ -116,7 +116,7 @@ def write_vae(folder: Path, weights: Weights, name: str = "last", legacy: bool =
     content = {
         "iter": 1_000_000,
         "model_states": {"net": weights},
-        "optim_states": {"optim": optimiser(weights, "Adam")},
+        "optim_states": {"optim": optimizer(weights, "Adam")},
     }
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
     return path
@@ -134,8 +134,8 @@ def gan_content(generator: Shapes, discriminator: Shapes, prefix: str = "module.
         "it": 300_000,
         "generator": public["generator"],
         "discriminator": public["discriminator"],
-        "g_optimizer": optimiser(weights["generator"], "RMSprop"),
-        "d_optimizer": optimiser(weights["discriminator"], "RMSprop"),
+        "g_optimizer": optimizer(weights["generator"], "RMSprop"),
+        "d_optimizer": optimizer(weights["discriminator"], "RMSprop"),
         "generator_test": public["average"],
     }
     return content, weights

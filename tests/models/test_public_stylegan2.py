@@ -349,7 +349,7 @@ def test_every_missing_entry_wrong_size_and_stranger_is_refused(which):
     assert "should not have convs.9.surprise" in text
 
 
-def relabelled(weights, old, new):
+def relabeled(weights, old, new):
     return {name.replace(old, new): value for name, value in weights.items()}
 
 
@@ -362,8 +362,8 @@ def relabelled(weights, old, new):
         (lambda: {0: torch.zeros(1)}, ["got Tensor under 0"]),
         (lambda: {**ada_generator(8), "mapping.embed.weight": torch.zeros(W, 2)}, ["without labels", "mapping.embed"]),
         (lambda: {**ada_discriminator(8), "mapping.embed.bias": torch.zeros(W)}, ["without labels", "mapping.embed"]),
-        (lambda: relabelled(ada_generator(8), ".b8.", ".b12."), ["8, 16, 32", "got one of 12"]),
-        (lambda: relabelled(ada_generator(16), ".b16.", ".b32."), ["wanted an entry synthesis.b16.conv1.weight"]),
+        (lambda: relabeled(ada_generator(8), ".b8.", ".b12."), ["8, 16, 32", "got one of 12"]),
+        (lambda: relabeled(ada_generator(16), ".b16.", ".b32."), ["wanted an entry synthesis.b16.conv1.weight"]),
         (lambda: {**ada_generator(16), "synthesis.b8.conv1.weight": torch.zeros(1, 1, 3, 3)}, ["5 at 4, 1 at 8"]),
         (lambda: {**ada_generator(8), "synthesis.b8.conv1.bias": torch.zeros(3)}, ["b8.conv1.bias", "(4,)", "(3,)"]),
         (lambda: {**rosinality_generator(8), "noises.noise_2": torch.zeros(8, 8)}, ["(1, 1, 8, 8), got (8, 8)"]),

@@ -46,7 +46,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert_equal(loaded, state)
 
 
-def test_a_module_and_its_optimiser_come_back(tmp_path: Path) -> None:
+def test_a_module_and_its_optimizer_come_back(tmp_path: Path) -> None:
     layer = torch.nn.Linear(3, 2)
     optimizer = torch.optim.RMSprop(layer.parameters())
     layer(torch.ones(1, 3)).sum().backward()

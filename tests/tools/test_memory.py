@@ -213,9 +213,9 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     vae, gan = found["stages"]["vae"], found["stages"]["gan"]
     assert (vae["batch_size"], gan["batch_size"]) == (16, 4)
     assert (set(vae["steps"]), set(gan["steps"])) == ({"vae"}, {"D with R1", "G"})
-    names = ["stage 1", "weights", "optimiser state", "average of G", "teacher", "other"]
+    names = ["stage 1", "weights", "optimizer state", "average of G", "teacher", "other"]
     assert list(gan["persisting"]) == names
-    assert gan["persisting"]["stage 1"] == vae["persisting"]["weights"] + vae["persisting"]["optimiser state"]
+    assert gan["persisting"]["stage 1"] == vae["persisting"]["weights"] + vae["persisting"]["optimizer state"]
     for stage in (vae, gan):
         assert stage["peak"] == pytest.approx(sum(stage["persisting"].values()) + max(stage["steps"].values()))
     assert found["peak"] == max(vae["peak"], gan["peak"])
@@ -231,7 +231,7 @@ def test_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
     assert lines[1].split("  ") == ["stage 1, batch 2", "stage 2, batch 2"]
     rows = [
         "weights",
-        "optimiser state",
+        "optimizer state",
         "teacher",
         "all that persists",
         "step vae",

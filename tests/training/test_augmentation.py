@@ -191,7 +191,7 @@ def color_matrix(b, c, flip, hue, s):
     return saturation @ turn @ (np.eye(4) - 2 * along * flip) @ contrast @ brightness
 
 
-COLOURS = {
+COLORS = {
     "brightness": {"brightness": 0.8},
     "contrast": {"contrast": 0.2},
     "luma flip": {"luma_flip": 0.6},
@@ -203,9 +203,9 @@ COLOURS = {
 
 
 @pytest.mark.parametrize("c", [1, 3])
-@pytest.mark.parametrize("name", COLOURS)
+@pytest.mark.parametrize("name", COLORS)
 def test_color_is_the_product_of_its_matrices(name, c):
-    get = COLOURS[name].get
+    get = COLORS[name].get
     matrix = color_matrix(
         0.2 * ndtri(get("brightness", 0.5)),
         2 ** (0.5 * ndtri(get("contrast", 0.5))),
@@ -216,7 +216,7 @@ def test_color_is_the_product_of_its_matrices(name, c):
     x = pictures(2, c, 8, dtype=torch.float64)
     colors = np.concatenate([np.broadcast_to(x.numpy(), (2, 3, 8, 8)), np.ones((2, 1, 8, 8))], 1)
     expected = np.einsum("ij,njyx->niyx", matrix, colors)[:, :c]  # gray stays gray
-    np.testing.assert_allclose(augment(x, numbers_for(2, **COLOURS[name]), HALF), expected, atol=1e-6)
+    np.testing.assert_allclose(augment(x, numbers_for(2, **COLORS[name]), HALF), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("c", [1, 3])
