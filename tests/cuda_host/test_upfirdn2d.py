@@ -1,5 +1,7 @@
 """The CUDA kernels of upfirdn2d against the plain twin, in three orders of threads, and what they move."""
 
+import random
+
 import pytest
 import torch
 
@@ -27,6 +29,16 @@ def test_four_taps(dtype: torch.dtype, order: str) -> None:
 def test_one_block_and_many(num_sms: int) -> None:
     torch.manual_seed(0)
     fuzz.check_four_taps(Host("random", num_sms=num_sms), torch.float16, 40)
+
+
+@pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2)])
+def test_wide_channels_last_images(up: int, down: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 16, 9, 130).contiguous(memory_format=torch.channels_last)
+    numbers = ([up, up], [down, down], [2, 1, 2, 1], False, 1.0)
+    f = fuzz.four_taps(random.Random(0))
+    wanted = reference(x, f, *numbers)
+    fuzz.assert_same(Host().upfirdn2d(x, f, *numbers), wanted, fuzz.ROUNDING[x.dtype], numbers)
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
