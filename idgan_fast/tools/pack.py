@@ -188,9 +188,9 @@ def parse(argv: Sequence[str], prog: str | None) -> tuple[Path, Path, int, Setti
     add = parser.add_argument
     sides: Any = {"type": whole_number(1, LARGEST_SIDE), "metavar": "N"}
     add("--size", default=256, help="side of the pictures written, in pixels (default 256)", **sides)
-    add("--channels", default=3, type=int, choices=(1, 3), help="1 for grey (default 3)")
-    add("--framing", default="crop", choices=("crop", "squash"), help="a centred square (default), or all in one")
-    add("--crop", help="side of the centre crop before resizing, in pixels; by default the shorter side", **positive)
+    add("--channels", default=3, type=int, choices=(1, 3), help="1 for gray (default 3)")
+    add("--framing", default="crop", choices=("crop", "squash"), help="a centered square (default), or all in one")
+    add("--crop", help="side of the center crop before resizing, in pixels; by default the shorter side", **positive)
     add("--min-side", default=0, type=whole_number(0), metavar="N", help="leave out pictures with a side under this")
     limit: Any = {"type": positive_number, "metavar": "X"}
     add(
