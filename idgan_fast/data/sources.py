@@ -41,6 +41,7 @@ class Source:
         self._folder = str(path) if path.is_dir() else None
         self._tars: list[Path] = []
         self._members: dict[str, tuple[Path, int, int]] = {}  # an image's tar, its offset there and its bytes
+        self._listed: tuple[int, int] | None = None  # the state of a zip whose names were read
         self._listings: list[str] = []  # the names of files dataset.json
         passed_over, damage = PassedOver(), dict[str, list[str]]()
         try:
@@ -145,6 +146,8 @@ class Source:
         """The zip, opened once in a process."""
         with self._lock:
             if self._zip is None or self._zip[0] != os.getpid():
+                if self._listed is not None and _state(self.path) not in (None, self._listed):
+                    raise UserError(f"data: {self.path} was replaced while it was read; bring back the one of before")
                 self._zip = (os.getpid(), zipfile.ZipFile(self.path))
             return self._zip[1]
 
@@ -162,6 +165,7 @@ class Source:
         elif is_tar(self.path):
             self._tars = [self.path]
         else:
+            self._listed = _state(self.path)
             with zipfile.ZipFile(self.path) as archive:
                 return self._sift((name for name in archive.namelist() if not name.endswith("/")), passed_over)
         return [name for path in self._tars for name in self._list_tar(path, passed_over, damage)]

@@ -1,6 +1,7 @@
 """Whether images are the same as before, by names, sizes and contents."""
 
 import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from idgan_fast.data.fingerprint import SAMPLES, Fingerprint, agrees
 from idgan_fast.data.sources import Source
+from tests.common import error_of
 from tests.data.test_sources import KINDS, PICTURES, write
 
 
@@ -80,3 +82,11 @@ def test_files_replaced_in_mid_run(kind: str, tmp_path: Path) -> None:
     os.utime(tmp_path / "copy", (1, 1))
     os.replace(tmp_path / "copy", archive)
     assert before.changed() == source.names
+
+
+def test_a_zip_that_is_replaced_is_not_read_as_the_one_of_before(tmp_path: Path) -> None:
+    """By a process that opens it later, such as a loader's."""
+    path = write("zip", tmp_path / "a", PICTURES)
+    source = pickle.loads(pickle.dumps(Source(path)))
+    os.replace(write("zip", tmp_path / "b", {**PICTURES, "more.png": b"1"}), path)
+    assert "was replaced while it was read" in error_of(lambda: source.read(source.names[0]))
