@@ -29,7 +29,7 @@ from idgan_fast.data.images import ImageFiles, prepare, require_pixels, require_
 from idgan_fast.data.images import decode as decode_by_pillow
 from idgan_fast.data.order import IndexBatches
 from idgan_fast.data.quiet import drop_complaints
-from idgan_fast.errors import UserError
+from idgan_fast.errors import UserError, out_of_memory
 
 PREFETCHED = 2  # batches that are ready, or being made, beside the one in use
 
@@ -186,7 +186,7 @@ class Loader:
     def _find_fault(self, feed: Feed, error: RuntimeError) -> None:
         """Skip the images of the batches under way that Pillow cannot read either. If there are none, let Pillow decode
         those that DALI refuses alone, or all of them if it refuses none. Raises UserError if nothing is left to try."""
-        if any(words in str(error).lower() for words in ("out of memory", "bad_alloc")):
+        if out_of_memory(error) is not None:
             raise error
         names = sorted({name for names in feed.names.values() for name in names} - self.by_pillow)
         faults = {name: reason for name in names if (reason := self._fault(name)) is not None}
