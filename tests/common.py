@@ -1,6 +1,9 @@
 """What several tests share."""
 
-from collections.abc import Callable
+import contextlib
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +27,18 @@ def error_of(make: Callable[[], object]) -> str:
     text = str(caught.value)
     assert "\n" not in text
     return text
+
+
+@contextlib.contextmanager
+def limited_memory(more: int) -> Iterator[None]:
+    """Within it, allocations that need more than so many further bytes of address space fail. On Linux."""
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + more, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def state_at(stage: str, iteration: int, **more: Any) -> dict[str, Any]:

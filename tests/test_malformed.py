@@ -1,6 +1,5 @@
 """Files and command lines that are broken at random: a result or one line, at once, in little memory."""
 
-import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from idgan_fast.config.arguments import parse
 from idgan_fast.config.presets import PRESETS
 from idgan_fast.errors import UserError
+from tests.common import limited_memory
 from tests.malformed import KINDS, odd_command_line
 
 SECONDS, BYTES = 10, 2**31  # of processor time, and of address space beside what is taken already
@@ -25,13 +25,11 @@ def little_time_and_memory() -> Iterator[None]:
     def stop(*_: object) -> None:
         raise TooSlow
 
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    limits, handler = resource.getrlimit(resource.RLIMIT_AS), signal.signal(signal.SIGVTALRM, stop)
-    resource.setrlimit(resource.RLIMIT_AS, (taken + BYTES, limits[1]))
+    handler = signal.signal(signal.SIGVTALRM, stop)
     try:
-        yield
+        with limited_memory(BYTES):
+            yield
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, limits)
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, handler)
 

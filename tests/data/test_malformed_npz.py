@@ -2,7 +2,6 @@
 
 import io
 import math
-import resource
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 
 from idgan_fast.data.dsprites import DSpritesFile
-from tests.common import error_of
+from tests.common import error_of, limited_memory
 
 GRID = np.array(list(product([0], *map(range, (2, 2, 2, 2, 2)))), np.int64)
 PICTURES = np.zeros((32, 64, 64), np.uint8)
@@ -70,13 +69,8 @@ def write(path: Path, classes: bytes = npy(GRID), images: bytes = npy(PICTURES))
 @pytest.fixture
 def little_memory() -> Iterator[None]:
     """An allocation of more than a GiB fails, and is no UserError."""
-    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (now + 2**30, limits[1]))
-    try:
+    with limited_memory(2**30):
         yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def refused(path: Path) -> str:

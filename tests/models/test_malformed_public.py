@@ -1,6 +1,5 @@
 """Public checkpoints that claim what they do not hold: one line, and no memory by the claim."""
 
-import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,20 +10,15 @@ from idgan_fast.models.public_idgan import load_public
 from idgan_fast.models.public_stylegan2 import load_public_stylegan2
 from idgan_fast.models.vae import VAE
 from idgan_fast.models.weights_file import read_weights
-from tests.common import assert_equal, error_of
+from tests.common import assert_equal, error_of, limited_memory
 from tests.malformed import stylegan2
 
 
 @pytest.fixture(autouse=True)
 def little_memory() -> Iterator[None]:
     """An allocation of more than a GiB fails."""
-    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (now + 2**30, limits[1]))
-    try:
+    with limited_memory(2**30):
         yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def vae() -> dict[str, torch.Tensor]:
