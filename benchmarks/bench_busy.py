@@ -1,8 +1,9 @@
 """A step of stage 1 of dsprites-quick on the CPU beside other processes that never rest.
 
-Threads as commands set them (`idgan_fast.startup`) against OpenMP's default, each in a process of its own, in turns.
-Correctness first: both give the same loss. The floor of a machine of C cores beside N others is the default's time
-alone times (C + N) / C. The commands' time must stay within twice that. With --full also beside 1 and 4.
+Threads as commands set them (`idgan_fast.startup`) against OpenMP's default: two processes that live throughout and
+take their steps in turns, for what a machine gives changes within seconds. Correctness first: both give the same loss.
+The floor of a machine of C cores beside N others is the default's time alone times (C + N) / C. The commands' time must
+stay within twice that. With --full also beside 1 and 4.
 """
 
 import json
@@ -27,7 +28,7 @@ from idgan_fast.training.precision import choose
 from idgan_fast.training.step_compiler import StepCompiler
 from idgan_fast.training.vae import VAEStage
 
-CORES, WARM, SECONDS, ROUNDS = 2, 3, 4.0, 3
+CORES, SECONDS, ROUNDS = 2, 0.7, 12
 VARIANTS: dict[str, dict[str, str]] = {"commands": startup.WAITING, "default": {}}
 
 
@@ -62,44 +63,59 @@ def prepare(others: int) -> dict[str, float]:
 @cache
 def beside(others: int) -> dict[str, float]:
     """Seconds of a step by variant, beside so many processes: medians over rounds of medians over steps."""
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(others)]
+    busy: list[subprocess.Popen[bytes]] = []
+    times: dict[str, list[float]] = {name: [] for name in VARIANTS}
     try:
-        results = [{name: measure(environ) for name, environ in VARIANTS.items()} for _ in range(ROUNDS)]
+        processes = {name: start(environ) for name, environ in VARIANTS.items()}
+        losses = {ask(process)[0] for process in processes.values()}
+        assert len(losses) == 1, losses
+        busy += [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(others)]
+        for _ in range(ROUNDS):
+            for name, process in processes.items():
+                times[name].append(ask(process)[1])
+        for process in processes.values():
+            process.communicate()
     finally:
-        for process in busy:
-            process.kill()
-            process.wait()
-    losses = {loss for result in results for loss, _ in result.values()}
-    assert len(losses) == 1, losses
-    return {name: median(result[name][1] for result in results) for name in VARIANTS}
+        for neighbour in busy:
+            neighbour.kill()
+            neighbour.wait()
+    return {name: median(rounds) for name, rounds in times.items()}
 
 
-def measure(environ: dict[str, str]) -> tuple[float, float]:
-    """The loss after the steps that warm up, and the seconds of a step, in a new process with these variables."""
+def start(environ: dict[str, str]) -> "subprocess.Popen[str]":
+    """A new process with these variables that takes steps when asked."""
     unset = {name: value for name, value in os.environ.items() if name not in startup.CHOSEN_BY_USER}
     command = [sys.executable, "-m", "benchmarks.bench_busy"]
     environ = {**unset, **environ, "OMP_NUM_THREADS": str(CORES)}
-    return tuple(json.loads(subprocess.run(command, env=environ, check=True, stdout=subprocess.PIPE).stdout))
+    return subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def ask(process: "subprocess.Popen[str]") -> tuple[float, float]:
+    """Let a process take steps for SECONDS. Returns the loss of the first and the median of their seconds."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return tuple(json.loads(process.stdout.readline()))
 
 
 def main() -> None:
-    """Print the loss and the seconds of a step in this process."""
+    """Take steps for SECONDS at each line of standard input, and print the first one's loss and the median's time."""
     config, device = arguments.parse(["--preset", "dsprites-quick"], "bench_busy"), torch.device("cpu")
     dataset = open_data(config, IMAGE_SIZE)
     torch.manual_seed(0)
-    compiler = StepCompiler(False, device, print)
-    stage = VAEStage(config, dataset.channels, device, choose("off", device), compiler)
-    times: list[float] = []
-    for done, batch in enumerate(batches(dataset, config.vae.batch_size, 0, 0, workers=0)):
-        start = time.perf_counter()
-        loss = stage.step(batch, done)["loss"].item()
-        if done < WARM:
-            first_loss = loss
-            continue
-        times.append(time.perf_counter() - start)
-        if sum(times) > SECONDS and len(times) >= 3:
-            break
-    print(json.dumps([first_loss, median(times)]))
+    stage = VAEStage(config, dataset.channels, device, choose("off", device), StepCompiler(False, device, print))
+    steps = enumerate(batches(dataset, config.vae.batch_size, 0, 0, workers=0))
+    for _ in sys.stdin:
+        times: list[float] = []
+        losses: list[float] = []
+        end = time.perf_counter() + SECONDS
+        while time.perf_counter() < end or len(times) < 3:
+            done, batch = next(steps)
+            begin = time.perf_counter()
+            losses.append(stage.step(batch, done)["loss"].item())
+            times.append(time.perf_counter() - begin)
+        print(json.dumps([losses[0], median(times)]), flush=True)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
 """A thread that waits at a barrier looks that often whether the others are there, and then sleeps.
 
 By default it looks on for milliseconds, in which it keeps a core from the very thread that it waits for as soon as
-another process works beside it. Sleeping costs system calls at every barrier, so that a step of dsprites-quick's
-stage 1 on two idle cores takes 1.2 times as long as by default (1.5 with no looking at all). benchmarks/bench_busy.py
-compares them, also beside busy processes. GNU's runtime reads both names, LLVM's and Intel's the first.
+another process works beside it. Sleeping costs system calls at every barrier: alone, a step of dsprites-quick's
+stage 1 takes 1.0 to 1.2 times as long as by default, beside one busy process a fifth (benchmarks/bench_busy.py).
+GNU's runtime reads both names, LLVM's and Intel's the first.
 """
 CHOSEN_BY_USER = (*WAITING, "KMP_BLOCKTIME")
 
