@@ -116,4 +116,3 @@ def test_commands_set_it_before_torch_is_imported() -> None:
     assert python(f"{mains}{no_such_setting}{SHOW}") == f"passive {count}\n"
     no_such_preset = "__main__.main(['memory', '--preset', 'no']); assert 'torch' in sys.modules; "
     assert python(f"{mains}{no_such_preset}{SHOW}") == f"passive {count}\n"
-    assert python(f"{mains}{no_such_setting}{SHOW}", OMP_WAIT_POLICY="active") == "active None\n"

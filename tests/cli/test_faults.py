@@ -79,7 +79,7 @@ def start(arguments: list[str], run: Path) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_to_the_whole_group_with_loader_processes(
     number: signal.Signals, picture_folder: Path, tmp_path: Path
 ) -> None:

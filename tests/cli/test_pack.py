@@ -361,7 +361,9 @@ def worker_of(process: subprocess.Popen) -> int:
     return next(int(c) for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes())
 
 
-@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "worker", "parent"])
+@pytest.mark.parametrize(
+    "how", ["SIGINT", "worker", *(pytest.param(h, marks=pytest.mark.slow) for h in ("SIGTERM", "parent"))]
+)
 def test_signals_with_worker_processes(tmp_path: Path, how: str) -> None:
     """To the whole group, as a terminal sends them; SIGKILL to one process, as a lack of memory does."""
     content = png(0, 500, 500)

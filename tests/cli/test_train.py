@@ -138,7 +138,7 @@ def test_vgan_run_with_lazy_r1(picture_folder: Path, tmp_path: Path) -> None:
     assert all(row["bottleneck_beta"] > 0 for row in rows)
 
 
-@pytest.mark.parametrize("kind", ["dsprites", "images", "images by dali"])
+@pytest.mark.parametrize("kind", ["dsprites", pytest.param("images", marks=pytest.mark.slow), "images by dali"])
 def test_resumed_run_equals_the_straight_one(
     kind: str, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -225,8 +225,8 @@ def compiles_with_a_penalty(name: str) -> None:
 memory_formats_and_dtypes = pytest.mark.parametrize(
     ("layout", "dtype"),
     [
-        (torch.contiguous_format, torch.float32),
         (torch.channels_last, torch.bfloat16),
+        pytest.param(torch.contiguous_format, torch.float32, marks=pytest.mark.slow),
         pytest.param(torch.contiguous_format, torch.bfloat16, marks=pytest.mark.slow),
         pytest.param(torch.channels_last, torch.float32, marks=pytest.mark.slow),
     ],

@@ -55,6 +55,7 @@ def test_the_operator_of_the_page(folder: Path) -> None:
     assert checks.passed(outcome.stdout) > 20
 
 
+@pytest.mark.slow
 def test_a_wrong_gradient_fails_the_test_of_the_page(folder: Path) -> None:
     file = folder / "softsign.py"
     text = file.read_text()

@@ -67,7 +67,9 @@ def in_child(*arguments: str, **environment: str) -> subprocess.CompletedProcess
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the pages are Linux's")
-@pytest.mark.parametrize("wish", [{}, {"IDGAN_FAST_CPU": "plain"}], ids=["widest", "plain"])
+@pytest.mark.parametrize(
+    "wish", [{}, pytest.param({"IDGAN_FAST_CPU": "plain"}, marks=pytest.mark.slow)], ids=["widest", "plain"]
+)
 def test_no_read_goes_behind_a_tensor(wish: dict[str, str]) -> None:
     """The sanitizers see writes too, and are slow."""
     outcome = in_child("-m", "tests.ops.guarded", **wish)
@@ -114,9 +116,8 @@ def test_an_instruction_set_that_is_not_there_is_refused() -> None:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None or shutil.which("nm") is None, reason="needs g++ and nm")
-@pytest.mark.parametrize(
-    "name", [pytest.param("plain", marks=pytest.mark.slow), pytest.param("avx2", marks=pytest.mark.slow), "avx512"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plain", "avx2", "avx512"])
 def test_no_symbol_of_an_instruction_set_can_replace_another(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

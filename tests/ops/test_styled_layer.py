@@ -33,6 +33,7 @@ def test_a_whole_layer_in_triton_beside_cuda_kernels(
     assert plan == (None if wanted is None else (wanted, composition.Epilogue()))
 
 
+@pytest.mark.slow
 def test_opcheck(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "SHAPES", ((2, 3, 5, 4),))
     for arguments in verification.samples_of(CUSTOM_OPS["styled_layer_fwd"], torch.float32, torch.channels_last):

@@ -112,7 +112,10 @@ def predicted(case: str) -> dict[str, dict[str, Any]]:
     return predict(config, CPU, Precision(amp, "cpu", ""))
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = ("stylegan2", "stylegan2, bf16, recompute")
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW else c for c in CASES])
 def test_what_persists_and_the_peak_are_those_measured(case: str) -> None:
     for stage in ("vae", "gan") if case.startswith("resnet") else ("gan",):
         found, (kept, peak) = predicted(case)[stage], measured(case, stage)
