@@ -45,7 +45,8 @@ def test_a_wheel_without_the_library(program: list[str], reason: str, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("compiler", "wanted"), [("sh", "pip install -v . builds it"), ("no-c++", "no-c++ is not there")]
+    ("compiler", "wanted"),
+    [pytest.param("sh", "pip install -v . builds it", marks=pytest.mark.slow), ("no-c++", "no-c++ is not there")],
 )
 def test_a_missing_library_is_explained(compiler: str, wanted: str, tmp_path: Path) -> None:
     (tmp_path / "idgan_fast").mkdir()

@@ -178,7 +178,7 @@ def test_labels(tmp_path: Path, label: Callable[[int], object], capsys: pytest.C
     assert order == sorted(order), "a sample's files lie together"
 
 
-@pytest.mark.parametrize("name", ["out.zip", "out"])
+@pytest.mark.parametrize("name", ["out.zip", pytest.param("out", marks=pytest.mark.slow)])
 def test_two_processes_write_the_same_bytes(pictures: Path, tmp_path: Path, name: str) -> None:
     write(pictures, BAD)
     for workers in (1, 2):

@@ -59,7 +59,7 @@ def job(layer: Layer, index: int) -> tune.Job:
     return tune.jobs_of(tune.operands(layer, torch.float16, CPU))[index]
 
 
-@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize("index", [pytest.param(0, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_fastest_tile_is_found_and_taken(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     one = job(next(layer for layer in LAYERS if layer.kind == "styled conv"), index)
     best, least, before = tune.improve(one, CPU, prefers(one.shape.key))
@@ -94,6 +94,7 @@ def test_tiles_that_fail_or_give_another_result_are_passed_over(monkeypatch: pyt
     assert best["num_stages"] == 3
 
 
+@pytest.mark.slow
 def test_forms_are_measured_kept_and_taken_by_later_runs() -> None:
     out = io.StringIO()
     keys = []
