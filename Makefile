@@ -23,10 +23,10 @@ STAMP := $(VENV)/.installed-$(shell printf '%s' '$(TORCH_SPEC) $(TORCH_ARGS)' | 
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml setup.py $(wildcard csrc/*.py csrc/*.h csrc/cpu/* csrc/cuda/*)
+$(STAMP): pyproject.toml setup.py $(wildcard csrc/*.py csrc/*.h csrc/cpu/* csrc/cuda/* csrc/host/*)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("idgan-fast needs Python 3.10 or newer, got " + sys.version.split()[0] + ": make PYTHON=python3.11 install")'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet "setuptools>=77" wheel
+	$(PY) -m pip install --quiet "setuptools>=77" wheel ninja
 	$(PY) -m pip install --quiet "$(TORCH_SPEC)" $(TORCH_ARGS)
 	$(PY) -m pip install --quiet --no-build-isolation --editable ".[dev,dali]"
 	@rm -f $(VENV)/.installed-* && touch $@
@@ -41,6 +41,7 @@ test: install
 
 test-all: install
 	$(MAIN)
+	IDGAN_FAST_HOST=0 $(MAIN) tests/ops
 	$(ON_HOST)
 	$(INTERPRETED)
 
@@ -68,11 +69,12 @@ check: install
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
+# For every Python and torch, and so without the host library, which fits one of each.
 # With the CUDA library for every GPU, as +cu13: make wheel IDGAN_FAST_CUDA=all
 # build/lib* first: setuptools would pack what it left there from modules that are gone.
 wheel: install
 	rm -rf build/lib* build/bdist* dist/*.whl
-	$(PY) -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+	IDGAN_FAST_HOST=0 $(PY) -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 	$(PY) tests/wheel.py dist/*.whl "$(WHEEL_TORCH)" $(TORCH_ARGS)
 
 format: install

@@ -1,9 +1,12 @@
 """Maps the folder kernels/ to the package idgan_fast.kernels and builds csrc/ where that is possible.
 
-Two libraries, _cpu and _cuda, which speak LibTorch's stable ABI: it promises that one binary serves every torch from
-TORCH_TARGET on, and they have no Python in them. Built with torch 2.14 the CPU library passed the kernels' tests with
-2.13 too, and `make wheel` runs the doctor's checks on such a pair. Where torch is not installed yet or no compiler
-works, the package installs without them, and `idgan-fast doctor` says so.
+The kernels are two libraries, _cpu and _cuda, which speak LibTorch's stable ABI: it promises that one binary serves
+every torch from TORCH_TARGET on, and they have no Python in them. Built with torch 2.14 the CPU library passed the
+kernels' tests with 2.13 too, and `make wheel` runs the doctor's checks on such a pair. Where torch is not installed yet
+or no compiler works, the package installs without them, and `idgan-fast doctor` says so.
+
+The host library, _host, is C++ above the kernels that saves Python's time. It fits the torch and the CPython that it is
+built with, which the tag of a wheel with it says. IDGAN_FAST_HOST=0 leaves it out: the package works without it.
 
 The CUDA library needs nvcc of the CUDA major that torch has, and serves that major alone. It is built for
 TORCH_CUDA_ARCH_LIST, or for the GPUs that are here, and without either left out. IDGAN_FAST_CUDA=all makes a wheel for
@@ -16,13 +19,15 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from subprocess import SubprocessError
 from time import perf_counter
 from typing import ClassVar
 
-from setuptools import Extension, find_packages, setup
+from setuptools import Distribution, Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import PlatformError
@@ -30,9 +35,10 @@ from setuptools.errors import PlatformError
 sys.path.insert(0, str(Path(__file__).resolve().parent / "csrc"))
 import cuda_build
 
-CPU, CUDA = Path("csrc/cpu"), Path("csrc/cuda")
+CPU, CUDA, HOST = Path("csrc/cpu"), Path("csrc/cuda"), Path("csrc/host")
 COMMON = ["-std=c++20", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter"]
 COMMON += ["-fno-tree-vectorize"]  # the kernels are written in vectors; GCC made more of them, of the pointers
+HOST_FLAGS = ["-std=c++20", "-O2", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter"]
 SETS = {"plain": ["-DIDGAN_BYTES=16"]}
 if platform.machine() in ("x86_64", "AMD64"):
     avx2 = ["-mavx2", "-mfma", "-mf16c"]
@@ -57,6 +63,8 @@ class BuildLibraries(build_ext):
         self.extensions = [ext for ext in self.extensions if self.only in (None, ext.name.split(".")[-1])]
 
     def get_ext_filename(self, fullname: str) -> str:
+        if fullname.endswith("_host"):
+            return super().get_ext_filename(fullname)  # which names this CPython
         return fullname.replace(".", "/") + ".so"
 
     def build_extension(self, ext: Extension) -> None:
@@ -65,6 +73,8 @@ class BuildLibraries(build_ext):
             raise PlatformError("the libraries are built on Linux alone so far")
         if ext.name.endswith("_cpu"):
             self.build_cpu(ext)
+        elif ext.name.endswith("_host"):
+            self.build_host(ext)
         else:
             self.build_cuda(ext)
 
@@ -94,14 +104,41 @@ class BuildLibraries(build_ext):
     def build_cpu(self, ext: Extension) -> None:
         """isa.cpp once for each instruction set."""
         torch = cuda_build.torch_folder()
-        objects = [
-            self.compile(
-                CPU / "isa.cpp", Path(self.build_temp) / name, [f"-DIDGAN_SET={name}", "-fno-exceptions", *flags]
+        jobs = [
+            partial(
+                self.compile,
+                CPU / "isa.cpp",
+                Path(self.build_temp) / name,
+                [f"-DIDGAN_SET={name}", "-fno-exceptions", *flags],
             )
             for name, flags in SETS.items()
         ]
-        objects += [self.compile_for_torch(torch, path) for path in sorted(CPU.glob("*.cpp")) if path.name != "isa.cpp"]
-        self.link(ext, objects, torch)
+        for path in sorted(CPU.glob("*.cpp")):
+            if path.name != "isa.cpp":
+                jobs.append(partial(self.compile_for_torch, torch, path))
+        self.link(ext, in_parallel(jobs), torch)
+
+    def build_host(self, ext: Extension) -> None:
+        """By torch's own build, with ninja where it is installed, for this torch and this CPython."""
+        if os.environ.get("IDGAN_FAST_HOST") == "0":
+            return print("no host library: IDGAN_FAST_HOST=0 leaves it out")
+        cuda_build.torch_folder()
+        from torch.utils.cpp_extension import BuildExtension, CppExtension, is_ninja_available
+
+        begun = perf_counter()
+        sources = [str(path) for path in sorted(HOST.glob("*.cpp"))]
+        users = shlex.split(os.environ.get("CXXFLAGS", ""))
+        made_of = CppExtension(ext.name, sources, extra_compile_args=[*HOST_FLAGS, *users])
+        command = BuildExtension(Distribution({"ext_modules": [made_of]}), use_ninja=is_ninja_available())
+        command.build_lib, command.build_temp = self.build_lib, str(Path(self.build_temp) / "host")
+        command.ensure_finalized()
+        try:
+            command.run()
+        except (OSError, RuntimeError, SubprocessError) as error:
+            raise PlatformError(f"the host library was not built: {str(error).splitlines()[0]}") from error
+        made = Path(self.get_ext_fullpath(ext.name))
+        print(f"{made.name}: {perf_counter() - begun:.0f} s, {made.stat().st_size / 2**20:.1f} MiB")
+        return None
 
     def build_cuda(self, ext: Extension) -> None:
         """The kernels by nvcc, which sees no torch, their registration by the C++ compiler, which sees no CUDA."""
@@ -122,19 +159,25 @@ class BuildLibraries(build_ext):
             for path in sorted(CUDA.glob("*.cu"))
         ]
         jobs += [partial(self.compile_for_torch, torch, path) for path in sorted(CUDA.glob("*.cpp"))]
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            objects = list(pool.map(lambda job: job(), jobs))
-        self.link(ext, objects, torch, (runtime,), f"-l:libcudart.so.{major}")
+        self.link(ext, in_parallel(jobs), torch, (runtime,), f"-l:libcudart.so.{major}")
         made = Path(self.get_ext_fullpath(ext.name))
         seconds, size = perf_counter() - begun, made.stat().st_size / 2**20
         print(f"{self.get_ext_filename(ext.name)}: {architectures} by {nvcc}: {seconds:.0f} s, {size:.1f} MiB")
 
 
+def in_parallel(jobs: list[Callable[[], str]]) -> list[str]:
+    """Their results in order; MAX_JOBS at once, or as many as there are cores."""
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or len(os.sched_getaffinity(0)))) as pool:
+        return list(pool.map(lambda job: job(), jobs))
+
+
 class StableWheel(bdist_wheel):
-    """Tagged for every Python, since the libraries have none in them."""
+    """Tagged for every Python, since the libraries have none in them, unless the host library is one of them."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        *_, system = super().get_tag()
+        python, abi, system = super().get_tag()
+        if any(Path(self.get_finalized_command("build_ext").build_lib, "idgan_fast").glob("_host.*")):
+            return python, abi, system
         return "py3", "none", system
 
 
@@ -155,6 +198,7 @@ setup(
     ext_modules=[
         Extension("idgan_fast._cpu", sources=[], optional=True),
         Extension("idgan_fast._cuda", sources=[], optional=not FOR_OTHERS),
+        Extension("idgan_fast._host", sources=[], optional=True),
     ],
     cmdclass={"build_ext": BuildLibraries, "bdist_wheel": StableWheel},
     options={"egg_info": {"tag_build": local_version()}},

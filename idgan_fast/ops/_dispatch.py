@@ -151,6 +151,16 @@ def choose(operator: Operator, device: torch.device, impl: str, *, fusible: bool
     return "reference" if transforming() else chosen
 
 
+def requested() -> str:
+    """What `backend(...)` or IDGAN_FAST_BACKEND asks for."""
+    return _requested.get()
+
+
+def chosen(operator: Operator, device: str, impl: str, requested: str) -> str:
+    """`choose`, in eager mode and without transforms, for a caller that knows what is requested."""
+    return _choose(operator.name, operator.names, device, impl, requested)
+
+
 def check_impl(impl: str) -> None:
     """Refuses an unknown `impl` where no backend has to be chosen."""
     _choose("", (), "cpu", impl, "reference")

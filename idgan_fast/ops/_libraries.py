@@ -1,11 +1,13 @@
-"""Loads the compiled kernels, `_cpu.so` and `_cuda.so` beside this package, or says in a line why that cannot be."""
+"""Loads the compiled libraries `_cpu`, `_cuda` and `_host` beside this package, or says why that cannot be."""
 
+import importlib
 import mmap
 import os
 import re
 import shutil
 import sysconfig
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -38,6 +40,29 @@ def load_cuda(path: Path = PACKAGE / "_cuda.so", cuda: str | None = torch.versio
     return _load(path, "CUDA")
 
 
+def load_host(path: Path | None = None) -> tuple[ModuleType | None, str | None]:
+    """The module that runs whole operators as one call of C++, or None and why.
+
+    It fits one torch and one CPython, unlike the kernels: its name tells the second, a mark in it the first.
+    IDGAN_FAST_HOST=0 leaves it out.
+    """
+    path = path or PACKAGE / f"_host{sysconfig.get_config_var('EXT_SUFFIX')}"
+    if os.environ.get("IDGAN_FAST_HOST") == "0":
+        return None, "IDGAN_FAST_HOST=0 leaves it out"
+    if not path.exists():
+        others = any(path.parent.glob("_host.*"))
+        built = "was built for another Python" if others else "was not built"
+        return None, f"the host library {built}: pip install --no-build-isolation . builds it or says why not"
+    version, wanted = _torch_of(path), torch.__version__.split("+")[0]
+    if version != wanted:
+        how = "pip install --no-build-isolation . builds it for this one"
+        return None, f"the host library is of torch {version}, torch is {wanted}: {how}"
+    try:
+        return importlib.import_module("idgan_fast._host"), None
+    except ImportError as error:
+        return None, f"the host library does not load: {str(error).splitlines()[0]}"
+
+
 def _load(path: Path, name: str) -> str | None:
     try:
         torch.ops.load_library(path)
@@ -48,6 +73,15 @@ def _load(path: Path, name: str) -> str | None:
 
 def _runtime_of(path: Path) -> str | None:
     """The major version of the CUDA runtime that a library names."""
+    return _found(path, rb"\0libcudart\.so\.(\d+)\0")
+
+
+def _torch_of(path: Path) -> str | None:
+    """The torch that a host library was built for: csrc/host/host.cpp has the mark."""
+    return _found(path, rb"\0idgan_fast\._host for torch ([^\0]+)\0")
+
+
+def _found(path: Path, pattern: bytes) -> str | None:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        match = re.search(rb"\0libcudart\.so\.(\d+)\0", content)
+        match = re.search(pattern, content)
         return match[1].decode() if match else None

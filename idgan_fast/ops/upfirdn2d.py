@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from idgan_fast.ops import _dispatch
+from idgan_fast.ops import _dispatch, _host
 from idgan_fast.ops._autograd import as_function, without_autocast
 from idgan_fast.ops._errors import ArgumentValueError, public
 from idgan_fast.ops._registry import Case, CustomOp, Operator
@@ -47,6 +47,9 @@ def upfirdn2d(
     x is the same operator with up and down exchanged and the filter flipped, so every order of it exists.
     Raises TypeError, ValueError: one line on the argument. BackendError: impl cannot run here.
     """
+    y = _host.upfirdn2d(x, f, up, down, padding, flip_filter, gain, False, impl)
+    if y is not None:
+        return y
     check_images(x)
     check_filter("f", f)
     up_xy, down_xy, pad = scaling("up", up), scaling("down", down), paddings(padding)
@@ -66,6 +69,9 @@ def filter2d(
     impl: str = "auto",
 ) -> Tensor:
     """Filter x with f; padding 0 keeps the size. Arguments, result and errors as for `upfirdn2d`."""
+    y = _host.upfirdn2d(x, f, 1, 1, padding, flip_filter, gain, True, impl)
+    if y is not None:
+        return y
     return upfirdn2d(x, f, 1, 1, padded_for(f, 1, 1, padding), flip_filter, gain, impl)
 
 
@@ -80,6 +86,9 @@ def upsample2d(
     impl: str = "auto",
 ) -> Tensor:
     """Upsample x by `up`, its mean kept; padding 0 gives exactly `up` times the size. Otherwise as `upfirdn2d`."""
+    y = _host.upfirdn2d(x, f, up, 1, padding, flip_filter, gain, True, impl)
+    if y is not None:
+        return y
     up_x, up_y = scaling("up", up)
     return upfirdn2d(x, f, up, 1, padded_for(f, up, 1, padding), flip_filter, gain * up_x * up_y, impl)
 
@@ -95,6 +104,9 @@ def downsample2d(
     impl: str = "auto",
 ) -> Tensor:
     """Downsample x by `down`; padding 0 divides the size by it. Otherwise as `upfirdn2d`."""
+    y = _host.upfirdn2d(x, f, 1, down, padding, flip_filter, gain, True, impl)
+    if y is not None:
+        return y
     return upfirdn2d(x, f, 1, down, padded_for(f, 1, down, padding), flip_filter, gain, impl)
 
 

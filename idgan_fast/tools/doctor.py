@@ -16,6 +16,7 @@ from rich.table import Table
 from idgan_fast import __version__, ops, startup
 from idgan_fast.data import dali
 from idgan_fast.errors import UserError, print_error
+from idgan_fast.ops import _host
 from idgan_fast.ops._dispatch import libraries
 from idgan_fast.ops._registry import Case
 from idgan_fast.ops.validation import numerics
@@ -65,6 +66,7 @@ def system(devices: Sequence[str]) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cuda": torch.version.cuda,
         **{f"{device} library": reason or "loaded" for device, reason in libraries().items()},
+        "host library": _host.missing or f"loaded, of torch {torch.__version__.split('+')[0]}",
         **{f"DALI on {device}": dali.why_not(torch.device(device)) or "usable" for device in devices},
         "IDGAN_FAST_BACKEND": os.environ.get("IDGAN_FAST_BACKEND"),
         **{name: installed(name) for name in PACKAGES},
