@@ -8,7 +8,8 @@
 namespace idgan::host {
 
 // Operators as ops/_registry.py names them.
-inline constexpr char kBiasAct[] = "bias_act", kBiasLrelu[] = "bias_lrelu", kUpfirdn2d[] = "upfirdn2d";
+inline constexpr char kBiasAct[] = "bias_act", kBiasLrelu[] = "bias_lrelu", kUpfirdn2d[] = "upfirdn2d",
+                      kStyledEpilogue[] = "styled_epilogue", kWeightSquareSum[] = "weight_square_sum";
 
 // impl: the call's argument; requested: what stands around it (`ops.backend`, IDGAN_FAST_BACKEND). nullopt where the
 // choice is plain torch or an error, which both are left to Python. With the GIL held.

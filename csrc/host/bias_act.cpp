@@ -118,21 +118,34 @@ std::tuple<Tensor, Tensor> lrelu_backward(const Tensor& dy, const Tensor& y, con
 }
 
 struct Lrelu : Function<Lrelu> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& b, const Activation& a) {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& b, const Activation& a,
+                        Tensor* result) {
     save(ctx, a);
     ctx->saved_data["biased"] = b.has_value();
     OfKernels below;
-    Tensor y = call<LreluFwd>(a.backend, x, b, a.dim, a.alpha, a.gain, a.clamp);
-    // An alias: where a hook on saved tensors throws, as checkpointing's does, torch leaves the context with what was to be
-    // saved, and the result would hold the node that holds the result.
-    ctx->save_for_backward({y.detach()});
-    return y;
+    *result = call<LreluFwd>(a.backend, x, b, a.dim, a.alpha, a.gain, a.clamp);
+    ctx->save_for_backward({*result});
+    return *result;
+  }
+
+  static Tensor applied(const Tensor& x, const OptionalTensor& b, const Activation& a) {
+    Tensor result;
+    try {
+      return apply(x, b, a, &result);
+    } catch (...) {
+      // A hook on saved tensors has thrown, as checkpointing's does. torch leaves in the context what was to be saved: the
+      // result, which holds the node, which holds the context.
+      if (result.defined() && result.grad_fn())
+        if (auto* node = dynamic_cast<torch::autograd::CppNode<Lrelu>*>(result.grad_fn().get()))
+          node->ctx_.save_for_backward({});
+      throw;
+    }
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list dy) {
     const bool want_db = ctx->saved_data["biased"].toBool() && ctx->needs_input_grad(1);
     auto [dx, db] = lrelu_backward(dy[0], ctx->get_saved_variables()[0], saved(ctx), want_db);
-    return {dx, want_db ? db : Tensor(), Tensor()};
+    return {dx, want_db ? db : Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -201,15 +214,14 @@ struct Act : Function<Act> {
   }
 };
 
-// The slope below 0 of an activation that is piecewise linear.
+}  // namespace
+
 std::optional<double> negative_slope(const Activation& a) {
   if (a.act == "linear") return 1.0;
   if (a.act == "relu") return 0.0;
   if (a.act == "lrelu") return a.alpha;
   return std::nullopt;
 }
-
-}  // namespace
 
 bool reads_its_result(const Activation& a) {
   const std::optional<double> slope = negative_slope(a);
@@ -232,7 +244,7 @@ Tensor apply_bias_act(const Tensor& x, Tensor b, const Activation& a) {
     if (!b.defined() && a.act == "linear" && a.gain == 1 && !a.clamp) return x;
     Activation linear = a;
     linear.alpha = *negative_slope(a);
-    if (needs_gradient(x, b)) return Lrelu::apply(x, optional(b), linear);
+    if (needs_gradient(x, b)) return Lrelu::applied(x, optional(b), linear);
     OfKernels below;
     return call<LreluFwd>(a.backend, x, optional(b), a.dim, linear.alpha, a.gain, a.clamp);
   }

@@ -20,6 +20,9 @@ struct Activation {
 std::optional<Activation> activation(const std::string& act, const Number& alpha, const Number& gain,
                                      const Number& clamp, at::ScalarType type);
 
+// The slope below 0 of an activation that is piecewise linear.
+std::optional<double> negative_slope(const Activation& a);
+
 // Whether the gradients can be read from the result: bias_lrelu's.
 bool reads_its_result(const Activation& a);
 

@@ -9,6 +9,8 @@
 #include "backends.h"
 #include "bias_act.h"
 #include "casters.h"
+#include "gate.h"
+#include "layer.h"
 #include "python.h"
 #include "upfirdn2d.h"
 
@@ -22,6 +24,9 @@ bool nothing_around() {
   return (included.raw_repr() & ~usual.raw_repr()) == 0 && !at::impl::torch_function_mode_enabled() &&
          !c10::impl::TorchDispatchModeTLS::any_modes_set() && !torch::autograd::ForwardADLevel::try_get_by_idx(0);
 }
+
+WithoutGil::WithoutGil() : state_(PyEval_SaveThread()) {}
+WithoutGil::~WithoutGil() { PyEval_RestoreThread(static_cast<PyThreadState*>(state_)); }
 
 namespace {
 
@@ -44,7 +49,7 @@ std::optional<Tensor> bias_act(const Operand& x, const Operand& b, const Ints& a
   const auto backend = choose(reads_its_result(*a) ? kBiasLrelu : kBiasAct, *x, impl, requested);
   if (!backend) return std::nullopt;
   a->backend = *backend;
-  py::gil_scoped_release no_gil;
+  WithoutGil no_gil;
   return apply_bias_act(*x, b.tensor, *a);
 }
 
@@ -62,7 +67,7 @@ std::optional<Tensor> upfirdn2d(const Operand& x, const Operand& f, const Ints& 
   const auto backend = choose(kUpfirdn2d, *x, impl, requested);
   if (!backend) return std::nullopt;
   r->backend = *backend;
-  py::gil_scoped_release no_gil;
+  WithoutGil no_gil;
   return apply_upfirdn2d(*x, *filter, *r);
 }
 
@@ -94,5 +99,8 @@ PYBIND11_MODULE(_host, m) {
     choose_by([chooser](auto&... wish) { return chooser(wish...).template cast<std::string>(); });
   });
   m.def("bias_act", torch::wrap_pybind_function(bias_act));
+  m.def("drop_weight_gradients", drop_weight_gradients);
+  m.def("modulated_conv2d", torch::wrap_pybind_function(modulated_conv2d));
+  m.def("styled_conv2d", torch::wrap_pybind_function(styled_conv2d));
   m.def("upfirdn2d", torch::wrap_pybind_function(upfirdn2d));
 }

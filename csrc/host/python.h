@@ -1,9 +1,21 @@
-// What the host library asks Python for: third and higher orders of gradients.
+// What the host library asks Python for: the lock while arguments are read, and third and higher orders of gradients.
 #pragma once
 
 #include "bias_act.h"
 
 namespace idgan::host {
+
+// The GIL, released within a block.
+class WithoutGil {
+ public:
+  WithoutGil();
+  ~WithoutGil();
+  WithoutGil(const WithoutGil&) = delete;
+  WithoutGil& operator=(const WithoutGil&) = delete;
+
+ private:
+  void* state_;
+};
 
 // ops.bias_act._bias_act_grad2, which is differentiable.
 std::tuple<Tensor, Tensor, Tensor> python_bias_act_second(const Tensor& ddx, const Tensor& ddb, const Tensor& dy,

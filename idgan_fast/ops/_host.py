@@ -25,13 +25,27 @@ if library is not None:
     library.choose_by(_chosen)
 
 
+def _plain() -> bool:
+    return library is not None and not torch.compiler.is_compiling()
+
+
 def bias_act(*args: Any) -> Any:
-    if library is None or torch.compiler.is_compiling():
-        return None
-    return library.bias_act(*args, _dispatch.requested())
+    return library.bias_act(*args, _dispatch.requested()) if _plain() else None  # type: ignore[union-attr]
 
 
 def upfirdn2d(*args: Any) -> Any:
-    if library is None or torch.compiler.is_compiling():
-        return None
-    return library.upfirdn2d(*args, _dispatch.requested())
+    return library.upfirdn2d(*args, _dispatch.requested()) if _plain() else None  # type: ignore[union-attr]
+
+
+def modulated_conv2d(*args: Any) -> Any:
+    return library.modulated_conv2d(*args, _dispatch.requested()) if _plain() else None  # type: ignore[union-attr]
+
+
+def styled_conv2d(*args: Any) -> Any:
+    return library.styled_conv2d(*args, _dispatch.requested()) if _plain() else None  # type: ignore[union-attr]
+
+
+def drop_weight_gradients(dropped: bool) -> None:
+    """Whether backward passes of convolutions give no gradients to their weights: `conv2d_gradfix`'s flag."""
+    if library is not None:
+        library.drop_weight_gradients(dropped)

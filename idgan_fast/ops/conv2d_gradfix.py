@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from idgan_fast.ops import _host
+
 enabled = True  # accepted for code that sets it: both values give the same results
 weight_gradients_disabled = False
 
@@ -23,13 +25,18 @@ def no_weight_gradients(disable: bool = True) -> Iterator[None]:
     The flag is the process's, since backward passes run in threads of their own. It does not reach into compiled
     graphs, which compute only the gradients that are used.
     """
-    global weight_gradients_disabled
     before = weight_gradients_disabled
-    weight_gradients_disabled = weight_gradients_disabled or disable
+    _set(before or disable)
     try:
         yield
     finally:
-        weight_gradients_disabled = before
+        _set(before)
+
+
+def _set(disabled: bool) -> None:
+    global weight_gradients_disabled
+    weight_gradients_disabled = disabled
+    _host.drop_weight_gradients(disabled)
 
 
 def conv2d(

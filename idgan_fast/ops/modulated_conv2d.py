@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from idgan_fast.ops import _host
 from idgan_fast.ops._errors import ArgumentValueError, public
 from idgan_fast.ops._registry import Case, Operator
 from idgan_fast.ops._resampling import Pair, check_filter
@@ -52,6 +53,11 @@ def modulated_conv2d(
     Returns [N, O, H', W'] in the dtype of x. Gradients of every order, by x, weight, styles and noise.
     Raises TypeError, ValueError: one line on the argument. BackendError: impl cannot run here.
     """
+    y = _host.modulated_conv2d(
+        x, weight, styles, noise, up, down, padding, resample_filter, demodulate, flip_weight, impl
+    )
+    if y is not None:
+        return y
     check_operands(x, weight, styles)
     check_filter("resample_filter", resample_filter)
     x = cast_to_autocast_dtype(x)

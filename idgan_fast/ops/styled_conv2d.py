@@ -1,11 +1,15 @@
 """A whole StyleGAN2 layer: modulated convolution, resampling, noise, bias, activation, gain and clamp."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import NamedTuple
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+from torch._C._functorch import maybe_current_level
+from torch.utils._python_dispatch import _disable_current_modes
 
+from idgan_fast.ops import _host
 from idgan_fast.ops._errors import ArgumentValueError, public
 from idgan_fast.ops._registry import Case, Operator
 from idgan_fast.ops._resampling import check_filter
@@ -54,6 +58,12 @@ def styled_conv2d(
     Returns [N, O, H up, W up] in the dtype of x. Gradients of every order by every tensor but the filter.
     Raises TypeError, ValueError: one line on the argument. BackendError: impl cannot run here.
     """
+    f = _taps(resample_filter, up)
+    y = _host.styled_conv2d(
+        x, weight, styles, noise, noise_strength, bias, next_styles, up, f, demodulate, act, gain, clamp, False, impl
+    )
+    if y is not None:
+        return y
     check_operands(x, weight, styles)
     x, factors = cast_to_autocast_dtype(x), None
     with no_autocast(x.device.type):
@@ -95,10 +105,31 @@ def chained_styled_conv2d(
     the factor, up to its epsilon, and the activations stay in range.
     The other arguments, the result, gradients and errors: as in `styled_conv2d`.
     """
+    f = _taps(resample_filter, up)
+    y = _host.styled_conv2d(
+        x, weight, styles, noise, noise_strength, bias, next_styles, up, f, demodulate, act, gain, clamp, True, impl
+    )
+    if y is not None:
+        return y
     check_operands(x, weight, styles)
     options = _Options(up, resample_filter, demodulate, act, gain, clamp, impl)
     epilogue = Epilogue(noise=noise, strength=noise_strength, b=bias, next_styles=next_styles)
     return _layer(cast_to_autocast_dtype(x), weight, styles, None, epilogue, options, carries_styles=True)
+
+
+def _taps(resample_filter: Tensor | Sequence[float], up: int) -> Any:
+    """The filter that the host library is given."""
+    if up == 1 or isinstance(resample_filter, Tensor):
+        return None if up == 1 else resample_filter
+    if type(resample_filter) is tuple and not torch.compiler.is_compiling() and maybe_current_level() is None:
+        return _filter_of(resample_filter)
+    return resample_filter
+
+
+@lru_cache(16)
+def _filter_of(taps: tuple[float, ...]) -> Tensor:
+    with torch.inference_mode(False), _disable_current_modes():
+        return setup_filter(taps)
 
 
 class _Options(NamedTuple):

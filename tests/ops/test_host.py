@@ -104,6 +104,113 @@ def test_it_equals_the_python_path(
     torch.testing.assert_close(without, wanted[0], rtol=0, atol=0)
 
 
+LAYERS: dict[str, tuple[Callable[..., Tensor], int]] = {
+    # x, weight, styles, noise [H, W], noise [N, 1, H, W], strength, bias, next styles
+    "modulated": (lambda x, w, s, m, n, t, b, q: ops.modulated_conv2d(x, w, s, n, padding=1), 1),
+    "modulated, plain": (lambda x, w, s, *_: ops.modulated_conv2d(x, w, s, padding=[1, 1], demodulate=False), 1),
+    "modulated up": (
+        lambda x, w, s, m, n, t, b, q: ops.modulated_conv2d(x, w, s, m, 2, padding=1, resample_filter=TAPS[0]), 2,
+    ),
+    "styled": (lambda x, w, s, m, n, t, b, q: ops.styled_conv2d(x, w, s, m, t, b, clamp=0.8), 1),
+    "styled, next": (lambda x, w, s, m, n, t, b, q: ops.styled_conv2d(x, w, s, n, t, b, q, act="relu", gain=2), 1),
+    "styled, smooth": (lambda x, w, s, m, n, t, b, q: ops.styled_conv2d(x, w, s, m, t, b, q, act="tanh"), 1),
+    "styled, to RGB": (
+        lambda x, w, s, m, n, t, b, q: ops.styled_conv2d(
+            x, w[..., :1, :1], s, bias=b, act="linear", demodulate=False, clamp=0.5
+        ),
+        1,
+    ),
+    "styled up": (lambda x, w, s, m, n, t, b, q: ops.styled_conv2d(x, w, s, n, t, b, up=2, clamp=0.8), 2),
+    "styled up, next": (
+        lambda x, w, s, m, n, t, b, q: ops.styled_conv2d(x, w, s, n, None, b, q, up=2, resample_filter=TAPS), 2,
+    ),
+    "chained": (lambda x, w, s, m, n, t, b, q: ops.chained_styled_conv2d(x, w, s, m, t, b, q, clamp=0.8), 1),
+    "chained up": (lambda x, w, s, m, n, t, b, q: ops.chained_styled_conv2d(x, w, s, n, t, b, q, up=2), 2),
+}  # fmt: skip
+
+
+def layer_tensors(dtype: torch.dtype, layout: torch.memory_format, up: int, channels: int = 3) -> list[Tensor]:
+    h, w, vector = 5 * up, 4 * up, torch.float64 if dtype == torch.float64 else torch.float32
+    weight = torch.randn(4, channels, 3, 3, dtype=vector).contiguous(memory_format=layout)
+    vectors = [(2, channels), (h, w), (2, 1, h, w), (), (4,), (2, 4)]
+    x = torch.randn(2, channels, 5, 4, dtype=dtype).contiguous(memory_format=layout)
+    return [x, weight, *(torch.randn(shape, dtype=vector) for shape in vectors)]
+
+
+def layer_orders(layer: Callable[..., Tensor], tensors: list[Tensor], orders: int) -> list[list[Tensor]]:
+    """By order: the result, gradients by all tensors of it, of a penalty on those by x and styles, and so on."""
+    leaves = [t.detach().requires_grad_() for t in tensors]
+    y = layer(*leaves)
+    results, total = [[y.detach()]], y.double().pow(3).sum()
+    for order in range(orders):
+        by = torch.autograd.grad(total, leaves, create_graph=order < orders - 1, allow_unused=True)
+        results.append([torch.zeros(()) if g is None else g.detach() for g in by])
+        total = sum((g.double().square() * (1 + g.double())).sum() for g in by if g is not None)  # type: ignore[assignment]
+    return results
+
+
+@needs_library
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_equals_the_python_path(
+    name: str, dtype: torch.dtype, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch, calls: list[bool]
+) -> None:
+    """To the last bit in its result, by rounding in gradients; of the next two orders float64 shows it."""
+    layer, up = LAYERS[name]
+    tensors = layer_tensors(dtype, layout, up, 32 if "RGB" in name else 3)
+    orders = 3 if dtype == torch.float64 else 1
+    got = layer_orders(layer, tensors, orders)
+    with torch.no_grad():
+        without = layer(*tensors)
+    assert len(calls) == 2
+    assert all(calls)
+    monkeypatch.setattr(_host, "library", None)
+    wanted = layer_orders(layer, tensors, orders)
+    with torch.no_grad():
+        torch.testing.assert_close(without, layer(*tensors), rtol=0, atol=0, equal_nan=True)
+    assert got[0][0].stride() == wanted[0][0].stride()
+    for order, (mine, reference) in enumerate(zip(got, wanted, strict=True)):
+        for a, b in zip(mine, reference, strict=True):
+            rounding = 0 if order == 0 else 1e-9 if dtype == torch.float64 else 1e-5
+            atol = rounding * b.abs().max().item() if b.isfinite().all() else 0
+            torch.testing.assert_close(a, b, rtol=rounding, atol=atol, equal_nan=True)
+
+
+@needs_library
+@pytest.mark.parametrize("name", [name for name in LAYERS if "styled" in name or "chained" in name])
+def test_a_gradient_of_zero_is_a_gradient(name: str) -> None:
+    """Of a penalty on that by x: torch.autograd.grad refuses tensors that no gradient comes to."""
+    layer, up = LAYERS[name]
+    x, weight, styles, *others = (
+        t.requires_grad_()
+        for t in layer_tensors(torch.float64, torch.contiguous_format, up, 32 if "RGB" in name else 3)
+    )
+    y = layer(x, weight, styles, *others)
+    (by_x,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    torch.autograd.grad(by_x.square().sum(), [x, weight, others[-2]])
+
+
+@needs_library
+def test_a_gradient_of_zero_by_a_bias() -> None:
+    x, b = torch.randn(2, 3, 5, 4, requires_grad=True), torch.randn(3, requires_grad=True)
+    (by_x,) = torch.autograd.grad(ops.bias_act(x, b, act="lrelu").sum(), x, create_graph=True)
+    for gradient in torch.autograd.grad(by_x.square().sum(), [x, b]):
+        assert not gradient.any()
+
+
+@needs_library
+def test_no_weight_gradients_reaches_it() -> None:
+    x, weight, styles = layer_tensors(torch.float32, torch.contiguous_format, 1)[:3]
+    weight.requires_grad_()
+    y = ops.modulated_conv2d(x, weight, styles, padding=1, demodulate=False).sum()
+    with ops.conv2d_gradfix.no_weight_gradients():
+        y.backward(retain_graph=True)
+    assert weight.grad is None
+    y.backward()
+    assert weight.grad is not None
+
+
 class Subclass(torch.Tensor):
     pass
 
