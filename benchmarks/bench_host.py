@@ -33,13 +33,13 @@ VIEWS = (
     *("unsqueeze", "transpose", "t", "detach", "alias", "as_strided", "flatten", "view_as", "detach_", "expand_as"),
     *("to", "_to_copy", "contiguous", "empty", "empty_like", "empty_strided", "resize_", "resolve_conj", "result_type"),
 )
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 
 
-def cases(size: int) -> Iterator[Case]:
+def cases(size: int, mode: str) -> Iterator[Case]:
     for operator in OPERATORS.values():
         for case in operator.cases("cpu", CHANNELS, size) if operator.cases else ():
-            if not case.name.startswith(SKIPPED):
+            linear = len(case.shapes) == 1  # in x alone, and so without a penalty on its gradient
+            if not case.name.startswith(SKIPPED) and not (linear and mode == "R1"):
                 yield case
 
 
@@ -47,7 +47,7 @@ def comparisons(full: bool) -> Iterator[Comparison]:
     for size in (1, 2, 4, 8, 32) if full else (SIZE,):
         for dtype in (torch.float32, torch.bfloat16):
             for mode in MODES:
-                for case in cases(size):
+                for case in cases(size, mode):
                     yield Comparison(
                         f"Host time, {mode}, {str(dtype).removeprefix('torch.')}, 1x{CHANNELS}x{size}x{size}",
                         case.name,
@@ -81,18 +81,19 @@ def without_library() -> Iterator[None]:
 
 
 def prepare(case: Case, dtype: torch.dtype, mode: str) -> dict[str, Call]:
-    tensors = sample(case, dtype)
-    calls: dict[str, Call] = {
+    """Checked in float64; docs/numerics.md has the errors of the others."""
+    wanted, *others = (call() for call in calls(case, sample(case, torch.float64), mode).values())
+    for other in others:
+        torch.testing.assert_close(other, wanted, rtol=1e-8, atol=1e-8, msg=lambda text: f"{case.name}, {mode}: {text}")
+    return calls(case, sample(case, dtype), mode)
+
+
+def calls(case: Case, tensors: list[Tensor], mode: str) -> dict[str, Call]:
+    return {
         "plain": partial(run, case.plain[-1], tensors, mode),
         "library": partial(run, case.ours, tensors, mode),
         "Python": partial(run_without_library, case.ours, tensors, mode),
     }
-    wanted = [t.float() for t in calls["plain"]()]
-    for name, call in calls.items():
-        for got, exact in zip(call(), wanted, strict=True):
-            scale = exact.abs().max().item() + 1e-3
-            assert (got.float() - exact).abs().max().item() <= TOLERANCE[dtype] * scale, (name, case.name, mode)
-    return calls
 
 
 def run_without_library(function: Callable[..., Tensor], tensors: list[Tensor], mode: str) -> tuple[Tensor, ...]:
@@ -120,10 +121,7 @@ def run(function: Callable[..., Tensor], tensors: list[Tensor], mode: str) -> tu
         return (y.detach(),)
     if mode == "R1":
         (by_x,) = torch.autograd.grad(y, tensors[0], _like(y), create_graph=True)
-        if not by_x.requires_grad:  # of an operator that is linear in all tensors
-            return (by_x,)
-        gradients = torch.autograd.grad(by_x, tensors, _like(by_x), allow_unused=True)
-        return (by_x.detach(), *(g for g in gradients if g is not None and g.numel()))
+        return torch.autograd.grad(by_x, tensors, _like(by_x), materialize_grads=True)
     return torch.autograd.grad(y, tensors, _like(y))
 
 
@@ -169,9 +167,9 @@ def main() -> None:
     print("| operator | mode | Python calls: plain | library | Python | launches: plain | library | Python |")
     print("|---|---|---|---|---|---|---|---|")
     for mode in MODES:
-        for case in cases(SIZE):
-            calls = prepare(case, torch.float32, mode)
-            counts = [count(calls[name]) for count in (python_calls, launches) for name in VARIANTS]
+        for case in cases(SIZE, mode):
+            prepared = prepare(case, torch.float32, mode)
+            counts = [count(prepared[name]) for count in (python_calls, launches) for name in VARIANTS]
             print(f"| {case.name} | {mode} | " + " | ".join(map(str, counts)) + " |", flush=True)
 
 
