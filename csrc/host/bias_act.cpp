@@ -60,17 +60,25 @@ const Named* named(const std::string& act) {
 
 OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
 
-void save(AutogradContext* ctx, const Activation& a) {
-  ctx->saved_data["numbers"] =
-      std::vector<double>{double(a.dim), a.alpha, a.gain, a.clamp.value_or(NAN), double(int64_t(a.backend))};
-  ctx->saved_data["act"] = a.act;
+// All that is no tensor goes into one entry of a context: each is looked up by a string.
+constexpr const char kNumbers[] = "numbers";
+
+void save(AutogradContext* ctx, const Activation& a, bool flag) {
+  const double act = double(named(a.act) - kNamed);
+  ctx->saved_data[kNumbers] = std::vector<double>{double(a.dim),           act, a.alpha, a.gain, a.clamp.value_or(NAN),
+                                                  double(int64_t(a.backend)), double(flag)};
 }
 
-Activation saved(AutogradContext* ctx) {
-  const auto n = ctx->saved_data["numbers"].toDoubleVector();
-  Activation a{int64_t(n[0]), ctx->saved_data["act"].toStringRef(), n[1], n[2], std::nullopt, Backend(int64_t(n[4]))};
-  if (!std::isnan(n[3])) a.clamp = n[3];
-  return a;
+struct Saved {
+  Activation a;
+  bool flag;
+};
+
+Saved saved(AutogradContext* ctx) {
+  const auto n = ctx->saved_data[kNumbers].toDoubleVector();
+  Activation a{int64_t(n[0]), kNamed[size_t(n[1])].act, n[2], n[3], std::nullopt, Backend(int64_t(n[5]))};
+  if (!std::isnan(n[4])) a.clamp = n[4];
+  return {a, n[6] != 0};
 }
 
 bool needs_gradient(const Tensor& x, const Tensor& b) {
@@ -90,8 +98,7 @@ std::tuple<Tensor, Tensor> lrelu_backward(const Tensor& dy, const Tensor& y, con
 struct LreluGrad : Function<LreluGrad> {
   static variable_list forward(AutogradContext* ctx, const Tensor& dy, const Tensor& y, const Activation& a,
                                bool want_db) {
-    save(ctx, a);
-    ctx->saved_data["want_db"] = want_db;
+    save(ctx, a, want_db);
     ctx->save_for_backward({y});
     OfKernels below;
     auto [dx, db] = call<LreluBwd>(a.backend, dy, y, a.dim, a.alpha, a.gain, a.clamp, want_db);
@@ -99,10 +106,10 @@ struct LreluGrad : Function<LreluGrad> {
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list cotangents) {
-    const Activation a = saved(ctx);
+    const auto [a, want_db] = saved(ctx);
     const variable_list tensors = ctx->get_saved_variables();
     Tensor ddx = cotangents[0];
-    if (ctx->saved_data["want_db"].toBool())
+    if (want_db)
       ddx = (ddx + per_channel(cotangents[1], ddx.dim(), a.dim)).to(ddx.scalar_type());
     return {std::get<0>(lrelu_backward(ddx, tensors[0], a, false)), Tensor(), Tensor(), Tensor()};
   }
@@ -120,8 +127,7 @@ std::tuple<Tensor, Tensor> lrelu_backward(const Tensor& dy, const Tensor& y, con
 struct Lrelu : Function<Lrelu> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& b, const Activation& a,
                         Tensor* result) {
-    save(ctx, a);
-    ctx->saved_data["biased"] = b.has_value();
+    save(ctx, a, b.has_value());
     OfKernels below;
     *result = call<LreluFwd>(a.backend, x, b, a.dim, a.alpha, a.gain, a.clamp);
     ctx->save_for_backward({*result});
@@ -143,8 +149,9 @@ struct Lrelu : Function<Lrelu> {
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list dy) {
-    const bool want_db = ctx->saved_data["biased"].toBool() && ctx->needs_input_grad(1);
-    auto [dx, db] = lrelu_backward(dy[0], ctx->get_saved_variables()[0], saved(ctx), want_db);
+    const auto [a, biased] = saved(ctx);
+    const bool want_db = biased && ctx->needs_input_grad(1);
+    auto [dx, db] = lrelu_backward(dy[0], ctx->get_saved_variables()[0], a, want_db);
     return {dx, want_db ? db : Tensor(), Tensor(), Tensor()};
   }
 };
@@ -156,8 +163,7 @@ std::tuple<Tensor, Tensor> act_backward(const Tensor& dy, const Tensor& x, const
 struct ActGrad : Function<ActGrad> {
   static variable_list forward(AutogradContext* ctx, const Tensor& dy, const Tensor& x, const OptionalTensor& b,
                                const Activation& a, bool want_db) {
-    save(ctx, a);
-    ctx->saved_data["want_db"] = want_db;
+    save(ctx, a, want_db);
     ctx->save_for_backward({dy, x, b.value_or(Tensor())});
     OfKernels below;
     auto [dx, db] = call<ActBwd>(a.backend, dy, x, b, a.dim, a.act, a.alpha, a.gain, a.clamp, want_db);
@@ -165,10 +171,9 @@ struct ActGrad : Function<ActGrad> {
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list cotangents) {
-    const Activation a = saved(ctx);
+    const auto [a, want_db] = saved(ctx);
     const variable_list tensors = ctx->get_saved_variables();
     const Tensor &dy = tensors[0], &x = tensors[1], &b = tensors[2], &ddx = cotangents[0];
-    const bool want_db = ctx->saved_data["want_db"].toBool();
     if (!named(a.act)->smooth) {
       const Tensor cotangent =
           want_db ? (ddx + per_channel(cotangents[1], ddx.dim(), a.dim)).to(ddx.scalar_type()) : ddx;
@@ -200,7 +205,7 @@ std::tuple<Tensor, Tensor> act_backward(const Tensor& dy, const Tensor& x, const
 
 struct Act : Function<Act> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& b, const Activation& a) {
-    save(ctx, a);
+    save(ctx, a, false);
     ctx->save_for_backward({x, b.value_or(Tensor())});
     OfKernels below;
     return call<ActFwd>(a.backend, x, b, a.dim, a.act, a.alpha, a.gain, a.clamp);
@@ -209,7 +214,7 @@ struct Act : Function<Act> {
   static variable_list backward(AutogradContext* ctx, variable_list dy) {
     const variable_list tensors = ctx->get_saved_variables();
     const bool want_db = tensors[1].defined() && ctx->needs_input_grad(1);
-    auto [dx, db] = act_backward(dy[0], tensors[0], tensors[1], saved(ctx), want_db);
+    auto [dx, db] = act_backward(dy[0], tensors[0], tensors[1], saved(ctx).a, want_db);
     return {dx, want_db ? db : Tensor(), Tensor()};
   }
 };

@@ -4,6 +4,8 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
+
 #include "registered.h"
 #include "upfirdn2d.h"
 
@@ -55,34 +57,43 @@ variable_list backward(const Tensor& dout, const std::vector<Tensor>& y, const T
 struct Saved {
   Epilogue e;
   std::vector<Tensor> y, others;
+  Want want{};
 };
 
-void save(AutogradContext* ctx, const std::vector<Tensor>& y, const Epilogue& e, const variable_list& others) {
+// All that is no tensor goes into one entry of a context: each is looked up by a string.
+constexpr const char kNumbers[] = "numbers";
+
+void save(AutogradContext* ctx, const std::vector<Tensor>& y, const Epilogue& e, const variable_list& others,
+          const Want& want) {
   variable_list tensors = others;
   tensors.insert(tensors.end(), y.begin(), y.end());
   tensors.push_back(e.f.value_or(Tensor()));
   for (const OptionalTensor* t : vectors(e)) tensors.push_back(t->value_or(Tensor()));
   ctx->save_for_backward(std::move(tensors));
-  ctx->saved_data["sizes"] = std::vector<int64_t>{int64_t(others.size()), int64_t(y.size()), e.padding[0], e.padding[1],
-                                                  e.padding[2],           e.padding[3],      int64_t(e.backend)};
-  ctx->saved_data["numbers"] = std::vector<double>{e.fir_gain, e.slope, e.gain, e.clamp.value_or(NAN)};
+  std::vector<double> numbers{double(others.size()), double(y.size()), double(int64_t(e.backend)), e.fir_gain, e.slope,
+                              e.gain,                e.clamp.value_or(NAN)};
+  numbers.insert(numbers.end(), e.padding.begin(), e.padding.end());
+  numbers.insert(numbers.end(), want.begin(), want.end());
+  ctx->saved_data[kNumbers] = std::move(numbers);
 }
 
 Saved saved(AutogradContext* ctx) {
-  const auto sizes = ctx->saved_data["sizes"].toIntVector();
-  const auto numbers = ctx->saved_data["numbers"].toDoubleVector();
+  const auto numbers = ctx->saved_data[kNumbers].toDoubleVector();
   const variable_list tensors = ctx->get_saved_variables();
   Saved s;
   auto at = tensors.begin();
-  s.others.assign(at, at + sizes[0]), at += sizes[0];
-  s.y.assign(at, at + sizes[1]), at += sizes[1];
+  const auto others = int64_t(numbers[0]), parts = int64_t(numbers[1]);
+  s.others.assign(at, at + others), at += others;
+  s.y.assign(at, at + parts), at += parts;
   for (OptionalTensor* t : {&s.e.f, &s.e.scale, &s.e.noise, &s.e.strength, &s.e.b, &s.e.next_styles}) {
     if (at->defined()) *t = *at;
     ++at;
   }
-  s.e.padding = {sizes[2], sizes[3], sizes[4], sizes[5]}, s.e.backend = Backend(sizes[6]);
-  s.e.fir_gain = numbers[0], s.e.slope = numbers[1], s.e.gain = numbers[2];
-  if (!std::isnan(numbers[3])) s.e.clamp = numbers[3];
+  s.e.backend = Backend(int64_t(numbers[2]));
+  s.e.fir_gain = numbers[3], s.e.slope = numbers[4], s.e.gain = numbers[5];
+  if (!std::isnan(numbers[6])) s.e.clamp = numbers[6];
+  std::copy_n(numbers.begin() + 7, s.e.padding.size(), s.e.padding.begin());
+  std::copy_n(numbers.begin() + 11, s.want.size(), s.want.begin());
   return s;
 }
 
@@ -235,23 +246,19 @@ struct Grad : Function<Grad> {
                                const Epilogue& e, const Want& want) {
     std::vector<Tensor> y{*y0};
     if (y1) y.insert(y.end(), {*y1, *y2, *y3});
-    save(ctx, y, e, {dout, out});
-    ctx->saved_data["want"] = std::vector<int64_t>(want.begin(), want.end());
+    save(ctx, y, e, {dout, out}, want);
     return host::backward(dout, y, out, e, want);
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list cotangents) {
     const Saved s = saved(ctx);
-    const auto wanted = ctx->saved_data["want"].toIntVector();
-    Want want;
-    std::copy(wanted.begin(), wanted.end(), want.begin());
     const auto middle = cotangents.begin() + s.y.size();
     c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     bool need_y = false;
     for (size_t i = 0; i < s.y.size(); i++) need_y |= ctx->needs_input_grad(2 + i);
     const Want needs = needed(ctx, s, 2);
     const variable_list results =
-        second(s, {cotangents.begin(), middle}, {middle, cotangents.end()}, want, needs, need_y);
+        second(s, {cotangents.begin(), middle}, {middle, cotangents.end()}, s.want, needs, need_y);
     const auto vectors = results.begin() + 1 + s.y.size();
     variable_list inputs{results[0], Tensor()};
     for (Tensor& one : placed({results.begin() + 1, vectors}, {vectors, results.end()})) inputs.push_back(one);
@@ -268,7 +275,7 @@ struct Apply : Function<Apply> {
     std::vector<Tensor> y{*y0};
     if (y1) y.insert(y.end(), {*y1, *y2, *y3});
     Tensor out = host::forward(y, e);
-    save(ctx, y, e, {out.detach()});  // an alias: the Function below has the tensors that it depends on
+    save(ctx, y, e, {out.detach()}, {});  // an alias: the Function below has the tensors that it depends on
     return out;
   }
 

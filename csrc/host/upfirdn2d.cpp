@@ -35,22 +35,25 @@ struct Apply : torch::autograd::Function<Apply> {
     const Tensor taps = f.value_or(Tensor());
     Tensor y = run(x, taps, r);
     ctx->save_for_backward({taps});
-    ctx->saved_data["numbers"] = std::vector<int64_t>{
-        r.up[0],      r.up[1],      r.down[0],    r.down[1],     r.padding[0],       r.padding[1], r.padding[2],
-        r.padding[3], x.size(2),    x.size(3),    y.size(2),     y.size(3),          r.flip_filter, int64_t(r.backend)};
-    ctx->saved_data["gain"] = r.gain;
+    // All that is no tensor goes into one entry of a context: each is looked up by a string.
+    std::vector<double> numbers{double(r.flip_filter), double(int64_t(r.backend)), r.gain};
+    for (int64_t n : {r.up[0], r.up[1], r.down[0], r.down[1], r.padding[0], r.padding[2], x.size(2), x.size(3), y.size(2), y.size(3)})
+      numbers.push_back(double(n));
+    ctx->saved_data["numbers"] = std::move(numbers);
     return y;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list dy) {
-    const std::vector<int64_t> n = ctx->saved_data["numbers"].toIntVector();
+    const std::vector<double> numbers = ctx->saved_data["numbers"].toDoubleVector();
     const Tensor f = ctx->get_saved_variables()[0];
-    const int64_t x0 = n[4], y0 = n[6];
+    std::array<int64_t, 10> n;
+    std::copy_n(numbers.begin() + 3, n.size(), n.begin());
+    const auto [up_x, up_y, down_x, down_y, x0, y0, h, w, out_h, out_w] = n;
     Resampling r;
-    r.up = {n[2], n[3]}, r.down = {n[0], n[1]};
-    r.padding = {width(f) - x0 - 1, n[9] * n[0] - n[11] * n[2] + x0 - n[0] + 1,   //
-                 height(f) - y0 - 1, n[8] * n[1] - n[10] * n[3] + y0 - n[1] + 1};
-    r.flip_filter = !n[12], r.gain = ctx->saved_data["gain"].toDouble(), r.backend = Backend(n[13]);
+    r.up = {down_x, down_y}, r.down = {up_x, up_y};
+    r.padding = {width(f) - x0 - 1, w * up_x - out_w * down_x + x0 - up_x + 1,  //
+                 height(f) - y0 - 1, h * up_y - out_h * down_y + y0 - up_y + 1};
+    r.flip_filter = numbers[0] == 0, r.backend = Backend(int64_t(numbers[1])), r.gain = numbers[2];
     return {apply_upfirdn2d(dy[0], f, r), Tensor(), Tensor()};
   }
 };
