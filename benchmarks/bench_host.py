@@ -7,6 +7,7 @@ Correctness first: all give the same result and gradients. The bound of a row is
 `python -m benchmarks.bench_host` counts calls of Python and launches: operators of torch and ours that compute.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -164,6 +165,7 @@ def python_calls(call: Call) -> int:
 
 
 def main() -> None:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler tells of its start and stop
     print("| operator | mode | Python calls: plain | library | Python | launches: plain | library | Python |")
     print("|---|---|---|---|---|---|---|---|")
     for mode in MODES:

@@ -11,6 +11,7 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "types.h"
 
@@ -48,6 +49,12 @@ inline Tensor dense(const Tensor& x, bool last) {
 // A new tensor of x's dtype, of which nothing is written.
 inline Tensor unwritten(const Tensor& x, IntHeaderOnlyArrayRef size, bool last) {
   return torch::stable::empty(size, x.scalar_type(), std::nullopt, x.device(), std::nullopt, format(last));
+}
+
+// Sums of this type, 0 to begin with; without elements, and so without a launch, where they are not wanted.
+inline Tensor sums_of(const Tensor& x, bool wanted, const std::vector<int64_t>& size, ScalarType type) {
+  if (wanted) return torch::stable::new_zeros(x, size, type);
+  return torch::stable::empty({0}, type, std::nullopt, x.device());
 }
 
 // x as [outer, channels, inner] in the order of its memory, channels along `dim`; [1, 1, all] if it has none.

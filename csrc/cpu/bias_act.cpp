@@ -26,8 +26,8 @@ PassResult run_pass(Pass pass, std::vector<Tensor> in, const std::optional<Tenso
   }
   const Tensor& x = in.back();
   PassResult result;
-  const std::vector<int64_t> size{want_sums ? x.size(arguments.dim) : 0};
-  if (pass != kForward) result.sums = torch::stable::new_zeros(x, size, accumulation_type(x));
+  if (pass != kForward)
+    result.sums = sums_of(x, want_sums, {want_sums ? x.size(arguments.dim) : 0}, accumulation_type(x));
   for (int i = 0; i < (pass == kSecond ? 2 : 1); i++) {
     result.out.push_back(empty_as(x, x.sizes(), last));
     a.out[i] = result.out[i].data_ptr();

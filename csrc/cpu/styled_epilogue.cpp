@@ -133,7 +133,7 @@ Gradients styled_epilogue_bwd(Tensor dout, std::vector<Tensor> parts, Tensor out
   a.filtered = f.has_value();
   if (!f) padding = {0, 0, 0, 0};
   const auto gradient = [&](bool wanted, std::vector<int64_t> size) {
-    return torch::stable::new_zeros(out, wanted ? size : std::vector<int64_t>{0}, accumulation_type(out));
+    return sums_of(out, wanted, size, accumulation_type(out));
   };
   std::vector<Tensor> dy;
   for (const Tensor& part : y.parts) dy.push_back(empty_as(part, part.sizes(), y.last));
