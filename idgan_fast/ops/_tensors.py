@@ -73,8 +73,8 @@ def sum_except(t: Tensor, dim: int) -> Tensor:
     return t.sum(others) if others else t.clone()  # torch takes no dimensions for all
 
 
-def check_floating(name: str, x: Tensor, beside: torch.dtype | None = None) -> None:
-    """beside: the dtype of the images, and so of the result, in which digits of float64 would be lost.
+def check_floating(name: str, x: Tensor, beside: Tensor | None = None) -> None:
+    """beside: the images, on whose device x must be, and in whose dtype, the result's, digits of float64 would be lost.
 
     Scalar tensors may be float64: torch's own promotion takes no notice of theirs.
     """
@@ -82,9 +82,16 @@ def check_floating(name: str, x: Tensor, beside: torch.dtype | None = None) -> N
         raise ArgumentTypeError(f"{name} must be a tensor, got {type(x).__name__}")
     if not x.is_floating_point():
         raise ArgumentTypeError(f"{name} must be float16, bfloat16, float32 or float64, got {x.dtype}")
-    if x.dtype == torch.float64 and beside not in (None, torch.float64) and x.ndim > 0:
+    if beside is None:
+        return
+    if x.dtype == torch.float64 and beside.dtype != torch.float64 and x.ndim > 0:
         raise ArgumentTypeError(
-            f"{name} must not be more precise than x, got {x.dtype} and {beside}: cast x to float64, or {name} to less"
+            f"{name} must not be more precise than x, got {x.dtype} and {beside.dtype}: "
+            f"cast x to float64, or {name} to less"
+        )
+    if x.device != beside.device:
+        raise ArgumentValueError(
+            f"{name} must be on the device of x, {beside.device}, got {x.device}: move one of them"
         )
 
 

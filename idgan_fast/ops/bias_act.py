@@ -80,7 +80,7 @@ def check_arguments(
     if spec is None:
         raise ArgumentValueError(f"no activation named {act!r}; {nearest(str(act), activation_funcs)}")
     if b is not None:
-        check_floating("b", b, x.dtype)
+        check_floating("b", b, x)
         if not -x.ndim <= dim < x.ndim:
             raise ArgumentValueError(f"dim must be a dimension of x with shape {tuple(x.shape)}, got {dim}")
         dim %= x.ndim

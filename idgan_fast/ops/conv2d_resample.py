@@ -154,6 +154,8 @@ def check_convolution(
         raise ArgumentValueError(f"x must have at least one pixel, got shape {tuple(x.shape)}")
     if w.numel() == 0:  # torch convolves no channels into a result of another shape
         raise ArgumentValueError(f"w must have at least one element, got shape {tuple(w.shape)} for x {tuple(x.shape)}")
+    if x.device != w.device:
+        raise ArgumentValueError(f"w must be on the device of x, {x.device}, got {w.device}: move one of them")
     if x.dtype != w.dtype and (not autocasting(x.device.type) or torch.float64 in (x.dtype, w.dtype)):
         raise ArgumentTypeError(f"x and w must have one dtype, got {x.dtype} and {w.dtype}: cast one to the other's")
     resampling = up > 1 or down > 1

@@ -127,8 +127,8 @@ def cast_to_autocast_dtype(x: Tensor) -> Tensor:
 
 def check_operands(x: Tensor, weight: Tensor, styles: Tensor) -> None:
     check_images(x)
-    check_floating("weight", weight, x.dtype)
-    check_floating("styles", styles, x.dtype)
+    check_floating("weight", weight, x)
+    check_floating("styles", styles, x)
     n, i = x.shape[:2]
     if weight.ndim != 4 or weight.shape[1] != i or weight.numel() == 0:
         raise ArgumentValueError(

@@ -182,16 +182,16 @@ def _check_vectors(x: Tensor, weight: Tensor, epilogue: Epilogue) -> None:
     if kh % 2 == 0 or kw % 2 == 0:
         raise ArgumentValueError(f"weight must have an odd kernel, got {kh} x {kw}")
     if bias is not None:
-        check_floating("bias", bias, x.dtype)
+        check_floating("bias", bias, x)
         if bias.shape != weight.shape[:1]:
             raise ArgumentValueError(f"bias must have shape ({weight.shape[0]},), got {tuple(bias.shape)}")
     if strength is not None:
-        check_floating("noise_strength", strength, x.dtype)
+        check_floating("noise_strength", strength, x)
         if noise is None or strength.numel() != 1:
             shape = tuple(strength.shape)
             raise ArgumentValueError(f"noise_strength must be a scalar that comes with noise, got shape {shape}")
     if next_styles is not None:
-        check_floating("next_styles", next_styles, x.dtype)
+        check_floating("next_styles", next_styles, x)
         wanted = (x.shape[0], weight.shape[0])
         if next_styles.shape != wanted:
             raise ArgumentValueError(f"next_styles must be {list(wanted)}, got {tuple(next_styles.shape)}")

@@ -119,3 +119,19 @@ def test_a_module_in_float32_loses_no_digits_of_float64_images() -> None:
     x, style = torch.randn(2, 3, 4, 4, dtype=F64), torch.randn(2, 5)
     y = module(x, style)
     torch.testing.assert_close(y, module.double()(x, style.double()), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["bias", "weight", "styles", "noise", "noise_strength", "next_styles", "b", "w"])
+def test_a_tensor_on_another_device_is_refused(name: str) -> None:
+    """Whose memory a kernel would read otherwise."""
+    x, vector = torch.randn(2, 3, 4, 4), torch.randn(2, 3)
+    tensors = {"weight": torch.randn(3, 3, 3, 3), "styles": vector, "noise": torch.randn(4, 4), "bias": torch.randn(3)}
+    tensors |= {"noise_strength": torch.tensor(0.5), "next_styles": vector}
+    if name in tensors:
+        tensors[name] = tensors[name].to("meta")
+    calls: dict[str, Callable[[], Tensor]] = {
+        "b": lambda: ops.bias_act(x, torch.randn(3, device="meta"), act="lrelu"),
+        "w": lambda: ops.conv2d_resample(x, torch.randn(3, 3, 3, 3, device="meta")),
+    }
+    with pytest.raises(ValueError, match=rf"{name} must be on the device of x, cpu, got meta: move one of them"):
+        calls.get(name, lambda: ops.styled_conv2d(x, **tensors))()

@@ -51,7 +51,7 @@ def apply_layer(
         return _compose(x, weight, styles, resampling, epilogue, impl)
     form, fir = plan
     epilogue = epilogue._replace(f=fir.f, padding=fir.padding, fir_gain=fir.fir_gain)
-    epilogue = cast_epilogue(epilogue, x.dtype, (x.shape[0], 1, *out_size(x, fir.f, fir.padding)))
+    epilogue = cast_epilogue(epilogue, x, (x.shape[0], 1, *out_size(x, fir.f, fir.padding)))
     weight = weight if resampling.flip_weight else weight.flip((2, 3))
     weight = weight.contiguous(memory_format=torch.channels_last)  # once for the forward and the backward pass
     styles = None if styles is None else styles.to(accumulation(x.dtype))

@@ -41,18 +41,18 @@ def apply_epilogue(y: Phases, epilogue: Epilogue, *, impl: str = "auto") -> Tens
     if len(y) == 4:
         h, w = h + y[2].shape[2], w + y[1].shape[3]
     size = output_size((n, c, h, w), epilogue.f, ONE, ONE, epilogue.padding)
-    epilogue = cast_epilogue(epilogue, y[0].dtype, (n, 1, *size))
+    epilogue = cast_epilogue(epilogue, y[0], (n, 1, *size))
     return _styled_epilogue(epilogue.numbers, backend, *y, epilogue.f, *epilogue.vectors)
 
 
-def cast_epilogue(epilogue: Epilogue, dtype: torch.dtype, shape: tuple[int, int, int, int]) -> Epilogue:
+def cast_epilogue(epilogue: Epilogue, image: Tensor, shape: tuple[int, int, int, int]) -> Epilogue:
     """The vectors in the type of the arithmetic, noise and strength in one shape of theirs.
 
-    dtype: of the image; shape: of noise that each sample has its own of.
+    shape: of noise that each sample has its own of.
     """
-    acc_dtype = accumulation(dtype)
+    acc_dtype = accumulation(image.dtype)
     if epilogue.noise is not None:
-        check_noise(epilogue.noise, dtype, shape)
+        check_noise(epilogue.noise, image, shape)
     scale, noise, strength, b, next_styles = (None if t is None else t.to(acc_dtype) for t in epilogue.vectors)
     if noise is not None:
         noise = noise.reshape(noise.shape[0] if noise.ndim == 4 else 1, *shape[1:])
@@ -67,8 +67,8 @@ def modulate(x: Tensor, styles: Tensor, impl: str) -> Tensor:
     return apply_epilogue((x,), Epilogue(scale=styles), impl=impl)
 
 
-def check_noise(noise: Tensor, dtype: torch.dtype, shape: tuple[int, int, int, int]) -> None:
-    check_floating("noise", noise, dtype)
+def check_noise(noise: Tensor, image: Tensor, shape: tuple[int, int, int, int]) -> None:
+    check_floating("noise", noise, image)
     n, _, h, w = shape
     if tuple(noise.shape) not in (shape, (1, 1, h, w), (h, w)):
         raise ArgumentValueError(f"noise must be [{n}, 1, {h}, {w}] or [{h}, {w}], got {tuple(noise.shape)}")
