@@ -102,23 +102,26 @@ class RunFolder:
         rows = [row for row in self.stats() if (STAGES.index(row["stage"]), row["iteration"]) <= here]
         write_bytes(self._stats, "".join(json.dumps(row) + "\n" for row in rows).encode())
         for path in (path for kind in IMAGES for path in (self.path / kind).glob("*-*.png")):
-            name, number = path.stem.split("-")
-            if (STAGES.index(name), int(number)) > here:
+            name, _, number = path.stem.partition("-")
+            drawn_by_a_run = name in STAGES and number.isdecimal()
+            if drawn_by_a_run and (STAGES.index(name), int(number)) > here:
                 path.unlink()
         for later in STAGES[STAGES.index(stage) + 1 :]:
             shutil.rmtree(self.path / "tensorboard" / later, ignore_errors=True)
         self._writer(stage, purge_step=iteration + 1)
 
     def stats(self) -> list[dict[str, Any]]:
-        """Read the lines of stats.jsonl, but for one that a crash cut short."""
+        """Read the lines of stats.jsonl, but for one that a crash cut short, or that something else wrote."""
         if not self._stats.exists():
             return []
         rows = []
         for line in self._stats.read_text().splitlines():
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
+                row = json.loads(line)
+            except ValueError:
                 continue
+            if isinstance(row, dict) and row.get("stage") in STAGES and isinstance(row.get("iteration"), int):
+                rows.append(row)
         return rows
 
     def close(self) -> None:
