@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from idgan_fast import ops
 from idgan_fast.config.settings import ImagesConfig
 from idgan_fast.data import dali
 from idgan_fast.data.images import ImageFiles
@@ -134,6 +135,14 @@ def test_more_than_two_to_the_31_numbers(layout: torch.memory_format) -> None:
         fuzz.assert_same(biased[n : n + 1, c : c + 1].contiguous(), wanted, 1e-3, (n, c))
         wanted = CUSTOM_OPS["upfirdn2d"].reference(part, f, *numbers)
         fuzz.assert_same(filtered[n : n + 1, c : c + 1].contiguous(), wanted, 1e-3, (n, c))
+
+
+@pytest.mark.parametrize("on", [("cpu", DEVICE), (DEVICE, "cpu")], ids=str)
+def test_a_tensor_on_the_other_device_is_refused(on: tuple[str, str]) -> None:
+    """With the host library and without it."""
+    x, b = torch.randn(2, 3, 4, 4, device=on[0]), torch.randn(3, device=on[1])
+    with pytest.raises(ValueError, match="b must be on the device of x"):
+        ops.bias_act(x, b, act="lrelu")
 
 
 def test_dali_on_the_gpu(tmp_path: Path) -> None:
