@@ -13,7 +13,6 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
-using OptionalTensor = std::optional<Tensor>;
 
 struct LreluFwd {
   static constexpr const char* name = "bias_lrelu_fwd";
@@ -57,11 +56,6 @@ const Named* named(const std::string& act) {
     if (act == one.act) return &one;
   return nullptr;
 }
-
-OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
-
-// All that is no tensor goes into one entry of a context: each is looked up by a string.
-constexpr const char kNumbers[] = "numbers";
 
 void save(AutogradContext* ctx, const Activation& a, bool flag) {
   const double act = double(named(a.act) - kNamed);

@@ -60,9 +60,6 @@ struct Saved {
   Want want{};
 };
 
-// All that is no tensor goes into one entry of a context: each is looked up by a string.
-constexpr const char kNumbers[] = "numbers";
-
 void save(AutogradContext* ctx, const std::vector<Tensor>& y, const Epilogue& e, const variable_list& others,
           const Want& want) {
   variable_list tensors = others;
@@ -203,13 +200,9 @@ variable_list second(const Saved& s, const std::vector<Tensor>& ddy, const varia
   variable_list results{to_dout.to(dout.scalar_type())};
   if (to_u.defined()) {
     if (e.f) {  // the adjoint of the filter
-      const int64_t fh = e.f->size(0), fw = e.f->size(-1), x0 = e.padding[0], y0 = e.padding[2];
       int64_t height = s.y[0].size(2), width = s.y[0].size(3);
       if (s.y.size() == 4) height += s.y[2].size(2), width += s.y[1].size(3);
-      Resampling back = fir;
-      back.padding = {fw - x0 - 1, width - to_u.size(3) + x0, fh - y0 - 1, height - to_u.size(2) + y0};
-      back.flip_filter = true;
-      to_u = apply_upfirdn2d(to_u, *e.f, back);
+      to_u = apply_upfirdn2d(to_u, *e.f, adjoint(fir, *e.f, {height, width}, {to_u.size(2), to_u.size(3)}));
     }
     for (const Tensor& one : phases(to_u.to(s.y[0].scalar_type()), s.y.size())) results.push_back(one);
   } else {

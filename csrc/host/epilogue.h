@@ -7,8 +7,6 @@
 
 namespace idgan::host {
 
-using OptionalTensor = std::optional<Tensor>;
-
 // u = FIR(y), v = u scale + noise strength + b, z = clamp(gain lrelu(v), -clamp, clamp), out = z next_styles.
 struct Epilogue {
   OptionalTensor f, scale, noise, strength, b, next_styles;

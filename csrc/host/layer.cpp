@@ -44,12 +44,17 @@ struct WeightSquareSum : torch::autograd::Function<WeightSquareSum> {
 // 1 or O] or a number. With g its gradient and c = -g d^3: by s: s (c W), by the weight: weight (c^T s^2)[o, i].
 Tensor coefficients(const Tensor& weight, const Tensor& styles, const OptionalTensor& eps);
 
+// The same from W, without gradients.
+Tensor coefficients_of(const Tensor& sums, const Tensor& styles, const OptionalTensor& eps) {
+  Tensor d = at::mm(styles.square(), sums.t());
+  return (eps ? d.add_(*eps) : d.add_(kEps)).rsqrt_();
+}
+
 struct Demodulation : torch::autograd::Function<Demodulation> {
   static Tensor forward(AutogradContext* ctx, const Tensor& weight, const Tensor& styles, const OptionalTensor& eps) {
     OfKernels below;
     const Tensor sums = call<SquareSum>(Backend::kNative, weight);
-    Tensor d = at::mm(styles.square(), sums.t());
-    d = (eps ? d.add_(*eps) : d.add_(kEps)).rsqrt_();
+    const Tensor d = coefficients_of(sums, styles, eps);
     ctx->save_for_backward({weight, styles, eps.value_or(Tensor()), sums, d.detach()});
     return d;
   }
@@ -61,7 +66,7 @@ struct Demodulation : torch::autograd::Function<Demodulation> {
     Tensor sums = saved[3], d = saved[4];
     if (at::GradMode::is_enabled()) {  // as functions of the weight and the styles
       sums = WeightSquareSum::apply(weight);
-      d = coefficients(weight, styles, eps.defined() ? OptionalTensor(eps) : std::nullopt);
+      d = coefficients(weight, styles, optional(eps));
     }
     const Tensor c = -g[0] * d * d * d;
     Tensor by_weight, by_styles;
@@ -76,9 +81,7 @@ Tensor coefficients(const Tensor& weight, const Tensor& styles, const OptionalTe
   if (at::GradMode::is_enabled() && (weight.requires_grad() || styles.requires_grad()))
     return Demodulation::apply(weight, styles, eps);
   OfKernels below;
-  const Tensor sums = call<SquareSum>(Backend::kNative, weight);
-  Tensor d = at::mm(styles.square(), sums.t());
-  return (eps ? d.add_(*eps) : d.add_(kEps)).rsqrt_();
+  return coefficients_of(call<SquareSum>(Backend::kNative, weight), styles, eps);
 }
 
 struct Layer {
@@ -120,7 +123,7 @@ std::pair<Tensor, Tensor> weight_and_demodulation(Layer& layer) {
     if (factors.defined()) eps = kEps * (factors.reshape({1, -1}) / root).square();
     if (style_factors.defined()) eps = (eps.defined() ? eps : at::scalar_tensor(kEps, weight.options())) * style_factors.square();
   }
-  return {weight.to(type), coefficients(weight, styles, eps.defined() ? OptionalTensor(eps) : std::nullopt)};
+  return {weight.to(type), coefficients(weight, styles, optional(eps))};
 }
 
 // The transposed convolution of stride 2 by the flipped weight, as its four phases.
@@ -237,8 +240,6 @@ bool noise_fits(const Operand& noise, int64_t n, const int64_t (&size)[2]) {
          shaped(noise, {size[0], size[1]});
 }
 
-OptionalTensor optional(const Operand& t) { return t.defined() ? OptionalTensor(*t) : std::nullopt; }
-
 // The backend that all parts of a layer run on.
 std::optional<Backend> backend_of(const Layer& layer, const Text& impl, const Text& requested) {
   const auto chosen = choose(kStyledEpilogue, layer.x, impl, requested);
@@ -262,7 +263,7 @@ std::optional<Tensor> modulated_conv2d(const Operand& x, const Operand& weight, 
   const auto backend = backend_of(*layer, impl, requested);
   if (!backend) return std::nullopt;
   layer->demodulate = demodulate;
-  layer->epilogue.backend = *backend, layer->epilogue.noise = optional(noise);
+  layer->epilogue.backend = *backend, layer->epilogue.noise = optional(*noise);
   WithoutGil no_gil;
   return run(std::move(*layer));
 }
@@ -284,12 +285,11 @@ std::optional<Tensor> styled_conv2d(const Operand& x, const Operand& weight, con
   std::array<int64_t, 4> pad{kw / 2, kw / 2, kh / 2, kh / 2};
   if (up.values[0] != 1) {
     filter = taps(f, *x);
-    Ints down, padding;
-    down.single = true, down.count = 1, down.values[0] = 1;
-    padding.count = 4, padding.values = pad;
-    const auto r = filter ? resampling(*filter, up, down, padding, true) : std::nullopt;
-    if (!r) return std::nullopt;
-    pad = r->padding;
+    if (!filter) return std::nullopt;
+    Resampling r;
+    r.up = {up.values[0], up.values[0]}, r.padding = pad;
+    center(r, *filter);
+    pad = r.padding;
   }
   int64_t size[2];
   if (!convolution(*layer, up.values[0], pad, *filter, size) || !noise_fits(noise, n, size)) return std::nullopt;
@@ -301,10 +301,10 @@ std::optional<Tensor> styled_conv2d(const Operand& x, const Operand& weight, con
   layer->demodulate = demodulate, layer->carries_styles = carries_styles;
   Epilogue& e = layer->epilogue;
   e.backend = a->backend = *backend;
-  e.noise = optional(noise), e.strength = optional(strength), e.b = optional(bias);
+  e.noise = optional(*noise), e.strength = optional(*strength), e.b = optional(*bias);
   WithoutGil no_gil;
   if (slope) {
-    e.next_styles = optional(next_styles);
+    e.next_styles = optional(*next_styles);
     e.slope = *slope, e.gain = a->gain, e.clamp = a->clamp;
     return run(std::move(*layer));
   }

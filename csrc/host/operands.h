@@ -15,6 +15,10 @@
 namespace idgan::host {
 
 using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+// As the operators' schemas have a tensor that may be missing.
+inline OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
 
 // A tensor or None; not plain where it is a subclass that may overload torch's functions, or anything else.
 struct Operand {

@@ -10,6 +10,9 @@
 
 namespace idgan::host {
 
+// The entry of an autograd context for all that is no tensor: each entry is looked up by a string.
+inline constexpr char kNumbers[] = "numbers";
+
 // Below autograd, and with autocast off: dtypes are settled before a kernel is called.
 struct OfKernels {
   at::AutoDispatchBelowADInplaceOrView below_autograd;

@@ -12,7 +12,6 @@ namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-using OptionalTensor = std::optional<Tensor>;
 
 struct Upfirdn2d {
   static constexpr const char* name = "upfirdn2d";
@@ -22,9 +21,8 @@ struct Upfirdn2d {
 
 Tensor run(const Tensor& x, const Tensor& f, const Resampling& r) {
   const auto ints = [](const auto& values) { return c10::fromIntArrayRefUnchecked(values); };
-  const OptionalTensor taps = f.defined() ? OptionalTensor(f) : std::nullopt;
   OfKernels below;
-  return call<Upfirdn2d>(r.backend, x, taps, ints(r.up), ints(r.down), ints(r.padding), r.flip_filter, r.gain);
+  return call<Upfirdn2d>(r.backend, x, optional(f), ints(r.up), ints(r.down), ints(r.padding), r.flip_filter, r.gain);
 }
 
 int64_t height(const Tensor& f) { return f.defined() ? f.size(0) : 1; }
@@ -35,26 +33,21 @@ struct Apply : torch::autograd::Function<Apply> {
     const Tensor taps = f.value_or(Tensor());
     Tensor y = run(x, taps, r);
     ctx->save_for_backward({taps});
-    // All that is no tensor goes into one entry of a context: each is looked up by a string.
     std::vector<double> numbers{double(r.flip_filter), double(int64_t(r.backend)), r.gain};
-    for (int64_t n : {r.up[0], r.up[1], r.down[0], r.down[1], r.padding[0], r.padding[2], x.size(2), x.size(3), y.size(2), y.size(3)})
+    for (int64_t n : {r.up[0], r.up[1], r.down[0], r.down[1], r.padding[0], r.padding[2], x.size(2), x.size(3)})
       numbers.push_back(double(n));
-    ctx->saved_data["numbers"] = std::move(numbers);
+    ctx->saved_data[kNumbers] = std::move(numbers);
     return y;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list dy) {
-    const std::vector<double> numbers = ctx->saved_data["numbers"].toDoubleVector();
+    const std::vector<double> numbers = ctx->saved_data[kNumbers].toDoubleVector();
     const Tensor f = ctx->get_saved_variables()[0];
-    std::array<int64_t, 10> n;
+    std::array<int64_t, 8> n;
     std::copy_n(numbers.begin() + 3, n.size(), n.begin());
-    const auto [up_x, up_y, down_x, down_y, x0, y0, h, w, out_h, out_w] = n;
-    Resampling r;
-    r.up = {down_x, down_y}, r.down = {up_x, up_y};
-    r.padding = {width(f) - x0 - 1, w * up_x - out_w * down_x + x0 - up_x + 1,  //
-                 height(f) - y0 - 1, h * up_y - out_h * down_y + y0 - up_y + 1};
-    r.flip_filter = numbers[0] == 0, r.backend = Backend(int64_t(numbers[1])), r.gain = numbers[2];
-    return {apply_upfirdn2d(dy[0], f, r), Tensor(), Tensor()};
+    Resampling r{{n[0], n[1]}, {n[2], n[3]}, {n[4], 0, n[5], 0}};
+    r.flip_filter = numbers[0] != 0, r.backend = Backend(int64_t(numbers[1])), r.gain = numbers[2];
+    return {apply_upfirdn2d(dy[0], f, adjoint(r, f, {n[6], n[7]}, {dy[0].size(2), dy[0].size(3)})), Tensor(), Tensor()};
   }
 };
 
@@ -75,7 +68,16 @@ std::optional<std::array<int64_t, 4>> paddings(const Ints& value) {
 
 int64_t floor_half(int64_t value) { return value >= 0 ? value / 2 : -((1 - value) / 2); }
 
-// What keeps the image centered beside a padding, as _resampling.padded_for has it.
+}  // namespace
+
+std::optional<Tensor> taps(const Operand& f, const Tensor& x) {
+  if (!f.plain) return std::nullopt;
+  if (!f.defined()) return Tensor();
+  const bool shaped = (f->dim() == 1 || f->dim() == 2) && f->numel() > 0;
+  if (!ordinary(*f) || f->scalar_type() == at::kDouble || !shaped || f->requires_grad()) return std::nullopt;
+  return f->to(x.device(), at::kFloat);
+}
+
 void center(Resampling& r, const Tensor& f) {
   const int64_t sizes[] = {width(f), height(f)};
   const bool up = r.up[0] > 1 || r.up[1] > 1, down = r.down[0] > 1 || r.down[1] > 1;
@@ -92,14 +94,14 @@ void center(Resampling& r, const Tensor& f) {
   }
 }
 
-}  // namespace
-
-std::optional<Tensor> taps(const Operand& f, const Tensor& x) {
-  if (!f.plain) return std::nullopt;
-  if (!f.defined()) return Tensor();
-  const bool shaped = (f->dim() == 1 || f->dim() == 2) && f->numel() > 0;
-  if (!ordinary(*f) || f->scalar_type() == at::kDouble || !shaped || f->requires_grad()) return std::nullopt;
-  return f->to(x.device(), at::kFloat);
+Resampling adjoint(const Resampling& r, const Tensor& f, std::array<int64_t, 2> size, std::array<int64_t, 2> out_size) {
+  const auto [up_x, up_y] = r.up;
+  const int64_t x0 = r.padding[0], y0 = r.padding[2];
+  Resampling back = r;
+  back.up = r.down, back.down = r.up, back.flip_filter = !r.flip_filter;
+  back.padding = {width(f) - x0 - 1, size[1] * up_x - out_size[1] * r.down[0] + x0 - up_x + 1,
+                  height(f) - y0 - 1, size[0] * up_y - out_size[0] * r.down[1] + y0 - up_y + 1};
+  return back;
 }
 
 std::array<int64_t, 2> output_size(const Tensor& x, const Tensor& f, const Resampling& r) {
@@ -113,7 +115,7 @@ std::array<int64_t, 2> output_size(const Tensor& x, const Tensor& f, const Resam
 
 Tensor apply_upfirdn2d(const Tensor& x, const Tensor& f, const Resampling& r) {
   if (!at::GradMode::is_enabled() || !x.requires_grad()) return run(x, f, r);
-  return Apply::apply(x, f.defined() ? OptionalTensor(f) : std::nullopt, r);
+  return Apply::apply(x, optional(f), r);
 }
 
 std::optional<Resampling> resampling(const Tensor& f, const Ints& up, const Ints& down, const Ints& padding,

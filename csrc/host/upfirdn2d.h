@@ -21,6 +21,13 @@ std::optional<Tensor> taps(const Operand& f, const Tensor& x);
 std::optional<Resampling> resampling(const Tensor& f, const Ints& up, const Ints& down, const Ints& padding,
                                      bool centered);
 
+// Pads by what keeps the image centered too, as _resampling.padded_for has it.
+void center(Resampling& r, const Tensor& f);
+
+// The gradient of this resampling, for an image and a result of these sizes along y and x. Of r's padding it reads what
+// comes before the image.
+Resampling adjoint(const Resampling& r, const Tensor& f, std::array<int64_t, 2> size, std::array<int64_t, 2> out_size);
+
 // The size of the result along y and x.
 std::array<int64_t, 2> output_size(const Tensor& x, const Tensor& f, const Resampling& r);
 
